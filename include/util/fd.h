@@ -1,0 +1,42 @@
+/* File descriptors with an owner. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include "util/error.h"
+
+static inline void fd_close(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Closed when its scope ends, unless fd_steal() took it. */
+#define autofd __attribute__((cleanup(fd_close))) int
+
+static inline int fd_steal(int *fd)
+{
+    int taken = *fd;
+
+    *fd = -1;
+    return taken;
+}
+
+/* Sets or clears O_NONBLOCK. */
+bool fd_set_nonblock(int fd, bool on, GError **error);
+
+/* A close-on-exec, non-blocking eventfd; -1 on failure. */
+int fd_event(GError **error);
+
+/* Adds one to an eventfd, and takes its whole count (true if it was not zero).  Any
+ * thread; neither can fail in a way that matters to the caller. */
+void fd_event_signal(int fd);
+bool fd_event_take(int fd);
+
+/* Reads or writes all of `len` at `offset`, going on after short transfers and EINTR.
+ * An end of file before `len` is an error. */
+bool fd_pread_all(int fd, void *buf, size_t len, uint64_t offset, GError **error);
+bool fd_write_all(int fd, const void *buf, size_t len, GError **error);

@@ -1,0 +1,192 @@
+/* Guest RAM; see core/guestmem.h.
+ *
+ * All regions are parts of one mapping, in the order of their offsets, so that a host
+ * address turns into an offset by subtraction. */
+#include "core/guestmem.h"
+
+#include <inttypes.h>
+#include <linux/memfd.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "util/bits.h"
+#include "util/fd.h"
+
+#define HUGE_PAGE (2 * MIB)
+
+static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
+{
+    int flags = MAP_NORESERVE | (o->prealloc ? MAP_POPULATE : 0);
+    unsigned memfd_flags = MFD_CLOEXEC | (o->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+
+    if (o->shared) {
+        gm->fd = memfd_create("guest-ram", memfd_flags);
+        if (gm->fd < 0 || ftruncate(gm->fd, (off_t)o->size) < 0)
+            return MAP_FAILED;
+        flags |= MAP_SHARED;
+    } else {
+        flags |= MAP_PRIVATE | MAP_ANONYMOUS | (o->hugepages ? MAP_HUGETLB : 0);
+    }
+    return mmap(NULL, o->size, PROT_READ | PROT_WRITE, flags, gm->fd, 0);
+}
+
+bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
+{
+    void *host;
+
+    *gm = (GuestMem){.fd = -1};
+    if (!o->size || !is_aligned(o->size, o->hugepages ? HUGE_PAGE : GM_PAGE_SIZE))
+        return fail(error, VM_ERROR_INVALID,
+                    "memory: %" G_GUINT64_FORMAT
+                    " bytes is not a whole number of %s pages",
+                    o->size, o->hugepages ? "2 MiB" : "4 KiB");
+    host = map_ram(gm, o);
+    if (host == MAP_FAILED) {
+        fail_errno(error,
+                   o->hugepages ? "memory: reserve %" G_GUINT64_FORMAT
+                                  " MiB of huge pages (see /proc/sys/vm/nr_hugepages)"
+                                : "memory: reserve %" G_GUINT64_FORMAT
+                                  " MiB on this host; ask for less with --memory",
+                   o->size / MIB);
+        fd_close(&gm->fd);
+        return false;
+    }
+    /* Both are advice: a kernel built without either works as well, only slower. */
+    madvise(host, o->size, MADV_DONTDUMP);
+    if (!o->hugepages)
+        madvise(host, o->size, MADV_HUGEPAGE);
+    gm->base = host;
+    gm->size = o->size;
+    return true;
+}
+
+bool gm_add(GuestMem *gm, uint64_t gpa, uint64_t size, GError **error)
+{
+    uint64_t used = 0;
+
+    for (unsigned i = 0; i < gm->n_regions; i++)
+        used += gm->region[i].size;
+    if (gm->n_regions == GM_MAX_REGIONS || !size || !range_within(used, size, gm->size) ||
+        !is_aligned(gpa | size, GM_PAGE_SIZE))
+        return fail(error, VM_ERROR_INVALID, "memory: no room for a region at 0x%" PRIx64,
+                    gpa);
+    gm->region[gm->n_regions++] = (GuestRegion){gpa, size, gm->base + used, used};
+    return true;
+}
+
+void gm_finish(GuestMem *gm)
+{
+    gm_log_stop(gm);
+    if (gm->base)
+        munmap(gm->base, gm->size);
+    if (gm->fd > 0)
+        fd_close(&gm->fd);
+    *gm = (GuestMem){.fd = -1};
+}
+
+void gm_clear(GuestMem *gm)
+{
+    /* MADV_REMOVE is MADV_DONTNEED for memory that a file backs. */
+    if (madvise(gm->base, gm->size, gm->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED) < 0)
+        memset(gm->base, 0, gm->size);
+    gm_mark_dirty_host(gm, gm->base, gm->size);
+}
+
+static const GuestRegion *region_at(const GuestMem *gm, uint64_t gpa, uint64_t len)
+{
+    for (unsigned i = 0; i < gm->n_regions; i++) {
+        const GuestRegion *r = &gm->region[i];
+
+        if (gpa >= r->gpa && range_within(gpa - r->gpa, len, r->size))
+            return r;
+    }
+    return NULL;
+}
+
+void *gm_at(const GuestMem *gm, uint64_t gpa, uint64_t len)
+{
+    const GuestRegion *r = region_at(gm, gpa, len ? len : 1);
+
+    return r ? r->host + (gpa - r->gpa) : NULL;
+}
+
+bool gm_read(const GuestMem *gm, uint64_t gpa, void *buf, uint64_t len)
+{
+    const void *host = gm_at(gm, gpa, len);
+
+    if (host)
+        memcpy(buf, host, len);
+    return host != NULL;
+}
+
+bool gm_write(GuestMem *gm, uint64_t gpa, const void *buf, uint64_t len)
+{
+    void *host = gm_at(gm, gpa, len);
+
+    if (!host)
+        return false;
+    memcpy(host, buf, len);
+    gm_mark_dirty_host(gm, host, len);
+    return true;
+}
+
+/* ---- the log of our own writes ------------------------------------------------------
+ */
+
+static uint64_t log_words(const GuestMem *gm)
+{
+    return (gm->size / GM_PAGE_SIZE + 63) / 64;
+}
+
+void gm_mark_dirty_host(GuestMem *gm, const void *host, uint64_t len)
+{
+    uint64_t *log = __atomic_load_n(&gm->dirty_log, __ATOMIC_ACQUIRE);
+    uint64_t first, last;
+
+    if (!log || !len)
+        return;
+    first = (uint64_t)((const uint8_t *)host - gm->base) / GM_PAGE_SIZE;
+    last = ((uint64_t)((const uint8_t *)host - gm->base) + len - 1) / GM_PAGE_SIZE;
+    for (uint64_t page = first; page <= last; page++)
+        __atomic_fetch_or(&log[page / 64], BIT64(page % 64), __ATOMIC_RELEASE);
+}
+
+void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len)
+{
+    const void *host;
+
+    if (!__atomic_load_n(&gm->dirty_log, __ATOMIC_RELAXED))
+        return;
+    host = gm_at(gm, gpa, len);
+    if (host)
+        gm_mark_dirty_host(gm, host, len);
+}
+
+bool gm_log_start(GuestMem *gm, GError **error)
+{
+    uint64_t *log;
+
+    if (gm->dirty_log)
+        return fail(error, VM_ERROR_BUSY, "memory: the dirty log is in use already");
+    log = g_try_new0(uint64_t, log_words(gm));
+    if (!log)
+        return fail(error, VM_ERROR_IO, "memory: no room for the dirty log");
+    __atomic_store_n(&gm->dirty_log, log, __ATOMIC_RELEASE);
+    return true;
+}
+
+void gm_log_fetch(GuestMem *gm, uint64_t *bitmap)
+{
+    for (uint64_t i = 0; gm->dirty_log && i < log_words(gm); i++) {
+        uint64_t bits = __atomic_exchange_n(&gm->dirty_log[i], 0, __ATOMIC_ACQUIRE);
+
+        if (bitmap)
+            bitmap[i] = bits;
+    }
+}
+
+void gm_log_stop(GuestMem *gm)
+{
+    g_free(gm->dirty_log);
+    gm->dirty_log = NULL;
+}

@@ -1,0 +1,21 @@
+/* What param.c lends to param_json.c. */
+#pragma once
+
+#include "core/param.h"
+
+/* `seen` has a bit for each key met so far in one list, by its position. */
+enum { PARAM_MAX_KEYS = 64 };
+
+/* The key's entry, noting it as seen; refuses unknown and repeated keys (NULL). */
+const ParamDesc *param_take_key(const ParamTable *table, uint64_t *seen, const char *key,
+                                GError **error);
+
+/* Refuses missing required keys, then asks the table's own check. */
+bool param_complete(const ParamTable *table, void *options, uint64_t seen,
+                    GError **error);
+
+/* param_parse() with a folder for relative paths. */
+bool param_parse_at(const ParamTable *table, void *options, const char *text,
+                    const char *base, GError **error);
+bool param_set_at(const ParamDesc *desc, void *options, const char *value,
+                  const char *base, GError **error);

@@ -1,0 +1,82 @@
+/* See util/fd.h. */
+#include "util/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+
+bool fd_set_nonblock(int fd, bool on, GError **error)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 ||
+        fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) < 0)
+        return fail_errno(error, "file descriptor %d: change O_NONBLOCK", fd);
+    return true;
+}
+
+int fd_event(GError **error)
+{
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    if (fd < 0)
+        fail_errno(error, "make an eventfd");
+    return fd;
+}
+
+void fd_event_signal(int fd)
+{
+    uint64_t one = 1;
+
+    /* EAGAIN means that the counter is full: it is signalled already. */
+    while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+bool fd_event_take(int fd)
+{
+    uint64_t count;
+    ssize_t n;
+
+    do
+        n = read(fd, &count, sizeof(count));
+    while (n < 0 && errno == EINTR);
+    return n == sizeof(count);
+}
+
+bool fd_pread_all(int fd, void *buf, size_t len, uint64_t offset, GError **error)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail_errno(error, "read %zu bytes at %" G_GUINT64_FORMAT, len, offset);
+        if (n == 0)
+            return fail(error, VM_ERROR_CORRUPT,
+                        "the file ends at %" G_GUINT64_FORMAT
+                        ", before byte %" G_GUINT64_FORMAT,
+                        offset + done, offset + len);
+        done += (size_t)n;
+    }
+    return true;
+}
+
+bool fd_write_all(int fd, const void *buf, size_t len, GError **error)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = write(fd, (const char *)buf + done, len - done);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail_errno(error, "write %zu bytes", len);
+        done += (size_t)n;
+    }
+    return true;
+}

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Sums up JUnit files: skips with their reasons, failures, and one last line of counts."""
+import sys
+import xml.etree.ElementTree as ET
+
+
+def reason(case):
+    said = case.findtext("system-out") or case.find("skipped").get("message")
+    return (said or "no reason given").strip()
+
+
+def main(paths):
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for path in paths:
+        for suite in ET.parse(path).getroot().iter("testsuite"):
+            for case in suite.iter("testcase"):
+                name = f"{suite.get('name')}: {case.get('name')}"
+                if case.find("failure") is not None or case.find("error") is not None:
+                    counts["failed"] += 1
+                    print(f"FAILED {name}")
+                elif case.find("skipped") is not None:
+                    counts["skipped"] += 1
+                    print(f"skipped {name}: {reason(case)}")
+                else:
+                    counts["passed"] += 1
+    print(", ".join(f"{number} {word}" for word, number in counts.items()))
+    return 1 if counts["failed"] or not counts["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
