@@ -1,0 +1,44 @@
+/* One VM of the kernel's KVM (Documentation/virt/kvm/api.rst): the file descriptors,
+ * memory slots, interrupt routes and eventfds.  Nothing here knows of devices. */
+#pragma once
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/bus.h"
+#include "core/guestmem.h"
+#include "core/irq.h"
+#include "util/error.h"
+
+enum { KVM_MAX_MSI = 2048 };
+
+typedef struct Kvm {
+    int kvm_fd, vm_fd;
+    size_t run_size; /* of each vCPU's shared struct kvm_run */
+    const GuestMem *gm;
+    struct ArchVm *arch; /* the interrupt controllers at power-on, and other facts */
+
+    Lock route_lock; /* guards the GSI routing table; a leaf */
+    struct kvm_irq_routing *routes;
+    bool msi_used[KVM_MAX_MSI];
+} Kvm;
+
+/* Main thread.  Opens /dev/kvm and makes a VM; a failure says what is missing and what to
+ * do.  kvm_free accepts NULL; vCPUs are to be freed before. */
+Kvm *kvm_new(GError **error);
+void kvm_free(Kvm *kvm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Kvm, kvm_free)
+
+/* Main thread, before the interrupt controllers are made (later, each slot costs
+ * milliseconds on some hosts): one memory slot per region. */
+bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error);
+
+/* Any thread: ioctl on the VM, going on after EINTR.  -1 and errno as ioctl. */
+int kvm_ioctl(const Kvm *kvm, unsigned long request, void *arg);
+int kvm_check_extension(const Kvm *kvm, int cap); /* 0: absent */
+
+/* KVM as the interrupt controller behind core/irq.h and the kick ops behind core/bus.h;
+ * opaque is the Kvm. */
+extern const IrqOps kvm_irq_ops;
+extern const BusKickOps kvm_kick_ops;
