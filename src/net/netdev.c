@@ -1,0 +1,84 @@
+/* Which backend a network card gets, and what is the same for all of them; contract in
+ * backend/netdev.h. */
+#include "backend/netdev.h"
+
+#include "src/net/netdev_private.h"
+
+const char *const netdev_type_names[] = {"user", "tap", NULL};
+
+static const NetDevOps *ops_of(const NetDevOptions *options)
+{
+    return options->type == NETDEV_TAP ? &netdev_tap_ops : &netdev_user_ops;
+}
+
+bool netdev_check(const NetDevOptions *options, GError **error)
+{
+    return ops_of(options)->check(options, error);
+}
+
+NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error)
+{
+    const NetDevOps *ops = ops_of(options);
+    NetDev *nd;
+
+    if (!ops->check(options, error))
+        return NULL;
+    nd = ops->open(options, loop, error);
+    if (nd) {
+        nd->ops = ops;
+        nd->loop = loop;
+    }
+    return nd;
+}
+
+void netdev_close(NetDev *nd)
+{
+    if (nd)
+        nd->ops->close(nd);
+}
+
+unsigned netdev_offloads(const NetDev *nd)
+{
+    return nd->offloads;
+}
+
+void netdev_set_offloads(NetDev *nd, unsigned offloads)
+{
+    const unsigned tso = NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6;
+
+    /* What a driver must not do (virtio 1.2, 5.1.3.1) is made harmless here, once: no
+     * segmentation without checksums, no ECN without segmentation. */
+    offloads &= nd->offloads;
+    if (!(offloads & NET_OFFLOAD_CSUM))
+        offloads = 0;
+    if (!(offloads & tso))
+        offloads &= ~(unsigned)NET_OFFLOAD_ECN;
+    if (nd->ops->set_offloads)
+        nd->ops->set_offloads(nd, offloads);
+}
+
+bool netdev_send(NetDev *nd, const struct iovec *iov, unsigned n)
+{
+    return nd->ops->send(nd, iov, n);
+}
+
+ssize_t netdev_receive(NetDev *nd, const struct iovec *iov, unsigned n)
+{
+    return nd->ops->receive(nd, iov, n);
+}
+
+void netdev_set_handlers(NetDev *nd, void (*readable)(void *opaque),
+                         void (*writable)(void *opaque), void *opaque)
+{
+    nd->readable = readable;
+    nd->writable = writable;
+    nd->opaque = opaque;
+}
+
+void netdev_set_reading(NetDev *nd, bool on)
+{
+    if (nd->reading == on)
+        return;
+    nd->reading = on;
+    nd->ops->set_reading(nd, on);
+}

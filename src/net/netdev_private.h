@@ -1,0 +1,45 @@
+/* What the kinds of network backend share: the base struct and their table of functions.
+ * Private to src/net; everybody else uses backend/netdev.h. */
+#pragma once
+
+#include "backend/netdev.h"
+
+typedef struct NetDevOps {
+    const char *name;
+
+    /* Any thread; opens nothing.  Refuses options that make no sense for this kind. */
+    bool (*check)(const NetDevOptions *options, GError **error);
+    NetDev *(*open)(const NetDevOptions *options, IoLoop *loop, GError **error);
+
+    /* The loop's thread.  close frees; set_offloads gets a subset of nd->offloads that
+     * the rules of 5.1.3.1 allow, and may be NULL; set_reading is told of changes. */
+    void (*close)(NetDev *nd);
+    void (*set_offloads)(NetDev *nd, unsigned offloads);
+    void (*set_reading)(NetDev *nd, bool on);
+    bool (*send)(NetDev *nd, const struct iovec *iov, unsigned n);
+    ssize_t (*receive)(NetDev *nd, const struct iovec *iov, unsigned n);
+} NetDevOps;
+
+/* First member of each backend; owned by the loop. */
+struct NetDev {
+    const NetDevOps *ops;
+    IoLoop *loop;
+    unsigned offloads; /* NET_OFFLOAD_*: what it can do */
+    bool reading;
+    void (*readable)(void *opaque);
+    void (*writable)(void *opaque);
+    void *opaque;
+};
+
+extern const NetDevOps netdev_tap_ops, netdev_user_ops;
+
+/* A host port forwarded to the guest; addresses and ports in host byte order, guest_addr
+ * 0 is the address that DHCP gives first. */
+typedef struct HostFwd {
+    bool udp;
+    uint32_t host_addr, guest_addr;
+    uint16_t host_port, guest_port;
+} HostFwd;
+
+/* Parses "tcp|udp:ADDR:PORT-ADDR:PORT"; the sentence names what is wrong with it. */
+bool hostfwd_parse(const char *text, HostFwd *ret, GError **error);

@@ -1,0 +1,475 @@
+/* User-mode networking: libslirp plays the guest's router, DHCP and DNS server, and turns
+ * its connections into sockets of this process.  No privilege is needed.
+ *
+ * The guest's network is QEMU's: 10.0.2.0/24 with the host at .2, DNS at .3 and the guest
+ * at .15; fec0::/64 likewise.  A forward with an empty host address listens on all of the
+ * host's, as QEMU's does.
+ *
+ * libslirp wants to be asked, before each sleep, which sockets it waits for, and told,
+ * after it, what happened to them.  The first is the job of a poller on the card's loop,
+ * which is called before each sleep and does nothing unless something happened to
+ * libslirp since (`stale`); so the cost of going through its sockets is paid once per
+ * turn of the loop, not once per frame.  slirp_fds.c has the rest.
+ *
+ * Frames to the guest wait in a bounded ring.  Above half of it, sockets are no longer
+ * read, so that the kernel holds the data back; what arrives at a full ring is dropped.
+ *
+ * libslirp parses what the guest sends, on this thread; slirp_filter.c stands before it.
+ * Its messages go to our log, rate-limited.
+ *
+ * libslirp keeps its clock and its DNS cache in globals, so instances on two threads must
+ * not be in it at once: one lock, taken without contention unless there are two such
+ * cards.  It is a leaf. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <libslirp.h>
+#include <linux/if_ether.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "src/net/netdev_private.h"
+#include "src/net/slirp_private.h"
+#include "util/iov.h"
+#include "util/lock.h"
+#include "util/log.h"
+
+enum {
+    GUEST_MTU = 1500,
+    RING_FRAMES = 512, /* a power of two */
+    RING_CROWDED = RING_FRAMES / 2,
+    NOTHING_DUE_MS = 1000, /* what libslirp answers when it waits for nothing */
+};
+
+typedef struct Frame {
+    uint16_t len;
+    uint8_t data[ETH_HLEN + GUEST_MTU];
+} Frame;
+
+typedef struct User User;
+
+typedef struct UserTimer {
+    IoTimer timer;
+    User *user;
+    SlirpTimerId id;
+    void *cb_opaque;
+} UserTimer;
+
+struct User {
+    NetDev nd;
+    Slirp *slirp;
+    UserTimer timers[SLIRP_TIMER_NUM];
+    IoTimer deadline;
+    IoPoller poller;
+    IoWatch sockets; /* of fds.epoll_fd */
+    bool stale;      /* something happened: take a turn before sleeping */
+    bool has_event;  /* `sockets` is readable */
+    unsigned max_sockets;
+    SlirpFilter filter;
+
+    uint32_t head, tail; /* of ring, free-running: next to fill, next to take */
+    uint8_t out[NET_MAX_FRAME];
+    Frame ring[RING_FRAMES];
+    SlirpFds fds; /* last, and big: pages that are not used are not there */
+};
+
+static Lock libslirp_lock = LOCK_INIT;
+
+static User *user_of(NetDev *nd)
+{
+    return (User *)nd;
+}
+
+/* ---- what libslirp calls: loop's thread, libslirp_lock held -------------------------
+ */
+
+static ssize_t on_frame(const void *buf, size_t len, void *opaque)
+{
+    User *u = opaque;
+    Frame *f = &u->ring[u->head % RING_FRAMES];
+
+    /* The length is returned in any case: a drop is no error to libslirp. */
+    if (u->head - u->tail == RING_FRAMES || len > sizeof(f->data))
+        return (ssize_t)len;
+    memcpy(f->data, buf, len);
+    f->len = (uint16_t)len;
+    u->head++;
+    return (ssize_t)len;
+}
+
+static void on_guest_error(const char *msg, void *opaque)
+{
+    static LogLimit limit;
+
+    if (log_limit(&limit))
+        log_debug("user network: %s", msg);
+}
+
+static int64_t on_clock(void *opaque)
+{
+    return clock_ns();
+}
+
+static void *on_timer_new(SlirpTimerId id, void *cb_opaque, void *opaque)
+{
+    User *u = opaque;
+    UserTimer *t = &u->timers[id];
+
+    t->user = u;
+    t->id = id;
+    t->cb_opaque = cb_opaque;
+    return t;
+}
+
+static void on_timer_free(void *timer, void *opaque)
+{
+    UserTimer *t = timer;
+
+    ioloop_timer_cancel(&t->timer);
+}
+
+static void timer_expired(void *opaque)
+{
+    UserTimer *t = opaque;
+
+    LOCK_GUARD(&libslirp_lock);
+    slirp_handle_timer(t->user->slirp, t->id, t->cb_opaque);
+    t->user->stale = true;
+}
+
+static void on_timer_mod(void *timer, int64_t expire_ms, void *opaque)
+{
+    User *u = opaque;
+    UserTimer *t = timer;
+
+    ioloop_timer(u->nd.loop, &t->timer, expire_ms * 1000000, timer_expired, t);
+}
+
+static void on_register_fd(int fd, void *opaque)
+{
+    slirp_fds_opened(&((User *)opaque)->fds, fd);
+}
+
+static void on_unregister_fd(int fd, void *opaque)
+{
+    slirp_fds_closing(&((User *)opaque)->fds, fd);
+}
+
+static void on_notify(void *opaque)
+{
+    User *u = opaque;
+
+    u->stale = true;
+}
+
+static const SlirpCb user_callbacks = {
+    .send_packet = on_frame,
+    .guest_error = on_guest_error,
+    .clock_get_ns = on_clock,
+    .timer_free = on_timer_free,
+    .timer_mod = on_timer_mod,
+    .register_poll_fd = on_register_fd,
+    .unregister_poll_fd = on_unregister_fd,
+    .notify = on_notify,
+    .timer_new_opaque = on_timer_new,
+};
+
+static void on_log(const char *domain, GLogLevelFlags level, const char *message,
+                   void *opaque)
+{
+    static LogLimit limit;
+
+    if (log_limit(&limit))
+        log_debug("user network: libslirp: %s", message);
+}
+
+/* ---- the turn: libslirp's view of its sockets -------------------------------------- */
+
+static int on_revents(int fd, void *opaque)
+{
+    return slirp_fds_revents(&((User *)opaque)->fds, fd);
+}
+
+static int on_poll_fd(int fd, int events, void *opaque)
+{
+    User *u = opaque;
+
+    if (u->head - u->tail > RING_CROWDED)
+        events &= SLIRP_POLL_OUT | SLIRP_POLL_ERR;
+    return slirp_fds_want(&u->fds, fd, events);
+}
+
+static void deadline_expired(void *opaque)
+{
+    User *u = opaque;
+
+    u->stale = true;
+}
+
+static void user_turn(User *u)
+{
+    uint32_t wait_ms = UINT32_MAX;
+    bool has_event = u->has_event;
+
+    u->has_event = u->stale = false;
+    LOCK_GUARD(&libslirp_lock);
+    if (has_event)
+        slirp_fds_collect(&u->fds);
+    slirp_pollfds_poll(u->slirp, 0, on_revents, u); /* sends what it has queued, too */
+    slirp_fds_begin(&u->fds);
+    slirp_pollfds_fill(u->slirp, &wait_ms, on_poll_fd, u);
+    slirp_fds_sync(&u->fds);
+    if (wait_ms < NOTHING_DUE_MS)
+        ioloop_timer(u->nd.loop, &u->deadline, clock_ns() + wait_ms * 1000000ll,
+                     deadline_expired, u);
+    else
+        ioloop_timer_cancel(&u->deadline);
+}
+
+static bool has_frame(const User *u)
+{
+    return u->head != u->tail;
+}
+
+static bool user_poll(void *opaque)
+{
+    User *u = opaque;
+
+    if (u->stale)
+        user_turn(u);
+    if (has_frame(u) && u->nd.reading && u->nd.readable)
+        u->nd.readable(u->nd.opaque);
+    return u->stale || (has_frame(u) && u->nd.reading);
+}
+
+static void sockets_event(void *opaque, uint32_t events)
+{
+    User *u = opaque;
+
+    u->stale = u->has_event = true;
+}
+
+/* ---- frames -------------------------------------------------------------------------
+ */
+
+static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
+{
+    User *u = user_of(nd);
+    size_t len = iov_to_buf(iov, n, NET_HDR_LEN, u->out, sizeof(u->out));
+
+    if (slirp_filter_admits(&u->filter, u->out, len, u->fds.n_open >= u->max_sockets)) {
+        LOCK_GUARD(&libslirp_lock);
+        slirp_input(u->slirp, u->out, (int)len);
+        u->stale = true;
+    }
+    return true;
+}
+
+static ssize_t user_receive(NetDev *nd, const struct iovec *iov, unsigned n)
+{
+    User *u = user_of(nd);
+    const Frame *f = &u->ring[u->tail % RING_FRAMES];
+    size_t len;
+
+    if (!has_frame(u))
+        return 0;
+    len = NET_HDR_LEN + f->len;
+    if (iov_len(iov, n) >= len) {
+        iov_fill(iov, n, 0, 0, NET_HDR_LEN);
+        iov_from_buf(iov, n, NET_HDR_LEN, f->data, f->len);
+    } else {
+        len = 0;
+    }
+    u->tail++;
+    if (u->head - u->tail == RING_CROWDED)
+        u->stale = true; /* room again: back to reading the sockets */
+    if (!has_frame(u))
+        u->head = u->tail = 0; /* stay on few pages */
+    return len ? (ssize_t)len : -1;
+}
+
+static void user_set_reading(NetDev *nd, bool on)
+{
+    /* The poller looks at nd->reading before each sleep. */
+}
+
+/* ---- open and close -----------------------------------------------------------------
+ */
+
+static bool user_check(const NetDevOptions *o, GError **error)
+{
+    const size_t max_name = 32; /* what libslirp keeps */
+
+    if (o->ifname)
+        return fail(error, VM_ERROR_INVALID,
+                    "ifname= goes with tap; user mode has no interface on the host");
+    if (o->hostname &&
+        (!o->hostname[0] || strlen(o->hostname) > max_name ||
+         strspn(o->hostname, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
+                             "UVWXYZ0123456789-.") != strlen(o->hostname)))
+        return fail(error, VM_ERROR_INVALID,
+                    "hostname=%s is no name for a host: give 1 to %zu letters, digits, "
+                    "'-' and '.'",
+                    o->hostname, max_name);
+    for (char **text = o->hostfwd; text && *text; text++) {
+        HostFwd fwd;
+
+        if (!hostfwd_parse(*text, &fwd, error))
+            return false;
+    }
+    return true;
+}
+
+static bool fail_forward(int err, const char *text, const HostFwd *fwd, GError **error)
+{
+    const char *proto = fwd->udp ? "udp" : "tcp";
+
+    if (err == EADDRINUSE)
+        return fail(error, VM_ERROR_BUSY,
+                    "hostfwd=%s: %s port %u of the host is in use: give another, or find "
+                    "its owner with 'ss -l%cnp sport = %u'",
+                    text, proto, fwd->host_port, proto[0], fwd->host_port);
+    if (err == EACCES || err == EPERM)
+        return fail(
+            error, VM_ERROR_UNSUPPORTED,
+            "hostfwd=%s: no permission to listen on %s port %u: give one from 1024 "
+            "up",
+            text, proto, fwd->host_port);
+    if (err == EADDRNOTAVAIL)
+        return fail(
+            error, VM_ERROR_INVALID,
+            "hostfwd=%s: the host has no such address: give one that 'ip address' "
+            "shows, or none for all",
+            text);
+    errno = err;
+    return fail_errno(error, "hostfwd=%s: listen on %s port %u", text, proto,
+                      fwd->host_port);
+}
+
+static bool add_forward(User *u, const char *text, GError **error)
+{
+    HostFwd fwd;
+
+    if (!hostfwd_parse(text, &fwd, error))
+        return false;
+    if (slirp_add_hostfwd(u->slirp, fwd.udp, (struct in_addr){htonl(fwd.host_addr)},
+                          fwd.host_port, (struct in_addr){htonl(fwd.guest_addr)},
+                          fwd.guest_port) < 0)
+        return fail_forward(errno, text, &fwd, error);
+    return true;
+}
+
+static Slirp *make_slirp(User *u, const NetDevOptions *o)
+{
+    SlirpConfig cfg = {
+        .version = 4,
+        .restricted = o->restrict_,
+        .in_enabled = true,
+        .vnetwork.s_addr = htonl(0x0a000200),
+        .vnetmask.s_addr = htonl(0xffffff00),
+        .vhost.s_addr = htonl(0x0a000202),
+        .vdhcp_start.s_addr = htonl(0x0a00020f),
+        .vnameserver.s_addr = htonl(0x0a000203),
+        .in6_enabled = o->ipv6,
+        .vprefix_len = 64,
+        .vhostname = o->hostname,
+        .if_mtu = GUEST_MTU,
+        .if_mru = GUEST_MTU,
+    };
+
+    inet_pton(AF_INET6, "fec0::", &cfg.vprefix_addr6);
+    inet_pton(AF_INET6, "fec0::2", &cfg.vhost6);
+    inet_pton(AF_INET6, "fec0::3", &cfg.vnameserver6);
+    return slirp_new(&cfg, &user_callbacks, u);
+}
+
+/* Once in a process: libslirp's messages to our log, and no SIGPIPE, which its plain
+ * send() would raise when a guest writes to a connection that the other side has closed.
+ */
+static void prepare_process_locked(void)
+{
+    static bool done;
+    struct sigaction sa;
+
+    if (done)
+        return;
+    done = true;
+    g_log_set_handler("Slirp", G_LOG_LEVEL_MASK | G_LOG_FLAG_RECURSION, on_log, NULL);
+    if (sigaction(SIGPIPE, NULL, &sa) == 0 && sa.sa_handler == SIG_DFL)
+        signal(SIGPIPE, SIG_IGN);
+}
+
+/* Leaves the rest of the process half of the descriptors it may have. */
+static unsigned socket_limit(void)
+{
+    struct rlimit r = {.rlim_cur = 1024};
+
+    getrlimit(RLIMIT_NOFILE, &r);
+    return (unsigned)MIN(r.rlim_cur / 2, (rlim_t)SLIRP_MAX_SOCKETS);
+}
+
+static void user_close(NetDev *nd)
+{
+    User *u = user_of(nd);
+
+    if (u->poller.fn)
+        ioloop_poller_remove(nd->loop, &u->poller);
+    if (u->slirp) {
+        LOCK_GUARD(&libslirp_lock);
+        slirp_cleanup(u->slirp);
+    }
+    for (unsigned i = 0; i < SLIRP_TIMER_NUM; i++)
+        ioloop_timer_cancel(&u->timers[i].timer);
+    ioloop_timer_cancel(&u->deadline);
+    ioloop_unwatch(&u->sockets);
+    slirp_fds_finish(&u->fds);
+    g_free(u);
+}
+
+static bool user_start(User *u, const NetDevOptions *o, GError **error)
+{
+    if (!slirp_fds_init(&u->fds, error))
+        return false;
+    if (!ioloop_watch(u->nd.loop, &u->sockets, u->fds.epoll_fd, EPOLLIN, sockets_event, u,
+                      error))
+        return false;
+    LOCK_GUARD(&libslirp_lock);
+    prepare_process_locked();
+    u->slirp = make_slirp(u, o);
+    if (!u->slirp)
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "libslirp %s refused to start the user network: install 4.7 or later",
+                    slirp_version_string());
+    for (char **text = o->hostfwd; text && *text; text++) {
+        if (!add_forward(u, *text, error))
+            return false;
+    }
+    return true;
+}
+
+static NetDev *user_open(const NetDevOptions *o, IoLoop *loop, GError **error)
+{
+    User *u = g_new0(User, 1);
+
+    u->nd.loop = loop;
+    u->fds.epoll_fd = -1; /* half-built is closed, too */
+    u->max_sockets = socket_limit();
+    if (!user_start(u, o, error)) {
+        user_close(&u->nd);
+        return NULL;
+    }
+    u->stale = true;
+    u->poller = (IoPoller){.fn = user_poll, .opaque = u};
+    ioloop_poller_add(loop, &u->poller);
+    return &u->nd;
+}
+
+const NetDevOps netdev_user_ops = {
+    .name = "user",
+    .check = user_check,
+    .open = user_open,
+    .close = user_close,
+    .set_reading = user_set_reading,
+    .send = user_send,
+    .receive = user_receive,
+};
