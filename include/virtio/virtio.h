@@ -1,0 +1,190 @@
+/* A virtio device (virtio 1.2, chapters 2 and 3): the status machine, features, and who
+ * owns the queues when.  Transports (PCI, MMIO) drive it by the functions in the second
+ * half; a device is a const VirtioOps and a file of its own.
+ *
+ * Life-cycle:  realize (main) -> [driver: features, queues] -> activate (vCPU thread asks
+ * the I/O thread) -> handle, handle, ... (I/O thread) -> quiesce -> resume or reset. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/guestmem.h"
+#include "core/param.h"
+#include "util/error.h"
+#include "util/ioloop.h"
+#include "util/lock.h"
+#include "util/log.h"
+#include "virtio/virtq.h"
+
+/* virtio 1.2, 2.1 */
+enum {
+    VIRTIO_STATUS_ACKNOWLEDGE = 1,
+    VIRTIO_STATUS_DRIVER = 2,
+    VIRTIO_STATUS_DRIVER_OK = 4,
+    VIRTIO_STATUS_FEATURES_OK = 8,
+    VIRTIO_STATUS_NEEDS_RESET = 64,
+    VIRTIO_STATUS_FAILED = 128,
+};
+
+/* virtio 1.2, 6: feature bits that belong to every device */
+#define VIRTIO_F_INDIRECT_DESC 28
+#define VIRTIO_F_EVENT_IDX     29
+#define VIRTIO_F_VERSION_1     32
+#define VIRTIO_F_RING_PACKED   34
+
+enum { VIRTIO_MAX_QUEUES = 130, VIRTIO_CONFIG_VECTOR = -1 };
+
+/* Options every virtio device has; the first member of each device's options struct. */
+typedef struct VirtioCommonOptions {
+    char *id;    /* unique; made up from the device's name if not given */
+    bool packed; /* offer packed rings */
+} VirtioCommonOptions;
+
+#define VIRTIO_PARAMS(type_, member)                                                     \
+    {.key = "id",                                                                        \
+     .type = PARAM_STRING,                                                               \
+     .offset = offsetof(type_, member.id),                                               \
+     .arg = "ID",                                                                        \
+     .help = "name of the device in messages and commands"},                             \
+    {                                                                                    \
+        .key = "packed", .type = PARAM_BOOL, .offset = offsetof(type_, member.packed),   \
+        .def = "on", .help = "offer packed rings to the guest"                           \
+    }
+
+/* What a device is made in; the machine's. */
+typedef struct VirtioEnv {
+    GuestMem *gm;
+    IoLoop *main;
+    IoLoop *shared_io; /* one I/O thread for all devices that are seldom busy */
+    unsigned n_cpus;
+    const char *name; /* the VM's; NULL: it has none */
+} VirtioEnv;
+
+typedef struct VirtioOps {
+    const char *name;         /* "blk"; prefix of ids and metrics */
+    uint16_t id;              /* virtio 1.2, 5 */
+    uint32_t pci_class;       /* class, subclass, prog-if in the low 24 bits */
+    const char *option;       /* command-line option without dashes: "disk" */
+    const char *help;         /* one line for --help */
+    const ParamTable *params; /* of its options; NULL: a plain flag */
+    size_t size;              /* of the instance, whose first member is a VirtioDevice */
+    uint16_t queue_size;      /* most entries a queue may have */
+    uint32_t config_size;     /* bytes of device configuration */
+    bool own_thread;          /* an I/O thread of its own instead of the shared one */
+
+    /* Main thread.  realize sets v->n_queues, v->offered and what the config space shows;
+     * it may fail.  release gets half-built instances too. */
+    bool (*realize)(VirtioDevice *v, const void *options, GError **error);
+    void (*release)(VirtioDevice *v);
+
+    /* vCPU thread, the transport's device lock held; offset + len <= config_size.  write
+     * may be NULL: nothing in the config space is writable. */
+    void (*config_read)(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len);
+    void (*config_write)(VirtioDevice *v, uint32_t offset, const void *buf, uint32_t len);
+
+    /* The device's I/O thread. activate: queues are live, v->features is final (may be
+     * NULL); handle: the guest notified vq; quiesce: complete everything in flight, touch
+     * no ring after (may be NULL); reset: forget what the driver told us (may be NULL).
+     */
+    bool (*activate)(VirtioDevice *v, GError **error);
+    void (*handle)(VirtioDevice *v, Virtqueue *vq);
+    bool (*poll)(VirtioDevice *v); /* optional: true if there was work; see IoPoller */
+    void (*quiesce)(VirtioDevice *v);
+    void (*reset)(VirtioDevice *v);
+} VirtioOps;
+
+/* How a device reaches its driver; the transport's.  Any thread, lock-free. */
+typedef struct VirtioBinding {
+    void (*interrupt)(void *opaque, int queue); /* index, or VIRTIO_CONFIG_VECTOR */
+} VirtioBinding;
+
+typedef struct VqSlot {
+    Virtqueue vq;
+    VqConfig reg;  /* the transport's registers until DRIVER_OK */
+    IoWatch watch; /* of vq.kick_fd */
+    bool stalled;  /* handle() left work behind: not to be polled until it is kicked */
+} VqSlot;
+
+/* How long an own I/O thread looks for more before it sleeps; the loop's. */
+typedef struct VirtioPolling {
+    IoPoller poller;
+    bool on;           /* kicks are off: the window is open */
+    int64_t window_ns; /* 0: it did not pay lately */
+    int64_t last_work_ns;
+    uint64_t seen; /* v->activity at the last look */
+} VirtioPolling;
+
+struct VirtioDevice {
+    const VirtioOps *ops;
+    char id[32];
+    const VirtioEnv *env;
+    GuestMem *gm;
+    IoLoop *loop; /* its I/O thread: shared_io, or its own */
+    uint64_t offered;
+    unsigned n_queues;
+    VqSlot *queues;
+
+    /* Under the transport's device lock. */
+    uint64_t features; /* as accepted by the driver */
+    uint32_t feature_select[2];
+    bool quiesced;
+    bool live; /* activated, not reset since */
+
+    uint8_t status;             /* atomic: the I/O thread sets NEEDS_RESET */
+    bool broken;                /* atomic */
+    uint32_t config_generation; /* atomic */
+    LogLimit log_limit;
+    uint64_t activity; /* pops and flushes; the loop's */
+    VirtioPolling polling;
+    const VirtioBinding *binding;
+    void *binding_opaque;
+};
+
+/* ---- for devices ---------------------------------------------------------------- */
+
+/* Any thread.  The guest broke a rule: sets DEVICE_NEEDS_RESET, tells the driver, logs
+ * one line (rate-limited), and no queue of the device is served until it is reset. */
+void virtio_broken(VirtioDevice *v, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+bool virtio_is_broken(const VirtioDevice *v);
+
+/* Any thread.  The config space changed: new generation, then the interrupt. */
+void virtio_config_changed(VirtioDevice *v);
+
+static inline bool virtio_has_feature(const VirtioDevice *v, unsigned bit)
+{
+    return v->features >> bit & 1;
+}
+
+/* ---- for transports and the machine --------------------------------------------- */
+
+/* Main thread.  Makes a device with its I/O thread, ready to be put on a transport;
+ * options is the struct of ops->params or NULL.  The id is options' or name+number. */
+VirtioDevice *virtio_new(const VirtioOps *ops, const char *id, const void *options,
+                         const VirtioEnv *env, GError **error);
+void virtio_free(VirtioDevice *v); /* NULL is fine */
+void virtio_bind(VirtioDevice *v, const VirtioBinding *binding, void *opaque);
+
+/* vCPU thread with the transport's device lock held: the registers of 4.1.4.3 and 4.2.2.
+ */
+uint32_t virtio_device_features(const VirtioDevice *v); /* by feature_select[0] */
+void virtio_set_driver_features(VirtioDevice *v, uint32_t value); /* by [1] */
+uint32_t virtio_driver_features(const VirtioDevice *v);
+uint8_t virtio_status(const VirtioDevice *v);
+void virtio_set_status(VirtioDevice *v,
+                       uint8_t value); /* 0 resets; waits for the I/O thread */
+VqConfig *virtio_queue_config(VirtioDevice *v,
+                              unsigned queue); /* NULL: absent, or frozen */
+const VqConfig *virtio_queue_peek(const VirtioDevice *v,
+                                  unsigned queue);       /* NULL: absent */
+void virtio_queue_kick(VirtioDevice *v, unsigned queue); /* any thread */
+void virtio_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len);
+void virtio_config_write(VirtioDevice *v, uint32_t offset, const void *buf, uint32_t len);
+
+/* Main thread, vCPUs parked. */
+void virtio_reset(VirtioDevice *v);
+void virtio_quiesce(VirtioDevice *v);
+void virtio_resume(VirtioDevice *v);
+
+/* The list of what we emulate, in probe order; ends with NULL. */
+extern const VirtioOps *const virtio_table[];

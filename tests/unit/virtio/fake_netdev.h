@@ -1,0 +1,34 @@
+/* A host's end of a network card that does as the test says; takes the place of
+ * src/net/netdev.c in the test's program. */
+#pragma once
+
+#include "backend/netdev.h"
+
+typedef struct FakeFrame {
+    size_t len; /* with the header */
+    uint8_t b[NET_MAX_FRAME];
+} FakeFrame;
+
+enum { FAKE_FRAMES = 64 };
+
+typedef struct FakeNetDev {
+    unsigned can;      /* offloads; the test's to set before the card is made */
+    unsigned offloads; /* as the card set them last */
+    bool busy;         /* sends are refused */
+    bool reading;
+    unsigned n_sent, n_in, at_in;
+    FakeFrame sent; /* the last one */
+    FakeFrame in[FAKE_FRAMES];
+    void (*readable)(void *opaque);
+    void (*writable)(void *opaque);
+    void *opaque;
+} FakeNetDev;
+
+extern FakeNetDev fake;
+
+void fake_reset(unsigned can);
+/* A frame for the guest, of `len` bytes with the header, told from others by `mark`; the
+ * card is told at once if it is reading. */
+void fake_push(size_t len, uint8_t mark);
+uint8_t fake_byte(size_t at, uint8_t mark); /* what is at `at` of such a frame */
+void fake_ready(void);                      /* sends are taken again */

@@ -1,0 +1,283 @@
+/* virtio-net (virtio 1.2, 5.1): a network card with one pair of queues and a control
+ * queue, whose wire ends in a NetDev.  Offered are the offloads that the NetDev has.  Not
+ * offered: several queue pairs, RSS and hash reports, UFO, VLAN filters, notification
+ * coalescing.
+ *
+ * The address.  A guest names its interface, and a DHCP server its lease, by the card's
+ * MAC, so one that is made up must be the same at each start.  It is a locally
+ * administered one, hashed from what identifies the card: its id and its VM's name, and,
+ * because a tap can lead to a network that others are on, the interface and the host too.
+ * A tap card that has neither a named VM nor a named interface gets a random one. */
+#include <string.h>
+#include <sys/random.h>
+#include <sys/utsname.h>
+
+#include "util/bits.h"
+#include "virtio/devices.h"
+#include "virtio/net_private.h"
+
+enum { MIN_MTU = 68, MAX_MTU = 65535 };
+
+typedef struct NetOptions {
+    VirtioCommonOptions common;
+    NetDevOptions net;
+    uint8_t mac[6];
+    uint64_t mtu;
+} NetOptions;
+
+static const ParamDesc net_param_list[] = {
+    NETDEV_PARAMS(NetOptions, net),
+    {.key = "mac",
+     .type = PARAM_MAC,
+     .offset = offsetof(NetOptions, mac),
+     .arg = "XX:XX:XX:XX:XX:XX",
+     .help = "address of the card; by default one that stays the same"},
+    {.key = "mtu",
+     .type = PARAM_UINT,
+     .offset = offsetof(NetOptions, mtu),
+     .arg = "BYTES",
+     .help = "largest packet, told to the guest",
+     .min = MIN_MTU,
+     .max = MAX_MTU},
+    VIRTIO_PARAMS(NetOptions, common),
+    {0},
+};
+
+static bool net_check(void *options, GError **error)
+{
+    const NetOptions *o = options;
+
+    if (o->mac[0] & 1)
+        return fail(
+            error, VM_ERROR_INVALID,
+            "mac=%02x:%02x:%02x:%02x:%02x:%02x is a group address: clear the lowest "
+            "bit of the first byte",
+            o->mac[0], o->mac[1], o->mac[2], o->mac[3], o->mac[4], o->mac[5]);
+    return netdev_check(&o->net, error);
+}
+
+static const ParamTable net_params = {
+    .size = sizeof(NetOptions),
+    .desc = net_param_list,
+    .check = net_check,
+};
+
+/* ---- the address ------------------------------------------------------------------ */
+
+static void hash_string(GChecksum *sum, const char *text)
+{
+    const char *s = text ? text : "";
+
+    g_checksum_update(sum, (const guchar *)s, (gssize)strlen(s) + 1); /* and its end */
+}
+
+static void make_mac(const Net *n, const NetOptions *o, uint8_t mac[6])
+{
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    bool tap = o->net.type == NETDEV_TAP;
+    const char *vm = n->v.env->name;
+    struct utsname host = {0};
+    guint8 digest[32];
+    gsize len = sizeof(digest);
+
+    if (!tap || vm || o->net.ifname || getrandom(mac, 6, 0) != 6) {
+        hash_string(sum, vm);
+        hash_string(sum, n->v.id);
+        if (tap && uname(&host) == 0) {
+            hash_string(sum, host.nodename);
+            hash_string(sum, o->net.ifname);
+        }
+        g_checksum_get_digest(sum, digest, &len);
+        memcpy(mac, digest, 6);
+    }
+    mac[0] = (uint8_t)((mac[0] & ~1u) | 2u); /* one station, locally administered */
+}
+
+static void choose_mac(Net *n, const NetOptions *o)
+{
+    static const uint8_t none[6];
+    uint8_t mac[6];
+
+    memcpy(mac, o->mac, sizeof(mac));
+    if (memcmp(mac, none, sizeof(mac)) == 0)
+        make_mac(n, o, mac);
+    n->own_mac = load_le(mac, sizeof(mac));
+    n->mac = n->own_mac;
+}
+
+/* ---- features --------------------------------------------------------------------- */
+
+static const struct {
+    unsigned offload, host, guest;
+} offload_map[] = {
+    {NET_OFFLOAD_CSUM, NET_F_CSUM, NET_F_GUEST_CSUM},
+    {NET_OFFLOAD_TSO4, NET_F_HOST_TSO4, NET_F_GUEST_TSO4},
+    {NET_OFFLOAD_TSO6, NET_F_HOST_TSO6, NET_F_GUEST_TSO6},
+    {NET_OFFLOAD_ECN, NET_F_HOST_ECN, NET_F_GUEST_ECN},
+};
+
+unsigned net_offloads_of(uint64_t features, bool guest)
+{
+    unsigned offloads = 0;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(offload_map); i++) {
+        if (features >> (guest ? offload_map[i].guest : offload_map[i].host) & 1)
+            offloads |= offload_map[i].offload;
+    }
+    return offloads;
+}
+
+static uint64_t features_of(const Net *n)
+{
+    unsigned offloads = netdev_offloads(n->nd);
+    uint64_t f = BIT64(NET_F_MAC) | BIT64(NET_F_STATUS) | BIT64(NET_F_MRG_RXBUF) |
+                 BIT64(NET_F_CTRL_VQ) | BIT64(NET_F_CTRL_RX) |
+                 BIT64(NET_F_CTRL_MAC_ADDR) | BIT64(NET_F_GUEST_ANNOUNCE);
+
+    for (size_t i = 0; i < G_N_ELEMENTS(offload_map); i++) {
+        if (offloads & offload_map[i].offload)
+            f |= BIT64(offload_map[i].host) | BIT64(offload_map[i].guest);
+    }
+    if (offloads)
+        f |= BIT64(NET_F_CTRL_GUEST_OFFLOADS);
+    if (n->mtu)
+        f |= BIT64(NET_F_MTU);
+    return f;
+}
+
+/* ---- config space, 5.1.4: vCPU threads -------------------------------------------- */
+
+typedef struct NetConfig {
+    uint8_t mac[6];
+    uint16_t status, max_virtqueue_pairs, mtu;
+} NetConfig;
+_Static_assert(sizeof(NetConfig) == 12, "as drivers have it");
+
+static void net_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len)
+{
+    Net *n = net_of(v);
+    NetConfig c = {
+        .status = __atomic_load_n(&n->status, __ATOMIC_RELAXED),
+        .max_virtqueue_pairs = 1,
+        .mtu = n->mtu,
+    };
+
+    store_le(c.mac, __atomic_load_n(&n->mac, __ATOMIC_RELAXED), sizeof(c.mac));
+    memcpy(buf, (const uint8_t *)&c + offset, len);
+}
+
+/* ---- life-cycle ------------------------------------------------------------------- */
+
+static void on_readable(void *opaque)
+{
+    net_rx_run(opaque);
+}
+
+static void on_writable(void *opaque)
+{
+    net_tx_writable(opaque);
+}
+
+typedef struct OpenCall {
+    Net *net;
+    const NetDevOptions *options;
+    GError **error;
+} OpenCall;
+
+static void open_on_loop(void *opaque)
+{
+    OpenCall *call = opaque;
+    Net *n = call->net;
+
+    n->nd = netdev_open(call->options, n->v.loop, call->error);
+    if (n->nd)
+        netdev_set_handlers(n->nd, on_readable, on_writable, n);
+}
+
+static void close_on_loop(void *opaque)
+{
+    Net *n = opaque;
+
+    netdev_close(n->nd);
+    n->nd = NULL;
+}
+
+static bool net_realize(VirtioDevice *v, const void *options, GError **error)
+{
+    Net *n = net_of(v);
+    const NetOptions *o = options;
+    OpenCall call = {n, &o->net, error};
+
+    v->n_queues = NET_QUEUES;
+    n->mtu = (uint16_t)o->mtu;
+    n->status = NET_S_LINK_UP;
+    choose_mac(n, o);
+    ioloop_call(v->loop, open_on_loop, &call);
+    if (!n->nd)
+        return false;
+    v->offered = features_of(n);
+    return true;
+}
+
+static void net_release(VirtioDevice *v)
+{
+    if (v->loop)
+        ioloop_call(v->loop, close_on_loop, net_of(v));
+}
+
+static bool net_activate(VirtioDevice *v, GError **error)
+{
+    Net *n = net_of(v);
+
+    netdev_set_offloads(n->nd, net_offloads_of(v->features, true));
+    net_rx_start(n);
+    return true;
+}
+
+static void net_handle(VirtioDevice *v, Virtqueue *vq)
+{
+    Net *n = net_of(v);
+
+    if (vq->index == NET_RXQ)
+        net_rx_run(n);
+    else if (vq->index == NET_TXQ)
+        net_tx_run(n);
+    else
+        net_ctrl_run(n);
+}
+
+static void net_quiesce(VirtioDevice *v)
+{
+    net_rx_quiesce(net_of(v));
+    net_tx_quiesce(net_of(v));
+}
+
+static void net_reset(VirtioDevice *v)
+{
+    Net *n = net_of(v);
+
+    net_rx_reset(n);
+    net_tx_reset(n);
+    netdev_set_offloads(n->nd, 0);
+    __atomic_store_n(&n->mac, n->own_mac, __ATOMIC_RELAXED);
+}
+
+const VirtioOps virtio_net_ops = {
+    .name = "net",
+    .id = 1,
+    .pci_class = 0x020000, /* ethernet controller */
+    .option = "net",
+    .help = "add a network card: user mode, or a tap interface of the host",
+    .params = &net_params,
+    .size = sizeof(Net),
+    .queue_size = NET_QUEUE_SIZE,
+    .config_size = sizeof(NetConfig),
+    .own_thread = true,
+    .realize = net_realize,
+    .release = net_release,
+    .config_read = net_config_read,
+    .activate = net_activate,
+    .handle = net_handle,
+    .quiesce = net_quiesce,
+    .reset = net_reset,
+};

@@ -1,0 +1,117 @@
+/* The network card's transmit queue (virtio 1.2, 5.1.6.1, 5.1.6.2): each request is one
+ * frame with its header, handed to the host from where it lies in guest memory.  Only the
+ * header is copied, so that the one that was checked is the one that is used.
+ *
+ * A frame that breaks the rules is dropped and counted, as on a wire; the driver gets its
+ * buffer back as if it had been sent. */
+#include "util/iov.h"
+#include "virtio/net_private.h"
+
+enum { TX_BATCH = 256 /* frames per turn of the loop */, ETH_HEADER = 14 };
+
+static bool gso_allowed(const Net *n, uint8_t gso_type)
+{
+    if ((gso_type & NET_GSO_ECN) && !virtio_has_feature(&n->v, NET_F_HOST_ECN))
+        return false;
+    switch (gso_type & ~NET_GSO_ECN) {
+    case NET_GSO_TCPV4:
+        return virtio_has_feature(&n->v, NET_F_HOST_TSO4);
+    case NET_GSO_TCPV6:
+        return virtio_has_feature(&n->v, NET_F_HOST_TSO6);
+    default:
+        return false;
+    }
+}
+
+/* 5.1.6.2.1: what the driver may ask for, given what it negotiated.  `len` is the frame
+ * without the header. */
+static bool header_valid(const Net *n, const NetHdr *h, size_t len)
+{
+    bool csum = h->flags & NET_HDR_NEEDS_CSUM;
+
+    if (csum && (!virtio_has_feature(&n->v, NET_F_CSUM) ||
+                 (size_t)h->csum_start + h->csum_offset + sizeof(uint16_t) > len))
+        return false;
+    if (h->gso_type == NET_GSO_NONE)
+        return true;
+    return csum && h->gso_size && h->hdr_len <= len && gso_allowed(n, h->gso_type);
+}
+
+/* Makes tx->iov of tx->req: false if the frame is to be dropped. */
+static bool prepare(Net *n)
+{
+    NetTx *tx = &n->tx;
+    const struct iovec *iov = vq_readable(&tx->req);
+    unsigned n_iov = tx->req.n_read;
+    size_t len = iov_len(iov, n_iov);
+
+    if (len < NET_HDR_LEN + ETH_HEADER || len > NET_MAX_FRAME)
+        return false;
+    iov_to_buf(iov, n_iov, 0, &tx->hdr, sizeof(tx->hdr));
+    len -= NET_HDR_LEN;
+    if (!header_valid(n, &tx->hdr, len))
+        return false;
+    tx->hdr.flags &= NET_HDR_NEEDS_CSUM;
+    tx->hdr.num_buffers = 0;
+    if (tx->hdr.gso_type == NET_GSO_NONE)
+        tx->hdr.hdr_len = tx->hdr.gso_size = 0;
+    tx->iov[0] = (struct iovec){&tx->hdr, sizeof(tx->hdr)};
+    tx->n_iov = 1 + iov_slice(iov, n_iov, NET_HDR_LEN, len, tx->iov + 1);
+    return true;
+}
+
+/* False: the host cannot take it now, and it stays with us until net_tx_writable(). */
+static bool send(Net *n)
+{
+    n->tx.waiting = !netdev_send(n->nd, n->tx.iov, n->tx.n_iov);
+    if (n->tx.waiting)
+        return false;
+    n->tx.frames++;
+    vq_push(net_queue(n, NET_TXQ), &n->tx.req, 0);
+    return true;
+}
+
+/* True if there may be more after TX_BATCH frames. */
+static bool send_batch(Net *n)
+{
+    Virtqueue *vq = net_queue(n, NET_TXQ);
+
+    for (unsigned i = 0; i < TX_BATCH; i++) {
+        if (!vq_pop(vq, &n->tx.req))
+            return false;
+        if (!prepare(n)) {
+            n->tx.dropped++;
+            vq_push(vq, &n->tx.req, 0);
+        } else if (!send(n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void net_tx_run(Net *n)
+{
+    if (n->tx.waiting)
+        return;
+    if (send_batch(n))
+        virtio_queue_kick(&n->v, NET_TXQ); /* the loop's others first */
+    vq_notify(net_queue(n, NET_TXQ));
+}
+
+void net_tx_writable(Net *n)
+{
+    if (n->tx.waiting && send(n))
+        net_tx_run(n);
+}
+
+void net_tx_quiesce(Net *n)
+{
+    if (n->tx.waiting)
+        vq_unpop(net_queue(n, NET_TXQ), &n->tx.req);
+    net_tx_reset(n);
+}
+
+void net_tx_reset(Net *n)
+{
+    n->tx.waiting = false;
+}
