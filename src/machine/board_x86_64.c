@@ -1,0 +1,345 @@
+/* The PC board: PCI (or virtio-mmio) and the legacy devices that stock kernels look for;
+ * addresses are those of machine/layout.h. */
+#include "machine/acpi.h"
+#include "machine/board.h"
+#include "machine/layout.h"
+#include "util/fd.h"
+#include "util/log.h"
+#include "virtio/transport.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+enum { MAX_DEVICES = 64 };
+
+struct Board {
+    const BoardContext *ctx;
+    IrqController ic;
+    Bus *pio, *mmio;
+    PciBus *pci;
+    Device *acpi_pm;
+    Device *devices[MAX_DEVICES]; /* all but those on PCI, in the order they were made */
+    unsigned n_devices;
+    VirtioDevice *virtio[MAX_DEVICES]; /* owned by their transports */
+    unsigned n_virtio;
+    AcpiMmioDevice mmio_devices[MAX_VIRTIO_MMIO];
+    VirtioEnv env;
+    uint8_t guid[16];
+    char *cmdline; /* the user's, with virtio-mmio devices announced */
+    BootSource source;
+};
+
+bool board_memory(GuestMem *gm, uint64_t size, GError **error)
+{
+    uint64_t low = MIN(size, LAYOUT_LOW_RAM_MAX);
+
+    return gm_add(gm, 0, low, error) &&
+           (size == low || gm_add(gm, LAYOUT_ABOVE_4G, size - low, error));
+}
+
+static uint64_t low_ram(const Board *b)
+{
+    return MIN(b->ctx->gm->size, LAYOUT_LOW_RAM_MAX);
+}
+
+static uint64_t high_ram(const Board *b)
+{
+    return b->ctx->gm->size - low_ram(b);
+}
+
+/* Above all RAM, aligned so that it lies apart from any that is added later. */
+static uint64_t mmio64_base(const Board *b)
+{
+    return align_up(LAYOUT_ABOVE_4G + high_ram(b), LAYOUT_MMIO64_SIZE);
+}
+
+static Device *add(Board *b, Device *d)
+{
+    if (d)
+        b->devices[b->n_devices++] = d;
+    return d;
+}
+
+/* ---- legacy devices
+ * -------------------------------------------------------------------- */
+
+static bool add_serial(Board *b, unsigned i, uint16_t port, unsigned gsi, GError **error)
+{
+    const ChardevOptions *options = b->ctx->config->serial[i];
+    const char *id = i ? "serial1" : "serial0";
+    Chardev *chardev;
+
+    if (!options)
+        return true;
+    chardev = chardev_open(options, id, b->ctx->main, error);
+    if (!chardev) {
+        g_prefix_error(error, "%s: ", id);
+        return false;
+    }
+    add(b, serial_new(id, b->pio, port, &b->ic, gsi, chardev, b->ctx->main));
+    return true;
+}
+
+static bool new_guid(Board *b, GError **error)
+{
+    ssize_t n;
+
+    do
+        n = getrandom(b->guid, sizeof(b->guid), 0);
+    while (n < 0 && errno == EINTR);
+    return n == sizeof(b->guid) || fail_errno(error, "VM generation ID: random bytes");
+}
+
+static bool add_legacy_devices(Board *b, GError **error)
+{
+    const BoardContext *ctx = b->ctx;
+
+    if (!add_serial(b, 0, 0x3f8, GSI_SERIAL0, error) ||
+        !add_serial(b, 1, 0x2f8, GSI_SERIAL1, error) || !new_guid(b, error))
+        return false;
+    add(b, rtc_new(b->pio, &b->ic, GSI_RTC, ctx->main, low_ram(b), high_ram(b)));
+    add(b, i8042_new(b->pio, &ctx->events));
+    add(b, pvpanic_new(b->pio, &ctx->events));
+    if (ctx->config->debug_exit)
+        add(b, debug_exit_new(b->pio, &ctx->events));
+    b->acpi_pm = add(b, acpi_pm_new(b->pio, &b->ic, GSI_SCI, ctx->main, &ctx->events));
+    add(b, vmgenid_new(ctx->gm, LAYOUT_VMGENID, b->guid));
+    return true;
+}
+
+/* ---- virtio devices
+ * -------------------------------------------------------------------- */
+
+static bool add_pci_bus(Board *b, GError **error)
+{
+    PciBusConfig config = {
+        .pio = b->pio,
+        .mmio = b->mmio,
+        .ic = &b->ic,
+        .gsi_base = GSI_INTX,
+        .ecam_base = LAYOUT_ECAM,
+        .mmio32_base = LAYOUT_MMIO32,
+        .mmio32_size = LAYOUT_MMIO32_SIZE,
+        .mmio64_base = mmio64_base(b),
+        .mmio64_size = LAYOUT_MMIO64_SIZE,
+    };
+
+    b->pci = pci_bus_new(&config, error);
+    return b->pci != NULL;
+}
+
+static bool add_on_pci(Board *b, VirtioDevice *v, GError **error)
+{
+    PciDevice *p = virtio_pci_new(v);
+
+    if (pci_attach(b->pci, p, -1, error))
+        return true;
+    device_release(&p->dev);
+    return false;
+}
+
+static bool add_on_mmio(Board *b, VirtioDevice *v, GError **error)
+{
+    unsigned i = b->n_virtio;
+    AcpiMmioDevice where = {LAYOUT_VIRTIO_MMIO + i * LAYOUT_VIRTIO_MMIO_STEP,
+                            VIRTIO_MMIO_SIZE, GSI_VIRTIO_MMIO + i};
+    g_autofree char *old = b->cmdline;
+
+    if (i == MAX_VIRTIO_MMIO) {
+        virtio_free(v);
+        return fail(error, VM_ERROR_INVALID,
+                    "--transport mmio: no room for more than %d virtio devices; use pci",
+                    MAX_VIRTIO_MMIO);
+    }
+    if (!add(b, virtio_mmio_new(v, b->mmio, where.base, &b->ic, where.gsi, error)))
+        return false;
+    b->mmio_devices[i] = where;
+    b->cmdline = g_strdup_printf("%s virtio_mmio.device=%u@0x%" G_GINT64_MODIFIER "x:%u",
+                                 old, where.size, (guint64)where.base, where.gsi);
+    return true;
+}
+
+static bool add_virtio_devices(Board *b, GError **error)
+{
+    const Config *config = b->ctx->config;
+    bool mmio = config->transport == TRANSPORT_MMIO;
+
+    if (!mmio && !add_pci_bus(b, error))
+        return false;
+    for (unsigned i = 0, nth = 0; i < config->n_devices; i++) {
+        const ConfigDevice *d = &config->devices[i];
+        char id[32];
+        VirtioDevice *v;
+
+        nth = i && d->ops == config->devices[i - 1].ops ? nth + 1 : 0;
+        g_snprintf(id, sizeof(id), "%s%u", d->ops->option, nth);
+        if (b->n_virtio == MAX_DEVICES / 2)
+            return fail(error, VM_ERROR_INVALID,
+                        "--%s: a machine has at most %d virtio devices", d->ops->option,
+                        MAX_DEVICES / 2);
+        v = virtio_new(d->ops, id, d->options, &b->env, error);
+        if (!v || !(mmio ? add_on_mmio : add_on_pci)(b, v, error))
+            return false;
+        b->virtio[b->n_virtio++] = v;
+    }
+    return true;
+}
+
+/* ---- life-cycle
+ * -------------------------------------------------------------------------- */
+
+Board *board_new(const BoardContext *ctx, GError **error)
+{
+    Board *b = g_new0(Board, 1);
+
+    b->ctx = ctx;
+    b->pio = bus_new(true);
+    b->mmio = bus_new(false);
+    bus_set_kick_ops(b->pio, &kvm_kick_ops, ctx->kvm);
+    bus_set_kick_ops(b->mmio, &kvm_kick_ops, ctx->kvm);
+    irq_controller_init(&b->ic, &kvm_irq_ops, ctx->kvm);
+    b->cmdline = g_strdup(ctx->source->cmdline);
+    b->env = (VirtioEnv){
+        .gm = ctx->gm,
+        .main = ctx->main,
+        .shared_io = ctx->shared_io,
+        .n_cpus = (unsigned)ctx->config->cpus,
+    };
+    if (!add_legacy_devices(b, error) || !add_virtio_devices(b, error)) {
+        board_free(b);
+        return NULL;
+    }
+    b->source = *ctx->source;
+    b->source.cmdline = b->cmdline;
+    return b;
+}
+
+void board_free(Board *b)
+{
+    if (!b)
+        return;
+    pci_bus_free(b->pci);
+    while (b->n_devices)
+        device_release(b->devices[--b->n_devices]);
+    bus_free(b->pio);
+    bus_free(b->mmio);
+    g_free(b->cmdline);
+    g_free(b);
+}
+
+Bus *board_pio(Board *b)
+{
+    return b->pio;
+}
+
+Bus *board_mmio(Board *b)
+{
+    return b->mmio;
+}
+
+static unsigned memory_map(const Board *b, MemMapEntry map[MEMMAP_MAX])
+{
+    const MemMapEntry all[] = {
+        {0, LAYOUT_EBDA, MEMMAP_RAM},
+        {LAYOUT_EBDA, LAYOUT_LOW_RAM_END - LAYOUT_EBDA, MEMMAP_RESERVED},
+        {LAYOUT_BIOS, LAYOUT_HIGH_RAM - LAYOUT_BIOS, MEMMAP_RESERVED},
+        {LAYOUT_HIGH_RAM, low_ram(b) - LAYOUT_HIGH_RAM, MEMMAP_RAM},
+        {LAYOUT_ECAM, b->pci ? LAYOUT_ECAM_SIZE : 0, MEMMAP_RESERVED},
+        {LAYOUT_ABOVE_4G, high_ram(b), MEMMAP_RAM},
+    };
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++)
+        if (all[i].size)
+            map[n++] = all[i];
+    return n;
+}
+
+static bool put_tables(Board *b, GError **error)
+{
+    AcpiConfig acpi = {
+        .n_cpus = (unsigned)b->ctx->config->cpus,
+        .rsdp = LAYOUT_RSDP,
+        .tables = LAYOUT_ACPI,
+        .tables_size = LAYOUT_ACPI_SIZE,
+        .pci = b->pci != NULL,
+        .ecam_base = LAYOUT_ECAM,
+        .mmio32_base = LAYOUT_MMIO32,
+        .mmio32_size = LAYOUT_MMIO32_SIZE,
+        .mmio64_base = mmio64_base(b),
+        .mmio64_size = LAYOUT_MMIO64_SIZE,
+        .intx_gsi_base = GSI_INTX,
+        .sci_gsi = GSI_SCI,
+        .vmgenid = LAYOUT_VMGENID + VMGENID_OFFSET,
+        .serial = {b->ctx->config->serial[0] != NULL, b->ctx->config->serial[1] != NULL},
+        .mmio = b->mmio_devices,
+        .n_mmio = b->pci ? 0 : b->n_virtio,
+    };
+
+    return acpi_write(b->ctx->gm, &acpi, error);
+}
+
+bool board_load(Board *b, BootEntry *ret, GError **error)
+{
+    BootContext ctx = {
+        .gm = b->ctx->gm,
+        .source = &b->source,
+        .low_ram_end = low_ram(b),
+        .rsdp = LAYOUT_RSDP,
+    };
+
+    ctx.n_map = memory_map(b, ctx.map);
+    return put_tables(b, error) && boot_load(&ctx, ret, error);
+}
+
+static void for_each(Board *b, void (*fn)(Device *))
+{
+    for (unsigned i = 0; i < b->n_devices; i++)
+        fn(b->devices[i]);
+}
+
+void board_reset(Board *b)
+{
+    if (b->pci)
+        pci_bus_reset(b->pci);
+    for_each(b, device_reset);
+}
+
+void board_quiesce(Board *b)
+{
+    for (unsigned i = 0; i < b->n_virtio; i++)
+        virtio_quiesce(b->virtio[i]);
+    for_each(b, device_quiesce);
+}
+
+void board_resume(Board *b)
+{
+    for_each(b, device_resume);
+    for (unsigned i = 0; i < b->n_virtio; i++)
+        virtio_resume(b->virtio[i]);
+}
+
+void board_power_button(Board *b)
+{
+    acpi_pm_power_button(b->acpi_pm);
+}
+
+json_t *board_counters(Board *b)
+{
+    json_t *all = json_object();
+
+    for (unsigned i = 0; i < b->n_virtio; i++) {
+        const VirtioDevice *v = b->virtio[i];
+        json_int_t requests = 0, interrupts = 0, kicks = 0;
+
+        for (unsigned q = 0; q < v->n_queues; q++) {
+            requests += (json_int_t)v->queues[q].vq.requests;
+            interrupts += (json_int_t)v->queues[q].vq.interrupts;
+            kicks += (json_int_t)v->queues[q].vq.kicks;
+        }
+        json_object_set_new(all, v->id,
+                            json_pack("{s:I, s:I, s:I}", "requests", requests,
+                                      "interrupts", interrupts, "kicks", kicks));
+    }
+    return all;
+}

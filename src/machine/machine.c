@@ -1,0 +1,401 @@
+/* See machine/machine.h. */
+#include "machine/machine.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+
+#include "kvm/arch.h"
+#include "machine/board.h"
+#include "util/fd.h"
+#include "util/log.h"
+
+struct Machine {
+    const Config *config;
+    IoLoop *main, *shared_io;
+    Kvm *kvm;
+    GuestMem gm;
+    BootSource source;
+    BoardContext context;
+    Board *board;
+    Vcpu **vcpus;
+    unsigned n_vcpus;
+    VcpuEvents vcpu_events;
+
+    /* What ended the VM: the first to claim it wins; text and number are its own. */
+    int end; /* atomic: MachineEnd */
+    int end_number;
+    char *end_text;
+    IoPost end_post, reset_post, power_post;
+
+    int signal_fd;
+    IoWatch signals;
+    IoTimer timeout;
+    int64_t started_ns, entered_ns, ended_ns;
+    unsigned resets;
+};
+
+static const struct {
+    const char *reason;
+    int status;
+} ends[] = {
+    [END_NONE] = {"none", 125},       [END_POWER_OFF] = {"power-off", 0},
+    [END_RESET] = {"reset", 0},       [END_DEBUG_EXIT] = {"debug-exit", 0},
+    [END_TIMEOUT] = {"timeout", 124}, [END_ERROR] = {"error", 125},
+    [END_CRASH] = {"crash", 126},     [END_PANIC] = {"panic", 127},
+    [END_QUIT] = {"quit", 128},
+};
+
+int machine_end_status(MachineEnd end)
+{
+    return ends[end].status;
+}
+
+const char *machine_end_reason(MachineEnd end)
+{
+    return ends[end].reason;
+}
+
+void machine_result_clear(MachineResult *r)
+{
+    g_free(r->detail);
+    json_decref(r->times);
+    json_decref(r->counters);
+    *r = (MachineResult){0};
+}
+
+/* ---- how it ends ----------------------------------------------------------------------
+ */
+
+/* Any thread. */
+static void end_with(Machine *m, MachineEnd end, int number, const char *text)
+{
+    int none = END_NONE;
+
+    if (!__atomic_compare_exchange_n(&m->end, &none, end, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED))
+        return;
+    m->end_number = number;
+    m->end_text = g_strdup(text);
+    ioloop_post(m->main, &m->end_post); /* publishes both */
+}
+
+static void on_end(void *opaque)
+{
+    Machine *m = opaque;
+
+    ioloop_quit(m->main);
+}
+
+static void on_power_off(void *opaque)
+{
+    end_with(opaque, END_POWER_OFF, 0, "the guest powered off");
+}
+
+static void on_panic(void *opaque)
+{
+    end_with(opaque, END_PANIC, 0, "the guest's kernel panicked");
+}
+
+static void on_debug_exit(void *opaque, unsigned status)
+{
+    end_with(opaque, END_DEBUG_EXIT, (int)status, "the guest gave its exit status");
+}
+
+static void on_reset(void *opaque)
+{
+    Machine *m = opaque;
+
+    if (m->config->no_reboot)
+        end_with(m, END_RESET, 0,
+                 "the guest asked for a reboot, which --no-reboot forbids");
+    else
+        ioloop_post(m->main, &m->reset_post);
+}
+
+static void on_vcpu_ended(void *opaque, Vcpu *c, VcpuEnd end, const char *text)
+{
+    Machine *m = opaque;
+
+    switch (end) {
+    case VCPU_SHUTDOWN: {
+        g_autofree char *where = arch_vcpu_describe(c, NULL, 0);
+        g_autofree char *what = g_strdup_printf("%s, last at %s", text, where);
+
+        end_with(m, END_CRASH, 0, what);
+        break;
+    }
+    case VCPU_CRASH:
+        end_with(m, END_CRASH, 0, text);
+        break;
+    case VCPU_POWER_OFF_EVENT:
+        on_power_off(m);
+        break;
+    case VCPU_RESET_EVENT:
+        on_reset(m);
+        break;
+    }
+}
+
+static void on_timeout(void *opaque)
+{
+    end_with(opaque, END_TIMEOUT, 0, "the time limit of --timeout is over");
+}
+
+static void on_power_button(void *opaque)
+{
+    Machine *m = opaque;
+
+    board_power_button(m->board);
+}
+
+/* On the loop of the chardev that has the terminal, which may be an I/O thread's. */
+static void on_key(void *opaque, char key)
+{
+    Machine *m = opaque;
+
+    switch (key) {
+    case 'x':
+        end_with(m, END_QUIT, SIGINT, "quit by Ctrl-A x");
+        break;
+    case 'p':
+        ioloop_post(m->main, &m->power_post);
+        break;
+    case 'n':
+        vcpu_nmi(m->vcpus[0]);
+        break;
+    }
+}
+
+static void on_signal(void *opaque, uint32_t events)
+{
+    Machine *m = opaque;
+    struct signalfd_siginfo info;
+
+    while (read(m->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGPWR)
+            board_power_button(m->board);
+        else
+            end_with(m, END_QUIT, (int)info.ssi_signo, "ended by a signal");
+    }
+}
+
+/* ---- pause, resume, reset
+ * --------------------------------------------------------------- */
+
+void machine_pause(Machine *m)
+{
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_request_pause(m->vcpus[i]);
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_wait_parked(m->vcpus[i]);
+    board_quiesce(m->board);
+}
+
+void machine_resume(Machine *m)
+{
+    board_resume(m->board);
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_resume(m->vcpus[i]);
+}
+
+/* Everything as at power-on: devices, interrupt controllers, registers, RAM. */
+static bool power_on(Machine *m, GError **error)
+{
+    BootEntry entry;
+
+    if (m->resets) {
+        board_reset(m->board);
+        if (!arch_vm_reset(m->kvm, error))
+            return false;
+        for (unsigned i = 0; i < m->n_vcpus; i++)
+            if (!arch_vcpu_reset(m->vcpus[i], error))
+                return false;
+        gm_clear(&m->gm);
+    }
+    return board_load(m->board, &entry, error) &&
+           arch_vcpu_enter(m->vcpus[0], &entry, error);
+}
+
+static void do_reset(void *opaque)
+{
+    Machine *m = opaque;
+    g_autoptr(GError) error = NULL;
+
+    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE)
+        return;
+    machine_pause(m);
+    m->resets++;
+    if (!power_on(m, &error)) {
+        end_with(m, END_ERROR, 0, error->message);
+        return;
+    }
+    machine_resume(m);
+}
+
+/* ---- making it
+ * ---------------------------------------------------------------------------- */
+
+/* Before any thread starts, so that all inherit the mask and only signal_fd sees them. */
+static bool take_signals(Machine *m, GError **error)
+{
+    static const int taken[] = {SIGINT, SIGTERM, SIGHUP, SIGPWR};
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < G_N_ELEMENTS(taken); i++)
+        sigaddset(&set, taken[i]);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    m->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (m->signal_fd < 0)
+        return fail_errno(error, "make a signalfd");
+    return ioloop_watch(m->main, &m->signals, m->signal_fd, EPOLLIN, on_signal, m, error);
+}
+
+static bool make_loops(Machine *m, GError **error)
+{
+    return (m->main = ioloop_new(error)) && take_signals(m, error) &&
+           (m->shared_io = ioloop_start("io", error));
+}
+
+static bool make_memory(Machine *m, GError **error)
+{
+    return gm_init(&m->gm, &m->config->memory, error) &&
+           board_memory(&m->gm, m->config->memory.size, error);
+}
+
+/* Memory slots come before the interrupt controllers: after them each costs milliseconds
+ * on hosts without hardware virtualisation. */
+static bool make_vm(Machine *m, GError **error)
+{
+    return (m->kvm = kvm_new(error)) && kvm_add_memory(m->kvm, &m->gm, error) &&
+           arch_vm_init(m->kvm, error);
+}
+
+static bool make_board(Machine *m, GError **error)
+{
+    m->context = (BoardContext){
+        .config = m->config,
+        .source = &m->source,
+        .kvm = m->kvm,
+        .gm = &m->gm,
+        .main = m->main,
+        .shared_io = m->shared_io,
+        .events = {on_power_off, on_reset, on_panic, on_debug_exit, m},
+    };
+    m->board = board_new(&m->context, error);
+    return m->board != NULL;
+}
+
+static bool make_vcpus(Machine *m, GError **error)
+{
+    m->vcpu_events = (VcpuEvents){on_vcpu_ended, m};
+    m->vcpus = g_new0(Vcpu *, m->config->cpus);
+    for (unsigned i = 0; i < m->config->cpus; i++) {
+        Vcpu *c = vcpu_new(m->kvm, i, board_pio(m->board), board_mmio(m->board),
+                           &m->vcpu_events, error);
+
+        if (!c)
+            return false;
+        m->vcpus[m->n_vcpus++] = c;
+        if (!arch_vcpu_init(c, (unsigned)m->config->cpus, error) || !vcpu_start(c, error))
+            return false;
+    }
+    return true;
+}
+
+Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
+{
+    g_autoptr(Machine) m = g_new0(Machine, 1);
+
+    m->config = config;
+    m->started_ns = started_ns;
+    m->signal_fd = m->gm.fd = -1;
+    m->end_post = (IoPost){.fn = on_end, .opaque = m};
+    m->reset_post = (IoPost){.fn = do_reset, .opaque = m};
+    m->power_post = (IoPost){.fn = on_power_button, .opaque = m};
+    chardev_set_escape(on_key, m);
+    if (!boot_open(&m->source, config->kernel, config->initrd, config->cmdline, error) ||
+        !make_loops(m, error) || !make_memory(m, error) || !make_vm(m, error) ||
+        !make_board(m, error) || !make_vcpus(m, error) || !power_on(m, error))
+        return NULL;
+    return g_steal_pointer(&m);
+}
+
+void machine_free(Machine *m)
+{
+    if (!m)
+        return;
+    while (m->n_vcpus)
+        vcpu_free(m->vcpus[--m->n_vcpus]);
+    g_free(m->vcpus);
+    board_free(m->board);
+    ioloop_free(m->shared_io);
+    kvm_free(m->kvm);
+    gm_finish(&m->gm);
+    boot_close(&m->source);
+    if (m->main)
+        ioloop_timer_cancel(&m->timeout);
+    ioloop_unwatch(&m->signals);
+    fd_close(&m->signal_fd);
+    ioloop_free(m->main);
+    g_free(m->end_text);
+    g_free(m);
+}
+
+/* ---- running
+ * ------------------------------------------------------------------------------ */
+
+static json_t *exit_counters(const Machine *m)
+{
+    static const char *const names[EXIT_KINDS] = {"pio", "mmio", "interrupted", "other"};
+    json_t *all = json_object();
+
+    for (unsigned kind = 0; kind < EXIT_KINDS; kind++) {
+        json_int_t sum = 0;
+
+        for (unsigned i = 0; i < m->n_vcpus; i++)
+            sum += (json_int_t)__atomic_load_n(&m->vcpus[i]->exits[kind],
+                                               __ATOMIC_RELAXED);
+        json_object_set_new(all, names[kind], json_integer(sum));
+    }
+    return all;
+}
+
+static void describe_result(const Machine *m, MachineResult *ret)
+{
+    MachineEnd end = (MachineEnd)m->end;
+
+    *ret = (MachineResult){
+        .end = end,
+        .status = machine_end_status(end),
+        .reason = machine_end_reason(end),
+        .detail = g_strdup(m->end_text),
+        .times = json_pack("{s:f, s:f}", "setup_s",
+                           (double)(m->entered_ns - m->started_ns) / 1e9, "run_s",
+                           (double)(m->ended_ns - m->entered_ns) / 1e9),
+        .counters = json_pack("{s:o, s:I, s:o}", "exits", exit_counters(m), "resets",
+                              (json_int_t)m->resets, "devices", board_counters(m->board)),
+    };
+    if (end == END_DEBUG_EXIT)
+        ret->status = m->end_number;
+    if (end == END_QUIT) {
+        ret->signal = m->end_number;
+        ret->status += m->end_number;
+    }
+}
+
+void machine_run(Machine *m, MachineResult *ret)
+{
+    if (m->config->timeout_s)
+        ioloop_timer(m->main, &m->timeout,
+                     clock_ns() + (int64_t)m->config->timeout_s * 1000000000, on_timeout,
+                     m);
+    m->entered_ns = clock_ns();
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_resume(m->vcpus[i]);
+    ioloop_run(m->main);
+    m->ended_ns = clock_ns();
+    machine_pause(m);
+    describe_result(m, ret);
+}
