@@ -1,0 +1,331 @@
+/* virtio-net: virtio 1.2, 5.1.  `net` finds a neighbour by ARP, pings it and asks for a
+ * lease by DHCP; `net-bench` sends or receives a fixed number of frames. */
+#include "virtio.h"
+
+#define F_MAC      BIT64(5)
+#define HEADER     12 /* struct virtio_net_hdr with num_buffers */
+#define FRAME_MAX  1536
+#define RX_BUFFERS 64
+
+#define ETHERTYPE_IPV4 0x0800
+#define ETHERTYPE_ARP  0x0806
+#define PROTOCOL_ICMP  1
+#define PROTOCOL_UDP   17
+#define DHCP_MAGIC     0x63825363
+
+/* Offsets in a frame, header of virtio not counted. */
+enum {
+    ETH_TYPE = 12,
+    ETH_END = 14,
+    ARP_OPCODE = 20,
+    ARP_SENDER = 22,
+    ARP_SENDER_IP = 28,
+    ARP_TARGET = 32,
+    ARP_TARGET_IP = 38,
+    ARP_END = 42,
+    IP_LENGTH = 16,
+    IP_PROTOCOL = 23,
+    IP_CHECKSUM = 24,
+    IP_SOURCE = 26,
+    IP_TARGET = 30,
+    IP_END = 34,
+    UDP_END = 42,
+    DHCP_YOURS = 58,
+    DHCP_CLIENT = 70,
+    DHCP_COOKIE = 278,
+    DHCP_OPTIONS = 282
+};
+
+typedef uint8_t Frame[HEADER + FRAME_MAX];
+
+static Virtq rx, tx;
+static Frame rx_frames[RX_BUFFERS], tx_frame;
+static uint8_t mac[6];
+
+static void put16(uint8_t *at, unsigned value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
+}
+
+static void put32(uint8_t *at, uint32_t value)
+{
+    put16(at, value >> 16);
+    put16(at + 2, value & 0xffff);
+}
+
+static unsigned get16(const uint8_t *at)
+{
+    return (unsigned)(at[0] << 8 | at[1]);
+}
+
+static uint32_t get32(const uint8_t *at)
+{
+    return get16(at) << 16 | get16(at + 2);
+}
+
+/* A dotted quad from the command line. */
+static uint32_t arg_address(const char *name, const char *otherwise)
+{
+    const char *s = arg_text(name, otherwise);
+    uint32_t address = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        address = address << 8 | (uint32_t)parse_number(s, &s);
+        s += *s == '.';
+    }
+    return address;
+}
+
+static void print_address(const char *before, uint32_t a)
+{
+    print("%s%u.%u.%u.%u", before, a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255);
+}
+
+static uint16_t checksum(const uint8_t *at, unsigned n)
+{
+    uint32_t sum = 0;
+
+    for (unsigned i = 0; i < n; i += 2)
+        sum += i + 1 < n ? get16(at + i) : (unsigned)at[i] << 8;
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)~sum;
+}
+
+static void start(VirtioDevice *d, uint64_t mode)
+{
+    virtio_start(d, mode | F_MAC);
+    for (unsigned i = 0; i < 6; i++)
+        mac[i] = d->features & F_MAC ? d->config[i] : (uint8_t)(i ? i : 2);
+    virtq_init(&rx, d, 0, 0);
+    virtq_init(&tx, d, 1, 0);
+    virtio_driver_ok(d);
+    for (unsigned i = 0; i < RX_BUFFERS; i++) {
+        Buffer buffer = {rx_frames[i], sizeof(Frame), true};
+        virtq_add(&rx, &buffer, 1, rx_frames[i]);
+    }
+    virtq_kick(&rx);
+}
+
+/* A new frame to everybody, zeroed, of this Ethernet type. */
+static uint8_t *frame_begin(unsigned type)
+{
+    uint8_t *f = tx_frame + HEADER;
+
+    memset(tx_frame, 0, sizeof(tx_frame));
+    memset(f, 0xff, 6);
+    memcpy(f + 6, mac, 6);
+    put16(f + ETH_TYPE, type);
+    return f;
+}
+
+static void frame_send(unsigned size)
+{
+    Buffer buffers[] = {{tx_frame, HEADER, false},
+                        {tx_frame + HEADER, size < 60 ? 60 : size, false}};
+    virtq_do(&tx, buffers, 2);
+}
+
+/* The next frame that `wanted` accepts; all others are dropped. */
+static const uint8_t *frame_receive(bool (*wanted)(const uint8_t *f), const char *what)
+{
+    static Frame copy;
+    bool found = false;
+
+    while (!found) {
+        uint32_t size;
+        uint8_t *frame = virtq_wait(&rx, &size);
+
+        CHECK(frame, "%s: no answer", what);
+        memcpy(copy, frame, sizeof(copy));
+        found = size > HEADER + ETH_END && wanted(copy + HEADER);
+        Buffer again = {frame, sizeof(Frame), true};
+        virtq_add(&rx, &again, 1, frame);
+        virtq_kick(&rx);
+    }
+    return copy + HEADER;
+}
+
+static void ipv4_fill(uint8_t *f, unsigned payload, unsigned protocol, uint32_t source,
+                      uint32_t target)
+{
+    f[ETH_END] = 0x45;
+    put16(f + IP_LENGTH, 20 + payload);
+    f[ETH_END + 8] = 64;
+    f[IP_PROTOCOL] = (uint8_t)protocol;
+    put32(f + IP_SOURCE, source);
+    put32(f + IP_TARGET, target);
+    put16(f + IP_CHECKSUM, 0);
+    put16(f + IP_CHECKSUM, checksum(f + ETH_END, 20));
+}
+
+static bool is_arp_reply(const uint8_t *f)
+{
+    return get16(f + ETH_TYPE) == ETHERTYPE_ARP && get16(f + ARP_OPCODE) == 2;
+}
+
+static bool is_echo_reply(const uint8_t *f)
+{
+    return get16(f + ETH_TYPE) == ETHERTYPE_IPV4 && f[IP_PROTOCOL] == PROTOCOL_ICMP &&
+           f[IP_END] == 0;
+}
+
+static bool is_dhcp_offer(const uint8_t *f)
+{
+    return get16(f + ETH_TYPE) == ETHERTYPE_IPV4 && f[IP_PROTOCOL] == PROTOCOL_UDP &&
+           get16(f + IP_END + 2) == 68 && get32(f + DHCP_COOKIE) == DHCP_MAGIC &&
+           f[DHCP_OPTIONS + 2] == 2;
+}
+
+static void neighbour_find(uint32_t me, uint32_t host, uint8_t *ret_mac)
+{
+    uint8_t *f = frame_begin(ETHERTYPE_ARP);
+
+    put16(f + ETH_END, 1);
+    put16(f + ETH_END + 2, ETHERTYPE_IPV4);
+    put16(f + ETH_END + 4, 0x0604);
+    put16(f + ARP_OPCODE, 1);
+    memcpy(f + ARP_SENDER, mac, 6);
+    put32(f + ARP_SENDER_IP, me);
+    put32(f + ARP_TARGET_IP, host);
+    frame_send(ARP_END);
+    memcpy(ret_mac, frame_receive(is_arp_reply, "ARP") + ARP_SENDER, 6);
+}
+
+static void ping(uint32_t me, uint32_t host, const uint8_t *host_mac)
+{
+    static const char body[] = "the quick brown fox";
+    uint8_t *f = frame_begin(ETHERTYPE_IPV4);
+    unsigned size = 8 + sizeof(body);
+
+    memcpy(f, host_mac, 6);
+    f[IP_END] = 8;
+    put16(f + IP_END + 4, 0x4855);
+    put16(f + IP_END + 6, 1);
+    memcpy(f + IP_END + 8, body, sizeof(body));
+    put16(f + IP_END + 2, checksum(f + IP_END, size));
+    ipv4_fill(f, size, PROTOCOL_ICMP, me, host);
+    frame_send(IP_END + size);
+    const uint8_t *reply = frame_receive(is_echo_reply, "ping");
+    CHECK(!memcmp(reply + IP_END + 8, body, sizeof(body)), "ping: other data came back");
+}
+
+static uint32_t dhcp_discover(void)
+{
+    uint8_t *f = frame_begin(ETHERTYPE_IPV4);
+    unsigned size = DHCP_OPTIONS + 4 - IP_END;
+
+    put16(f + IP_END, 68);
+    put16(f + IP_END + 2, 67);
+    put16(f + IP_END + 4, size);
+    memcpy(f + UDP_END, "\1\1\6\0HUTC", 8);
+    memcpy(f + DHCP_CLIENT, mac, 6);
+    put32(f + DHCP_COOKIE, DHCP_MAGIC);
+    memcpy(f + DHCP_OPTIONS, "\x35\x01\x01\xff", 4);
+    ipv4_fill(f, size, PROTOCOL_UDP, 0, 0xffffffff);
+    frame_send(DHCP_OPTIONS + 4);
+    return get32(frame_receive(is_dhcp_offer, "DHCP") + DHCP_YOURS);
+}
+
+static void exercise(VirtioDevice *d, uint64_t mode)
+{
+    uint32_t host = arg_address("host", "10.0.2.2"), me = arg_address("ip", "10.0.2.15");
+    uint8_t host_mac[6];
+
+    start(d, mode);
+    print("net %s mac=%02x:%02x:%02x:%02x:%02x:%02x", ring_mode_name(mode), mac[0],
+          mac[1], mac[2], mac[3], mac[4], mac[5]);
+    if (arg_number("dhcp", 1)) {
+        me = dhcp_discover();
+        print_address(" offer=", me);
+    }
+    neighbour_find(me, host, host_mac);
+    print(" arp=%02x:%02x:%02x:%02x:%02x:%02x", host_mac[0], host_mac[1], host_mac[2],
+          host_mac[3], host_mac[4], host_mac[5]);
+    if (arg_number("ping", 1)) {
+        ping(me, host, host_mac);
+        print_address(" ping=", host);
+    }
+    print("\n");
+}
+
+static void test_net(void)
+{
+    VirtioDevice *d = virtio_find(VIRTIO_NET, (unsigned)arg_number("dev", 0));
+    unsigned modes = 0;
+    uint64_t mode;
+
+    for (unsigned i = 0; i < RING_MODES; i++) {
+        if (!ring_mode(d, i, &mode))
+            continue;
+        exercise(d, mode);
+        modes++;
+    }
+    CHECK(modes, "the device offers no such ring");
+}
+
+/* ---- net-bench dir=tx|rx count=N size=BYTES ---- */
+
+static void bench_tx(uint64_t count, unsigned size)
+{
+    Buffer buffer = {tx_frame, HEADER + size, false};
+    uint64_t sent = 0, done = 0;
+    uint32_t used;
+
+    frame_begin(0x88b5); /* an experimental Ethernet type */
+    while (done < count) {
+        while (sent < count && virtq_add(&tx, &buffer, 1, tx_frame))
+            sent++;
+        virtq_kick(&tx);
+        while (virtq_pop(&tx, &used))
+            done++;
+    }
+}
+
+static void bench_rx(uint64_t count)
+{
+    uint64_t done = 0;
+    uint32_t used;
+
+    while (done < count) {
+        uint8_t *frame = virtq_pop(&rx, &used);
+
+        if (!frame) {
+            virtq_kick(&rx);
+            pause();
+            continue;
+        }
+        Buffer again = {frame, sizeof(Frame), true};
+        virtq_add(&rx, &again, 1, frame);
+        done++;
+    }
+}
+
+static void test_net_bench(void)
+{
+    VirtioDevice *d = virtio_find(VIRTIO_NET, (unsigned)arg_number("dev", 0));
+    uint64_t count = arg_number("count", 100000), mode = 0, allowed;
+    unsigned size = (unsigned)arg_number("size", 1500);
+    const char *direction = arg_text("dir", "tx");
+
+    CHECK(size >= 60 && size <= FRAME_MAX, "size");
+    for (unsigned i = 0; i < RING_MODES; i++)
+        if (ring_mode(d, i, &allowed))
+            mode = allowed;
+    start(d, mode);
+    print("net-bench start dir=%s count=%lu size=%u ring=%s\n", direction, count, size,
+          ring_mode_name(mode));
+    uint64_t before = ticks();
+    if (text_equal(direction, "tx"))
+        bench_tx(count, size);
+    else
+        bench_rx(count);
+    print("net-bench done count=%lu ticks=%lu\n", count, ticks() - before);
+}
+
+const Test tests_net[] = {
+    {"net", test_net},
+    {"net-bench", test_net_bench},
+    {NULL, NULL},
+};

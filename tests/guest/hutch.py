@@ -1,0 +1,192 @@
+"""Drives hutch from outside, as a user or a script does: starts it, reads what the guest
+says, types, and checks how it ended.  Nothing here sleeps for a guest: it waits for what
+the guest says, with a limit.
+
+A test program is a module with functions test_*; their names are the promises they keep.
+main() runs them and prints TAP.
+"""
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+HUTCH = os.environ.get("HUTCH", os.path.join(ROOT, "build", "hutch"))
+CACHE = os.environ.get("HUTCH_IMAGE_CACHE", os.path.join(ROOT, "guest-images", "cache"))
+# Emulated hosts and sanitizers are slow; limits are for what hangs.
+PATIENCE = float(os.environ.get("HUTCH_TEST_PATIENCE", "1"))
+
+
+class Skip(Exception):
+    """Raised by a test that cannot run here; its text is the reason."""
+
+
+class GuestTimeout(AssertionError):
+    """The guest did not say what it was expected to say."""
+
+
+def image(*path):
+    """A file of a built guest image."""
+    full = os.path.join(CACHE, *path)
+    if not os.path.exists(full):
+        raise Skip(f"{full} is not there; build it with guest-images/build {path[0]}")
+    return full
+
+
+class Vm:
+    """One `hutch run`.  With tty=True its standard input and output are a terminal."""
+
+    def __init__(self, *arguments, tty=False, stdin=subprocess.PIPE, env=None, verb="run"):
+        self.arguments = [HUTCH, verb, *map(str, arguments)]
+        self.output = b""  # all that the guest said
+        self.seen = 0      # how much of it expect() has consumed
+        self.stderr_file = tempfile.TemporaryFile()
+        environment = {**os.environ, **(env or {})}
+        if tty:
+            self.master, slave = pty.openpty()
+            stdin = stdout = slave
+        else:
+            stdout = subprocess.PIPE
+        self.process = subprocess.Popen(self.arguments, stdin=stdin, stdout=stdout,
+                                        stderr=self.stderr_file, env=environment)
+        if tty:
+            os.close(slave)
+            self.reader = self.writer = self.master
+        else:
+            self.reader = self.process.stdout.fileno()
+            self.writer = self.process.stdin.fileno() if self.process.stdin else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def read(self, limit):
+        """More output within `limit` seconds; False at its end."""
+        if not select.select([self.reader], [], [], max(limit, 0))[0]:
+            return True
+        try:
+            data = os.read(self.reader, 65536)
+        except OSError:  # a terminal whose other side is gone
+            data = b""
+        self.output += data
+        return bool(data)
+
+    def expect(self, pattern, limit=60):
+        """Waits until the guest has said `pattern` (a regular expression) after what was
+        expected before; the match."""
+        end = time.monotonic() + limit * PATIENCE
+        while True:
+            match = re.search(pattern.encode(), self.output[self.seen:], re.MULTILINE)
+            if match:
+                self.seen += match.end()
+                return match
+            if time.monotonic() > end or not self.read(end - time.monotonic()):
+                raise GuestTimeout(f"the guest did not say {pattern!r}; it said:\n{self.tail()}")
+
+    def send(self, text):
+        data = text.encode() if isinstance(text, str) else text
+        while data:
+            data = data[os.write(self.writer, data):]
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self, limit=60):
+        """Its exit status, as a shell shows it."""
+        end = time.monotonic() + limit * PATIENCE
+        while time.monotonic() < end and self.read(end - time.monotonic()):
+            pass
+        try:
+            status = self.process.wait(max(end - time.monotonic(), 1))
+        except subprocess.TimeoutExpired:
+            raise GuestTimeout(f"hutch did not end; the guest said:\n{self.tail()}") from None
+        return 128 - status if status < 0 else status
+
+    def text(self):
+        return self.output.decode(errors="replace")
+
+    def tail(self):
+        return self.text()[-2000:] + "\n--- stderr:\n" + self.stderr()[-2000:]
+
+    def stderr(self):
+        self.stderr_file.seek(0)
+        return self.stderr_file.read().decode(errors="replace")
+
+    def result(self):
+        """The object that --json printed."""
+        return json.loads(self.stderr().strip().splitlines()[-1])
+
+
+def run(*arguments, limit=60, **options):
+    """A whole `hutch run` whose input is empty: (status, stdout, stderr)."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    with Vm(*arguments, **options) as vm:
+        status = vm.wait(limit)
+        return status, vm.text(), vm.stderr()
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def equal(got, expected, message=""):
+    check(got == expected, f"{message or 'value'}: got {got!r}, expected {expected!r}")
+
+
+def usable_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def needs_kvm():
+    if not usable_kvm():
+        raise Skip("/dev/kvm cannot be opened on this machine")
+
+
+def stock_kernels_run():
+    """Whether this machine's KVM can run them."""
+    host = subprocess.run([os.path.join(ROOT, "tests", "which-host")], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout.strip()
+    return host == "kvm" or "HUTCH_IN_NESTED_HOST" in os.environ
+
+
+def main(module_name="__main__", stock_kernels=False, cpus=1, memory="3G", limit=900):
+    """Runs the tests whose names hold one of the words on the command line (all of them
+    without); prints TAP."""
+    if stock_kernels and not stock_kernels_run():
+        print("# stock kernels: in host B, as this machine's KVM cannot run them", flush=True)
+        os.execv(os.path.join(ROOT, "tests", "nested-host"),
+                 ["nested-host", "--cpus", str(cpus), "--memory", memory, "--timeout", str(limit),
+                  "--env", "HUTCH", "--", sys.executable, *sys.argv])
+    module = sys.modules[module_name]
+    tests = [(name, fn) for name, fn in vars(module).items()
+             if name.startswith("test_") and callable(fn)
+             and (len(sys.argv) < 2 or any(word in name for word in sys.argv[1:]))]
+    print(f"1..{len(tests)}", flush=True)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    failed = False
+    for number, (name, fn) in enumerate(tests, 1):
+        promise = name[len("test_"):]
+        try:
+            fn()
+            print(f"ok {number} - {promise}", flush=True)
+        except Skip as why:
+            print(f"ok {number} - {promise} # SKIP {why}", flush=True)
+        except Exception:  # noqa: BLE001 - whatever a test raises is its failure
+            failed = True
+            print(f"not ok {number} - {promise}")
+            for line in traceback.format_exc().splitlines():
+                print("#", line)
+            sys.stdout.flush()
+    sys.exit(1 if failed else 0)
