@@ -1,4 +1,5 @@
 /* The program: `hutch VERB ...`.  What the verbs are is in src/cli/verbs.c. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,6 +43,18 @@ static void restore_terminal_on_crash(void)
         sigaction(fatal[i], &action, &default_action[i]);
 }
 
+/* What a verb printed.  A reader that has seen enough, such as head(1), is told nothing.
+ */
+static bool flush_text(void)
+{
+    bool failed = fflush(stdout) == EOF || ferror(stdout);
+
+    if (failed && errno != EPIPE)
+        log_error("standard output: the text could not be written: %s",
+                  g_strerror(errno));
+    return !failed;
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
@@ -52,6 +65,7 @@ int main(int argc, char **argv)
     open_standard_fds();
     restore_terminal_on_crash();
     signal(SIGPIPE, SIG_IGN); /* who reads our output may leave; see chardev/stdio.c */
+    signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is the guest's I/O error */
     if (g_str_equal(name, "--version") || g_str_equal(name, "-V"))
         name = "version";
     if (g_str_equal(name, "--help") || g_str_equal(name, "-h"))
@@ -62,9 +76,5 @@ int main(int argc, char **argv)
         return EXIT_CANNOT;
     }
     status = verb->run(MAX(argc - 1, 1), argc > 1 ? argv + 1 : argv);
-    if (fflush(stdout) == EOF) {
-        log_error("standard output: the text could not be written");
-        return EXIT_CANNOT;
-    }
-    return status;
+    return flush_text() ? status : EXIT_CANNOT;
 }

@@ -35,6 +35,8 @@ static bool make(VirtioDevice *v, const VirtioCommonOptions *options, GError **e
     const VirtioOps *ops = v->ops;
     g_autofree char *name = g_strdup_printf("io-%s", v->id);
 
+    if (!ops->own_thread && !v->env->shared_io)
+        return fail(error, VM_ERROR_INVALID, "there is no I/O thread to run it");
     v->loop = ops->own_thread ? ioloop_start(name, error) : v->env->shared_io;
     if (!v->loop || !ops->realize(v, options, error))
         return false;

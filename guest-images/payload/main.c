@@ -20,6 +20,8 @@ void payload_main(void)
                 continue;
             t->run();
             print("PASS %s\n", name);
+            while (arg_number("stay", 0)) /* for who looks at the monitor from outside */
+                pause();
             machine_exit((unsigned)arg_number("exit", 0));
         }
     }

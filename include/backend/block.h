@@ -37,8 +37,8 @@ typedef struct BlockOptions {
     char *path;
     int format; /* BlockFormat: AUTO goes by the name alone, never by content */
     bool readonly;
-    int aio;   /* BlockAio: AUTO takes the first that works: libaio (with cache=none),
-                  io_uring, threads */
+    int aio;   /* BlockAio: AUTO takes the first that works: io_uring, libaio (with
+                  cache=none), threads */
     int cache; /* BlockCache: NONE is O_DIRECT; AUTO is NONE where the file can, else
                   WRITEBACK; UNSAFE answers flushes at once */
     bool lock; /* take OFD locks on the bytes QEMU uses; on unless locking=off */

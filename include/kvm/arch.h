@@ -43,5 +43,7 @@ void arch_vcpu_finish(Vcpu *c); /* frees reset_state */
  * memory. */
 char *arch_vcpu_describe(Vcpu *c, const uint8_t *bytes, unsigned n_bytes);
 
-/* Any thread: whether this processor shows VT-x or AMD-V. */
+/* Any thread: whether this processor shows VT-x or AMD-V, and the width of its physical
+ * addresses, which is the guest's too. */
 bool arch_host_has_virtualization(void);
+unsigned arch_physical_bits(void);

@@ -9,11 +9,13 @@
 #include "kvm/arch.h"
 #include "util/error.h"
 
-/* A file mapped for the VM's life: a reboot loads it again from here. */
+/* A file mapped for the VM's life: a reboot loads it again from here.  The descriptor
+ * tells whether the mapping's pages are still behind it. */
 typedef struct BootFile {
     char *path;
     const uint8_t *data;
     uint64_t size;
+    int fd;
 } BootFile;
 
 typedef struct BootLoader BootLoader;

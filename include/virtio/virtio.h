@@ -56,7 +56,8 @@ typedef struct VirtioCommonOptions {
 typedef struct VirtioEnv {
     GuestMem *gm;
     IoLoop *main;
-    IoLoop *shared_io; /* one I/O thread for all devices that are seldom busy */
+    IoLoop *shared_io; /* one I/O thread for all devices that are seldom busy; NULL: there
+                          are none */
     unsigned n_cpus;
     const char *name; /* the VM's; NULL: it has none */
 } VirtioEnv;

@@ -65,7 +65,7 @@ static bool remove_stale(const struct sockaddr_un *addr, GError **error)
     if (probe < 0 || connect(probe, (const struct sockaddr *)addr, sizeof(*addr)) == 0 ||
         errno != ECONNREFUSED)
         return fail(error, VM_ERROR_BUSY,
-                    "another process listens on '%s'; name another path or end it",
+                    "somebody listens on '%s' already; name another path or end that",
                     addr->sun_path);
     if (unlink(addr->sun_path) < 0 && errno != ENOENT)
         return fail_errno(error, "remove the stale socket '%s'", addr->sun_path);

@@ -34,6 +34,7 @@ static void print_keys(void)
     log_info("Ctrl-A n  send a non-maskable interrupt");
     log_info("Ctrl-A b  send a break");
     log_info("Ctrl-A a  send Ctrl-A itself");
+    log_info("Ctrl-A h  list these keys");
 }
 
 /* What a key after Ctrl-A leaves for the guest: a byte, or -1. */

@@ -44,23 +44,45 @@ static bool wants_file(const ConfigOption *o)
 /* ---- bash -----------------------------------------------------------------------------
  */
 
+/* bash splits words at '=' and ':', which our lists of KEY=VALUE have inside, so the word
+ * under the cursor is cut from the line, and from each answer what bash has as a word
+ * before it. */
+static const char bash_head[] =
+    "# bash completion for hutch\n_hutch()\n{\n"
+    "    local line=${COMP_LINE:0:COMP_POINT} cur prev shown words= files= prefix=\n"
+    "    local -a before\n"
+    "    cur=${line##*[[:space:]]}\n"
+    "    read -ra before <<<\"${line%\"$cur\"}\"\n"
+    "    prev=${before[${#before[@]}-1]}\n"
+    "    COMPREPLY=()\n";
+
+static const char bash_tail[] =
+    "    esac\n"
+    "    [[ $cur == *[=,]* && $cur != --* && $cur != path=* ]] && files=\n"
+    "    [[ $cur == *,* ]] && prefix=${cur%,*},\n"
+    "    COMPREPLY=($(compgen -P \"$prefix\" -W \"$words\" -- \"${cur##*,}\"))\n"
+    "    [[ $files ]] && COMPREPLY+=($(compgen -f -- \"$cur\"))\n"
+    "    [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace 2>/dev/null\n"
+    "    shown=${cur%\"${cur##*[=:]}\"}\n"
+    "    COMPREPLY=(\"${COMPREPLY[@]#\"$shown\"}\")\n"
+    "    return 0\n}\n"
+    "complete -o filenames -F _hutch hutch\n";
+
 static char *bash(void)
 {
-    GString *out = g_string_new("# bash completion for hutch\n_hutch()\n{\n"
-                                "    local cur=${COMP_WORDS[COMP_CWORD]} "
-                                "prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-                                "    local words= prefix= files=\n"
-                                "    COMPREPLY=()\n"
-                                "    if ((COMP_CWORD == 1)); then\n");
+    GString *out = g_string_new(bash_head);
     g_autofree char *all_verbs = verb_words();
 
     g_string_append_printf(
         out,
+        "    if ((${#before[@]} == 1)); then\n"
         "        COMPREPLY=($(compgen -W '%s --help --version' -- \"$cur\"))\n"
         "        return\n    fi\n"
-        "    if [[ ${COMP_WORDS[1]} == help ]]; then\n"
+        "    if [[ ${before[1]} == help ]]; then\n"
         "        COMPREPLY=($(compgen -W '%s' -- \"$cur\"))\n        return\n    fi\n"
-        "    [[ ${COMP_WORDS[1]} == run ]] || return\n"
+        "    [[ ${before[1]} == run ]] || return\n"
+        "    if [[ $cur == --*=* ]]; then\n"
+        "        prev=${cur%%%%=*} cur=${cur#*=}\n    fi\n"
         "    case $prev in\n",
         all_verbs, all_verbs);
     for (const ConfigOption *o = run_options(); o->name; o++) {
@@ -79,15 +101,8 @@ static char *bash(void)
     g_string_append(
         out,
         "'\n        else\n            words=$(hutch run 2>/dev/null)\n        fi\n"
-        "        COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n        return ;;\n"
-        "    esac\n"
-        "    if [[ $cur == *,* ]]; then\n        prefix=${cur%,*},\n        files=\n"
-        "    fi\n"
-        "    COMPREPLY=($(compgen -P \"$prefix\" -W \"$words\" -- \"${cur##*,}\"))\n"
-        "    [[ $files ]] && COMPREPLY+=($(compgen -f -- \"$cur\"))\n"
-        "    [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace\n"
-        "    return 0\n}\n"
-        "complete -o filenames -F _hutch hutch\n");
+        "        COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n        return ;;\n");
+    g_string_append(out, bash_tail);
     return g_string_free(out, FALSE);
 }
 

@@ -51,10 +51,12 @@ bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
         fd_close(&gm->fd);
         return false;
     }
-    /* Both are advice: a kernel built without either works as well, only slower. */
+    /* Both are advice: a kernel built without either works as well, only slower.  The
+     * lowest 2 MiB get a few small tables of ours before the guest starts: to clear a
+     * huge page for those is a good part of the time that starting takes. */
     madvise(host, o->size, MADV_DONTDUMP);
-    if (!o->hugepages)
-        madvise(host, o->size, MADV_HUGEPAGE);
+    if (!o->hugepages && o->size > HUGE_PAGE)
+        madvise((uint8_t *)host + HUGE_PAGE, o->size - HUGE_PAGE, MADV_HUGEPAGE);
     gm->base = host;
     gm->size = o->size;
     return true;

@@ -30,6 +30,11 @@ static bool parse_digits(const char *text, const char **end, uint64_t *ret)
     return at != text;
 }
 
+static bool is_digits(const char *text)
+{
+    return *text && !text[strspn(text, "0123456789")];
+}
+
 bool param_parse_size(const char *text, uint64_t *ret, GError **error)
 {
     static const char suffixes[] = "KMGT";
@@ -78,7 +83,9 @@ static bool set_number(const ParamDesc *desc, void *options, const char *value,
         if (!param_parse_size(value, &v, error))
             return false;
     } else if (!parse_digits(value, &end, &v) || *end) {
-        return fail(error, VM_ERROR_INVALID, "'%s' is not a number", value);
+        return fail(error, VM_ERROR_INVALID,
+                    is_digits(value) ? "'%s' is too large" : "'%s' is not a number",
+                    value);
     }
     if (v < desc->min) {
         describe(desc, desc->min, limit, sizeof(limit));
@@ -126,7 +133,7 @@ static bool set_enum(const ParamDesc *desc, void *options, const char *value,
 static bool set_mac(const ParamDesc *desc, void *options, const char *value,
                     GError **error)
 {
-    uint8_t mac[6];
+    uint8_t mac[6], any = 0;
     size_t len = strlen(value);
 
     for (unsigned i = 0; i < 6; i++) {
@@ -137,7 +144,10 @@ static bool set_mac(const ParamDesc *desc, void *options, const char *value,
             return fail(error, VM_ERROR_INVALID,
                         "'%s' is not a MAC address like 52:54:00:12:34:56", value);
         mac[i] = (uint8_t)(hi << 4 | lo);
+        any |= mac[i];
     }
+    if (!any)
+        return fail(error, VM_ERROR_INVALID, "'%s' is nobody's address", value);
     memcpy(member(desc, options), mac, sizeof(mac));
     return true;
 }

@@ -80,7 +80,8 @@ bool param_from_json(const ParamTable *table, void *options, json_t *object,
     if (json_is_string(object))
         return param_parse_at(table, options, json_string_value(object), base, error);
     if (!json_is_object(object))
-        return fail(error, VM_ERROR_INVALID, "an object is wanted here, not %s",
+        return fail(error, VM_ERROR_INVALID,
+                    "an object or a string is wanted here, not %s",
                     json_names[json_typeof(object)]);
     json_object_foreach(object, key, value)
     {

@@ -70,6 +70,10 @@ static bool check_capabilities(const Kvm *kvm, GError **error)
 {
     int version = ioctl(kvm->kvm_fd, KVM_GET_API_VERSION, 0L);
 
+    if (version < 0)
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "/dev/kvm is not KVM's device: make it anew with 'sudo rm /dev/kvm; "
+                    "sudo udevadm trigger --name-match=kvm'");
     if (version != KVM_API_VERSION)
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "/dev/kvm: speaks API version %d, %d is needed", version,
@@ -124,6 +128,8 @@ void kvm_free(Kvm *kvm)
 
 bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error)
 {
+    const unsigned bits = arch_physical_bits();
+
     kvm->gm = gm;
     for (unsigned i = 0; i < gm->n_regions; i++) {
         const GuestRegion *r = &gm->region[i];
@@ -134,6 +140,12 @@ bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error)
             .userspace_addr = (uintptr_t)r->host,
         };
 
+        if (!range_within(r->gpa, r->size, BIT64(bits)))
+            return fail(error, VM_ERROR_UNSUPPORTED,
+                        "memory: %" G_GUINT64_FORMAT
+                        " MiB end above the %u address bits of this processor; lower "
+                        "--memory",
+                        (guint64)(gm->size / MIB), bits);
         if (kvm_ioctl(kvm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
             return fail_errno(error,
                               "memory: %" G_GUINT64_FORMAT " MiB at 0x%" G_GINT64_MODIFIER

@@ -7,8 +7,9 @@
  * sees immediate_exit, or is interrupted by the signal, and returns.  So no request is
  * slept over.
  *
- * Parking is one flag, set by the vCPU and cleared by the resumer, both under `lock`:
- * with two flags a stale wake-up could be taken for a fresh one. */
+ * Parking is one flag, set by the vCPU (the first time by vcpu_start()) and cleared by
+ * the resumer, both under `lock`: with two flags a stale wake-up could be taken for a
+ * fresh one. */
 #include "kvm/vcpu.h"
 
 #include <errno.h>
@@ -69,13 +70,18 @@ void vcpu_nmi(Vcpu *c)
 }
 
 /* Until the resumer clears the flag.  A request to stop wakes it for good. */
+static void stay_parked_locked(Vcpu *c)
+{
+    while (c->parked && !(__atomic_load_n(&c->requests, __ATOMIC_SEQ_CST) & REQ_STOP))
+        pthread_cond_wait(&c->changed, &c->lock.mutex);
+}
+
 static void park(Vcpu *c)
 {
     LOCK_GUARD(&c->lock);
     c->parked = true;
     pthread_cond_broadcast(&c->changed);
-    while (c->parked && !(__atomic_load_n(&c->requests, __ATOMIC_SEQ_CST) & REQ_STOP))
-        pthread_cond_wait(&c->changed, &c->lock.mutex);
+    stay_parked_locked(c);
 }
 
 /* ---- exits ---------------------------------------------------------------------------
@@ -255,7 +261,9 @@ static void *vcpu_thread(void *opaque)
 
     g_snprintf(name, sizeof(name), "vcpu%u", c->index);
     thread_set_name(name);
-    park(c);
+    lock_acquire(&c->lock);
+    stay_parked_locked(c); /* since vcpu_start() */
+    lock_release(&c->lock);
     for (;;) {
         unsigned requests = take_requests(c);
 
@@ -313,6 +321,7 @@ bool vcpu_start(Vcpu *c, GError **error)
     pthread_attr_t attr;
     int err;
 
+    c->parked = true; /* from the start, so that nobody waits for the thread to come up */
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, THREAD_STACK);
     err = pthread_create(&c->thread, &attr, vcpu_thread, c);
@@ -322,7 +331,6 @@ bool vcpu_start(Vcpu *c, GError **error)
         return fail_errno(error, "vCPU %u: start its thread", c->index);
     }
     c->started = true;
-    vcpu_wait_parked(c);
     return true;
 }
 

@@ -204,6 +204,7 @@ Board *board_new(const BoardContext *ctx, GError **error)
         .main = ctx->main,
         .shared_io = ctx->shared_io,
         .n_cpus = (unsigned)ctx->config->cpus,
+        .name = ctx->config->name,
     };
     if (!add_legacy_devices(b, error) || !add_virtio_devices(b, error)) {
         board_free(b);

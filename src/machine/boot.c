@@ -29,14 +29,29 @@ static bool map_file(BootFile *f, const char *what, const char *path, GError **e
     data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED)
         return fail_errno(error, "%s: map '%s'", what, path);
-    *f = (BootFile){g_strdup(path), data, (uint64_t)st.st_size};
+    *f = (BootFile){g_strdup(path), data, (uint64_t)st.st_size, fd_steal(&fd)};
     return true;
+}
+
+/* What was cut off a mapped file is a bus error, not a failure: a kernel that is built
+ * anew under a VM that reboots must not end hutch like that. */
+static bool is_unchanged(const BootFile *f, const char *what, GError **error)
+{
+    struct stat st;
+
+    return !f->data || (fstat(f->fd, &st) == 0 && (uint64_t)st.st_size == f->size) ||
+           fail(error, VM_ERROR_CORRUPT,
+                "%s: '%s' was written anew while the VM ran, and a reboot cannot load "
+                "it: start a new VM",
+                what, f->path);
 }
 
 static void unmap_file(BootFile *f)
 {
-    if (f->data)
+    if (f->data) {
         munmap((void *)(uintptr_t)f->data, f->size);
+        fd_close(&f->fd);
+    }
     g_free(f->path);
     *f = (BootFile){0};
 }
@@ -86,7 +101,9 @@ bool boot_load(const BootContext *ctx, BootEntry *ret, GError **error)
 {
     BootEntry entry = {0};
 
-    if (!ctx->source->loader->load(ctx, &entry, error) ||
+    if (!is_unchanged(&ctx->source->kernel, "kernel", error) ||
+        !is_unchanged(&ctx->source->initrd, "initrd", error) ||
+        !ctx->source->loader->load(ctx, &entry, error) ||
         !put_gdt(ctx, entry.mode, error))
         return false;
     *ret = entry;
@@ -156,7 +173,7 @@ bool boot_put_initrd(const BootContext *ctx, uint64_t floor, uint64_t limit,
                     "initrd: '%s' (%" PRIu64
                     " MiB) does not fit into the guest's memory beside "
                     "the kernel; give it more with --memory",
-                    f->path, f->size / MIB + 1);
+                    f->path, (f->size + MIB - 1) / MIB);
     gpa = align_down(limit - f->size, GM_PAGE_SIZE);
     if (!boot_copy(ctx, gpa, f->data, f->size, "initrd", error))
         return false;

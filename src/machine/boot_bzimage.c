@@ -79,7 +79,7 @@ static bool put_kernel(const BootContext *ctx, const struct setup_header *h,
                     "kernel: '%s' needs %" PRIu64
                     " MiB to unpack itself; give the guest more "
                     "with --memory",
-                    k->path, *end / MIB + 1);
+                    k->path, (*end + MIB - 1) / MIB);
     return boot_copy(ctx, *gpa, k->data + setup, size, "kernel", error);
 }
 

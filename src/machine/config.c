@@ -3,6 +3,7 @@
  * by its own VirtioOps, so that a new device is an option without an edit here. */
 #include "machine/config.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "virtio/console.h"
 #include "virtio/devices.h"
 
-enum { MAX_OPTIONS = 64 };
+enum { MAX_OPTIONS = 64, MAX_CONFIG_SIZE = MIB };
 
 static const char *const transport_names[] = {"pci", "mmio", NULL};
 
@@ -256,11 +257,21 @@ static bool parse_table(const ParamTable *table, void *options, const Source *fr
     return param_from_json(table, options, from->json, from->base, error);
 }
 
+/* An empty list is most likely a shell variable that is not set. */
+static bool is_empty(const Source *from)
+{
+    const char *text = from->json ? json_string_value(from->json) : from->text;
+
+    return text && !*text;
+}
+
 static bool set_one(Config *cfg, const ConfigOption *option, const Source *from,
                     GError **error)
 {
     void *options;
 
+    if (option->table && is_empty(from))
+        return fail(error, VM_ERROR_INVALID, "the value is empty");
     if (option->scalar)
         return from->json
                    ? param_set_json(option->scalar, cfg, from->json, from->base, error)
@@ -328,17 +339,35 @@ static bool load_key(Config *cfg, const char *key, json_t *value, const char *ba
     return true;
 }
 
-static json_t *read_json(const char *path, GError **error)
+/* A config is small; what is not is another file, given by mistake. */
+static bool read_text(const char *path, GString *ret, GError **error)
 {
     autofd fd = open(path, O_RDONLY | O_CLOEXEC);
+    char part[4096];
+    ssize_t n;
+
+    if (fd < 0)
+        return fail_errno(error, "open");
+    do {
+        n = read(fd, part, sizeof(part));
+        if (n > 0)
+            g_string_append_len(ret, part, n);
+    } while ((n > 0 && ret->len <= MAX_CONFIG_SIZE) || (n < 0 && errno == EINTR));
+    if (n < 0)
+        return fail_errno(error, "read");
+    return n == 0 || fail(error, VM_ERROR_CORRUPT,
+                          "it is larger than 1 MiB, which no config of hutch is");
+}
+
+static json_t *read_json(const char *path, GError **error)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
     json_error_t where;
     json_t *json;
 
-    if (fd < 0) {
-        fail_errno(error, "open");
+    if (!read_text(path, text, error))
         return NULL;
-    }
-    json = json_loadfd(fd, JSON_REJECT_DUPLICATES, &where);
+    json = json_loadb(text->str, text->len, JSON_REJECT_DUPLICATES, &where);
     if (!json)
         fail(error, VM_ERROR_CORRUPT, "not JSON: line %d: %s", where.line, where.text);
     return json;

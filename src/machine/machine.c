@@ -2,6 +2,7 @@
 #include "machine/machine.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include "kvm/arch.h"
@@ -252,10 +253,29 @@ static bool take_signals(Machine *m, GError **error)
     return ioloop_watch(m->main, &m->signals, m->signal_fd, EPOLLIN, on_signal, m, error);
 }
 
+/* User networking holds a descriptor for each connection of the guest. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit); /* the old limit does, only for less */
+    }
+}
+
+static bool wants_shared_io(const Config *config)
+{
+    for (unsigned i = 0; i < config->n_devices; i++)
+        if (!config->devices[i].ops->own_thread)
+            return true;
+    return false;
+}
+
 static bool make_loops(Machine *m, GError **error)
 {
     return (m->main = ioloop_new(error)) && take_signals(m, error) &&
-           (m->shared_io = ioloop_start("io", error));
+           (!wants_shared_io(m->config) || (m->shared_io = ioloop_start("io", error)));
 }
 
 static bool make_memory(Machine *m, GError **error)
@@ -315,6 +335,7 @@ Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
     m->reset_post = (IoPost){.fn = do_reset, .opaque = m};
     m->power_post = (IoPost){.fn = on_power_button, .opaque = m};
     chardev_set_escape(on_key, m);
+    raise_descriptor_limit();
     if (!boot_open(&m->source, config->kernel, config->initrd, config->cmdline, error) ||
         !make_loops(m, error) || !make_memory(m, error) || !make_vm(m, error) ||
         !make_board(m, error) || !make_vcpus(m, error) || !power_on(m, error))

@@ -8,6 +8,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+enum { LINE_SIZE = 4096 }; /* as much as a pipe takes at once */
+
 static int level_shown = LOG_INFO; /* atomic */
 
 void log_set_level(LogLevel level)
@@ -22,21 +24,53 @@ static bool terminal_is_raw(void)
     return tcgetattr(STDERR_FILENO, &t) == 0 && !(t.c_oflag & OPOST);
 }
 
+/* Names of files and what stands in them must not drive the terminal, nor pass for a line
+ * of our own.  U+0080 to U+009F are control characters as well. */
+static void tame(char *text)
+{
+    for (uint8_t *p = (uint8_t *)text; *p; p++) {
+        if (*p == '\t')
+            *p = ' ';
+        else if (g_ascii_iscntrl(*p))
+            *p = '?';
+        else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+            p[0] = p[1] = '?';
+    }
+}
+
+/* Of a text that is too long the middle is left out: the object stands at its beginning,
+ * the way out at its end. */
+static size_t put_text(char *out, size_t room, const char *text)
+{
+    static const char cut[] = " [...] ";
+    size_t len = strlen(text), half = (room - strlen(cut)) / 2;
+
+    if (len <= room) {
+        memcpy(out, text, len);
+        return len;
+    }
+    memcpy(out, text, half);
+    memcpy(out + half, cut, strlen(cut));
+    memcpy(out + half + strlen(cut), text + len - half, half);
+    return 2 * half + strlen(cut);
+}
+
 void log_line(LogLevel level, const char *fmt, ...)
 {
     static const char *const prefix[] = {"error: ", "warning: ", "", ""};
-    char line[1024];
-    size_t n, room = sizeof(line) - 3;
+    g_autofree char *text = NULL;
+    char line[LINE_SIZE];
     va_list ap;
-    int len;
+    size_t n;
 
     if ((int)level > __atomic_load_n(&level_shown, __ATOMIC_RELAXED))
         return;
-    n = (size_t)snprintf(line, room, "hutch: %s", prefix[level]);
     va_start(ap, fmt);
-    len = vsnprintf(line + n, room - n, fmt, ap);
+    text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    n = MIN(n + (size_t)MAX(len, 0), room - 1);
+    tame(text);
+    n = (size_t)snprintf(line, sizeof(line), "hutch: %s", prefix[level]);
+    n += put_text(line + n, sizeof(line) - n - strlen("\r\n"), text);
     if (terminal_is_raw())
         line[n++] = '\r';
     line[n++] = '\n';

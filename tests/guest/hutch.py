@@ -5,6 +5,7 @@ the guest says, with a limit.
 A test program is a module with functions test_*; their names are the promises they keep.
 main() runs them and prints TAP.
 """
+import ctypes
 import json
 import os
 import pty
@@ -41,10 +42,12 @@ def image(*path):
 
 
 class Vm:
-    """One `hutch run`.  With tty=True its standard input and output are a terminal."""
+    """One `hutch run`.  With tty=True its standard input and output are a terminal; wrap is
+    a command line before its own, for what is not to be there or not to be permitted."""
 
-    def __init__(self, *arguments, tty=False, stdin=subprocess.PIPE, env=None, verb="run"):
-        self.arguments = [HUTCH, verb, *map(str, arguments)]
+    def __init__(self, *arguments, tty=False, stdin=subprocess.PIPE, env=None, verb="run",
+                 wrap=(), cwd=None):
+        self.arguments = [*wrap, HUTCH, *([verb] if verb else []), *map(str, arguments)]
         self.output = b""  # all that the guest said
         self.seen = 0      # how much of it expect() has consumed
         self.stderr_file = tempfile.TemporaryFile()
@@ -55,7 +58,7 @@ class Vm:
         else:
             stdout = subprocess.PIPE
         self.process = subprocess.Popen(self.arguments, stdin=stdin, stdout=stdout,
-                                        stderr=self.stderr_file, env=environment)
+                                        stderr=self.stderr_file, env=environment, cwd=cwd)
         if tty:
             os.close(slave)
             self.reader = self.writer = self.master
@@ -136,6 +139,22 @@ def run(*arguments, limit=60, **options):
         return status, vm.text(), vm.stderr()
 
 
+def refused(*arguments, words=(), status=125, leaves=(), cwd=None, **options):
+    """hutch must end with `status` and say why in one sentence with all of `words` in it,
+    and must leave no file behind but `leaves`; the sentence."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as empty:
+        got, out, err = run(*arguments, cwd=cwd or empty, **options)
+        left = os.listdir(empty)
+    case = f"hutch {' '.join(map(str, arguments))[:300]}"
+    equal(got, status, f"{case}: status ({err.strip()[:1000]})")
+    check(re.fullmatch(r"hutch: error: [^\x00-\x1f\x7f]+\n", err), f"{case}: not one line: {err!r}")
+    equal(out, "", f"{case}: standard output")
+    equal(sorted(left), sorted(leaves), f"{case}: files left behind")
+    for word in words:
+        check(word in err, f"{case}: {word!r} is not in: {err}")
+    return err
+
+
 def check(condition, message):
     if not condition:
         raise AssertionError(message)
@@ -159,6 +178,12 @@ def stock_kernels_run():
     host = subprocess.run([os.path.join(ROOT, "tests", "which-host")], check=True,
                           stdout=subprocess.PIPE, text=True).stdout.strip()
     return host == "kvm" or "HUTCH_IN_NESTED_HOST" in os.environ
+
+
+def unshare_network():
+    """Moves this process, and what it starts, into a network namespace of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    check(libc.unshare(0x40000000) == 0, f"CLONE_NEWNET: {os.strerror(ctypes.get_errno())}")
 
 
 def main(module_name="__main__", stock_kernels=False, cpus=1, memory="3G", limit=900):

@@ -33,6 +33,13 @@ bool arch_host_has_virtualization(void)
            (__get_cpuid(LEAF_AMD_FEATURES, &a, &b, &c, &d) && (c & BIT(2) /* SVM */));
 }
 
+unsigned arch_physical_bits(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(LEAF_AMD_SIZES, &a, &b, &c, &d) ? a & 0xff : 36;
+}
+
 static struct kvm_cpuid2 *new_table(void)
 {
     struct kvm_cpuid2 *t = g_malloc0(sizeof(*t) +

@@ -258,6 +258,11 @@ static void auto_takes_the_first_engine_that_works(void)
     options.aio = BLOCK_AIO_IO_URING;
     refused(&options, "io_uring");
     options.aio = BLOCK_AIO_AUTO;
+    options.cache = BLOCK_CACHE_NONE;
+    dev = block_open(&options, NULL);
+    if (dev) /* else this file system has no O_DIRECT */
+        g_assert_cmpstr(block_engine_name(dev), ==, "libaio");
+    block_close(dev);
     options.cache = BLOCK_CACHE_AUTO;
     forbid("io_setup");
     dev = block_open(&options, NULL);

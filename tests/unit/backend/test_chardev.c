@@ -400,7 +400,7 @@ static void stale_socket_is_replaced_but_a_live_one_or_a_file_is_not(void)
     autofd dead = socket(AF_UNIX, SOCK_STREAM, 0);
     autofd client = -1;
 
-    refused((ChardevOptions){.socket = g_strdup(live)}, "another process listens");
+    refused((ChardevOptions){.socket = g_strdup(live)}, "somebody listens");
     g_assert_true(g_file_set_contents(file, "precious", -1, NULL));
     refused((ChardevOptions){.socket = g_strdup(file)}, "is not a socket");
     g_assert_true(g_file_test(file, G_FILE_TEST_IS_REGULAR));

@@ -142,13 +142,13 @@ static void malformed_numbers_are_refused(void)
     refused("a,n=0", "n: 0 is too little: it must be 1 or more");
     refused("a,n=65", "n: 65 is too much: it must be 64 or less");
     for (const char *const *bad =
-             (const char *const[]){"", "-1", "+1", " 1", "1 ", "0x10", "1e3",
-                                   "18446744073709551616", NULL};
+             (const char *const[]){"", "-1", "+1", " 1", "1 ", "0x10", "1e3", NULL};
          *bad; bad++) {
         g_autofree char *text = g_strdup_printf("a,n=%s", *bad);
 
         refused(text, "is not a number");
     }
+    refused("a,n=18446744073709551616", "n: '18446744073709551616' is too large");
     refused("a,size=1023K", "size: 1023K is too little: it must be 1M or more");
     refused("a,size=1MB", "is not a size");
     refused("a,size=M", "is not a size");
@@ -157,6 +157,7 @@ static void malformed_numbers_are_refused(void)
     refused("a,mac=52:54:00:12:34", "is not a MAC address");
     refused("a,mac=52:54:00:12:34:5g", "is not a MAC address");
     refused("a,mac=52-54-00-12-34-56", "is not a MAC address");
+    refused("a,mac=00:00:00:00:00:00", "is nobody's address");
 }
 
 static void sizes_have_suffixes_of_1024(void)
@@ -219,7 +220,7 @@ static void bad_json_is_refused_by_name_of_key(void)
     refused_json("{\"path\": \"a\", \"hostfwd\": [1]}", "hostfwd: a string is wanted");
     refused_json("{\"path\": \"a\", \"Format\": \"raw\"}", "did you mean 'format'");
     refused_json("{}", "key 'path' is missing");
-    refused_json("[]", "an object is wanted here, not an array");
+    refused_json("[]", "an object or a string is wanted here, not an array");
 }
 
 static void json_round_trips_and_leaves_defaults_out(void)

@@ -256,9 +256,11 @@ static void bad_files_are_refused(void)
     refused_file("{\"warp\": 9}", "unknown key 'warp'");
     refused_file("{\"cpus\": \"2\"}", "cpus: a number is wanted");
     refused_file("{\"cpus\": 0}", "cpus: 0 is too little");
-    refused_file("{\"memory\": 0}", "memory: an object is wanted here, not a number");
+    refused_file("{\"memory\": 0}",
+                 "memory: an object or a string is wanted here, not a number");
     refused_file("{\"disk\": [{}]}", "disk: key 'path' is missing");
-    refused_file("{\"disk\": [3]}", "disk: an object is wanted here, not a number");
+    refused_file("{\"disk\": [3]}",
+                 "disk: an object or a string is wanted here, not a number");
     refused_file("{\"disk\": [{\"path\": \"a\", \"fmt\": \"raw\"}]}",
                  "disk: unknown key 'fmt'");
     refused_file("{\"rng\": [\"fast\"]}", "rng: no value is wanted here but true");

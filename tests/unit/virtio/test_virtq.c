@@ -20,7 +20,8 @@ static Virtqueue *by_hand(void)
 /* One echo of `n` pieces each way, `len` bytes a piece. */
 static void echo_pieces(unsigned n, uint32_t len, uint8_t seed)
 {
-    uint64_t out = vqg_alloc(&g, (uint64_t)n * len), in = vqg_alloc(&g, (uint64_t)n * len);
+    uint64_t out = vqg_alloc(&g, (uint64_t)n * len),
+             in = vqg_alloc(&g, (uint64_t)n * len);
     uint8_t *from = vqg_mem(&g, out, (uint64_t)n * len);
     VqgBuf bufs[16];
     VqgUsed used;
@@ -305,8 +306,7 @@ static void event_idx_waits_for_the_entry_it_names(void)
             unsigned before = vqg_interrupts(&g, 1), at = q->used_idx + 3u;
 
             if (q->packed)
-                area[0] = (uint16_t)(at % 8) |
-                          (q->used_wrap != (at >= 8) ? 0x8000 : 0);
+                area[0] = (uint16_t)(at % 8) | (q->used_wrap != (at >= 8) ? 0x8000 : 0);
             else
                 area[2 + q->size] = (uint16_t)at;
             for (unsigned i = 0; i < 5; i++)
@@ -383,11 +383,10 @@ static void our_writes_reach_the_dirty_log(void)
 
         open_mode(vqg_modes[m], 8);
         memset(vqg_mem(&g, 0xa00000, 0x2000), 1, 0x2000);
-        vqg_chain(&g, 0,
-                  (VqgBuf[]){{0xa00000, 0x1010, OUT},
-                             {in[0], 0x1000, IN},
-                             {in[1], 0x4000, IN}},
-                  3);
+        vqg_chain(
+            &g, 0,
+            (VqgBuf[]){{0xa00000, 0x1010, OUT}, {in[0], 0x1000, IN}, {in[1], 0x4000, IN}},
+            3);
         g_assert_true(gm_log_start(&g.gm, &error));
         vqg_kick(&g);
         gm_log_fetch(&g.gm, log);
@@ -401,10 +400,28 @@ static void our_writes_reach_the_dirty_log(void)
         g_assert_false(DIRTY(0xa00000));
         rings = DIRTY(g.q[0].desc_gpa) + DIRTY(g.q[0].device_gpa);
         g_assert_cmpuint(rings, >=, 1);
-        g_assert_true(g.q[0].packed ? DIRTY(g.q[0].desc_gpa)
-                                    : DIRTY(g.q[0].device_gpa));
+        g_assert_true(g.q[0].packed ? DIRTY(g.q[0].desc_gpa) : DIRTY(g.q[0].device_gpa));
         vqg_finish(&g);
     }
+}
+
+/* The used index ends one page, and the entries begin the next. */
+static void each_page_of_a_ring_reaches_the_dirty_log(void)
+{
+    static uint64_t log[(VQG_LOW_SIZE + VQG_HIGH_SIZE) / GM_PAGE_SIZE / 64];
+
+    vqg_open(&g, &virtio_echo_ops, &(VqgSetup){.queue_size = 8, .stop_early = true});
+    virtio_queue_config(g.vdev, 0)->device = 0x900ffc;
+    virtio_set_status(g.vdev, virtio_status(g.vdev) | VIRTIO_STATUS_DRIVER_OK);
+    vqg_settle(&g);
+    g_assert_true(gm_log_start(&g.gm, NULL));
+    vqg_offer(&g, 0x300000, 4, OUT);
+    vqg_poke(&g, 0);
+    gm_log_fetch(&g.gm, log);
+    gm_log_stop(&g.gm);
+    g_assert_true(DIRTY(0x900000));
+    g_assert_true(DIRTY(0x901000));
+    vqg_finish(&g);
 }
 
 int main(int argc, char **argv)
@@ -428,5 +445,6 @@ int main(int argc, char **argv)
     TEST(a_popped_empty_queue_asks_for_a_kick);
     TEST(with_kicks_off_the_driver_is_silent);
     TEST(our_writes_reach_the_dirty_log);
+    TEST(each_page_of_a_ring_reaches_the_dirty_log);
     return g_test_run();
 }

@@ -42,8 +42,7 @@ static bool tb_assign(void *opaque, bool pio, uint64_t addr, unsigned size, bool
         return true;
     }
     for (unsigned i = 0; i < t->n_kicks; i++) {
-        if (t->kick[i].addr == addr && t->kick[i].value == value &&
-            t->kick[i].fd == fd) {
+        if (t->kick[i].addr == addr && t->kick[i].value == value && t->kick[i].fd == fd) {
             t->kick[i] = t->kick[--t->n_kicks];
             return true;
         }

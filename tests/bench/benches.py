@@ -1,0 +1,216 @@
+"""What is measured.  A Bench takes one sample of one monitor at a time; each of its rows
+compares one figure of hutch's with QEMU's."""
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+
+from monitors import HUTCH, CannotRun, Guest, first_run, tool
+
+DISK_BYTES = 256 << 20
+READS = 60000
+DEPTH = 32
+FRAMES = 200000
+FRAME_BYTES = 1500
+IDLE_S = 5
+TAP = "bench0"
+
+
+@dataclass
+class Row:
+    name: str
+    figure: str             # key of the sample
+    unit: str
+    monitor: str = "hutch"
+    ratio: tuple = None     # asked of hutch / QEMU: ("<=", 0.10)
+    limit: tuple = None     # asked of hutch alone, in units
+
+
+class Bench:
+    name = help = ""
+    rows = ()
+    runs = 7
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def sample(self, monitor):
+        """One run: {figure: value}."""
+        raise NotImplementedError
+
+
+class Start(Bench):
+    name = "start"
+    help = "from exec to the guest's first instruction, 512 MiB, no devices"
+    rows = (Row("start", "first", "ms", ratio=("<=", 0.10), limit=("<=", 5)),
+            Row("start-to-end", "whole", "ms"),
+            Row("start-cpu", "cpu", "ms"))
+    runs = 21
+
+    def sample(self, monitor):
+        return first_run(monitor)
+
+
+def real_file(stack):
+    """A disk whose blocks are all there, beside the binary: not on a tmpfs."""
+    file = stack.enter_context(
+        tempfile.NamedTemporaryFile(suffix=".raw", dir=os.path.dirname(HUTCH)))
+    for _ in range(DISK_BYTES >> 20):
+        file.write(os.urandom(1 << 20))
+    file.flush()
+    os.fsync(file.fileno())
+    return file.name
+
+
+class WithDisk(Bench):
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        self.disk = real_file(self.stack)
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+
+class StartDevices(WithDisk):
+    name = "start-devices"
+    help = "the same with a disk, a user-mode network and a console"
+    rows = (Row("start-devices", "first", "ms"),
+            Row("start-devices-to-end", "whole", "ms"))
+    runs = 11
+
+    def sample(self, monitor):
+        return first_run(monitor, disk=self.disk, net="user", console=True)
+
+
+class Memory(WithDisk):
+    name = "memory"
+    help = "PSS apart from guest RAM, with a disk, a user-mode network and a console"
+    rows = (Row("memory", "pss", "MiB", limit=("<=", 6)),)
+    runs = 3
+
+    def sample(self, monitor):
+        with Guest(monitor, "test=spin", disk=self.disk, net="user", console=True) as guest:
+            guest.said("spin ready")
+            return {"pss": guest.own_pss_kib() / 1024}
+
+
+class Idle(Bench):
+    name = "idle"
+    help = f"CPU time of a halted guest's monitor over {IDLE_S} s"
+    rows = (Row("idle", "cpu", "ms", limit=("<=", 5)),)
+    runs = 1
+
+    def sample(self, monitor):
+        with Guest(monitor, "test=spin how=hlt") as guest:
+            guest.said("spin ready")
+            time.sleep(0.2)
+            before = sum(guest.tasks().values())
+            time.sleep(IDLE_S)
+            return {"cpu": (sum(guest.tasks().values()) - before) / 1e6}
+
+
+def timed(guest, start, done, count):
+    """The rate between two lines of the guest's, and the CPU time of the I/O threads."""
+    begin, _ = guest.said(start + r".*\n")
+    cpu = guest.io_cpu_ns()
+    end, _ = guest.said(done + r".*\n")
+    return {"rate": count / 1e3 / (end - begin) * 1e9,
+            "cpu": (guest.io_cpu_ns() - cpu) / 1000 / count}
+
+
+class Block(WithDisk):
+    name = "blk"
+    help = f"random 4 KiB reads, {DEPTH} in flight, O_DIRECT; QEMU with an iothread"
+    rows = (Row("blk", "rate", "k/s", ratio=(">=", 1.0)),
+            Row("blk-mmio", "rate", "k/s", "hutch mmio", ratio=(">=", 1.0)),
+            Row("blk-io-cpu", "cpu", "us each"),
+            Row("blk-mmio-io-cpu", "cpu", "us each", "hutch mmio"))
+    runs = 11
+
+    def sample(self, monitor):
+        words = f"test=blk-bench count={READS} qd={DEPTH} stay=1"
+        with Guest(monitor, words, disk=self.disk) as guest:
+            return timed(guest, "blk-bench start", "blk-bench done", READS)
+
+
+class Network(Bench):
+    """In a network namespace of its own with one tap, so that no network of the host's is
+    touched."""
+
+    direction = ""
+    runs = 11
+
+    def __enter__(self):
+        make = (f"ip tuntap add dev {TAP} mode tap && ip link set {TAP} up && "
+                "echo ready && exec cat")
+        self.rootless = ["--map-root-user"] if os.geteuid() else []
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", *self.rootless, "sh", "-c", make], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self.holder.stdout.readline().strip() != "ready":
+            why = self.holder.communicate()[1].strip()
+            raise CannotRun(f"no network namespace with a tap can be made ({why}); that takes "
+                            "user namespaces and access to /dev/net/tun, or root")
+        return self
+
+    def __exit__(self, *_):
+        self.holder.communicate()
+
+    def inside(self):
+        user = ["--user", "--preserve-credentials"] if self.rootless else []
+        return ["nsenter", "--target", str(self.holder.pid), "--net", *user]
+
+    def frames_from_guest(self):
+        with open(f"/proc/{self.holder.pid}/net/dev") as table:
+            for line in table:
+                if line.strip().startswith(TAP + ":"):
+                    return int(line.split(":")[1].split()[1])
+        raise CannotRun(f"{TAP} is gone")
+
+    def sample(self, monitor):
+        words = f"test=net-bench dir={self.direction} count={FRAMES} size={FRAME_BYTES} stay=1"
+        with self.peer(), Guest(monitor, words, self.inside(), net=TAP) as guest:
+            before = self.frames_from_guest()
+            result = timed(guest, "net-bench start", "net-bench done", FRAMES)
+            if self.direction == "tx" and self.frames_from_guest() - before < FRAMES:
+                raise CannotRun(f"{monitor}: frames were lost on the way to the tap")
+            return result
+
+    def peer(self):
+        return contextlib.nullcontext()
+
+
+class NetworkTx(Network):
+    name = "net-tx"
+    help = f"frames of {FRAME_BYTES} bytes from the guest to a tap; QEMU without vhost"
+    rows = (Row("net-tx", "rate", "k/s", ratio=(">=", 1.0)),
+            Row("net-tx-mmio", "rate", "k/s", "hutch mmio", ratio=(">=", 1.0)),
+            Row("net-tx-io-cpu", "cpu", "us each"))
+    direction = "tx"
+
+
+class NetworkRx(Network):
+    name = "net-rx"
+    help = f"frames of {FRAME_BYTES} bytes from a tap to the guest; QEMU without vhost"
+    rows = (Row("net-rx", "rate", "k/s", ratio=(">=", 1.0)),
+            Row("net-rx-mmio", "rate", "k/s", "hutch mmio", ratio=(">=", 1.0)),
+            Row("net-rx-io-cpu", "cpu", "us each"))
+    direction = "rx"
+
+    @contextlib.contextmanager
+    def peer(self):
+        flood = subprocess.Popen([*self.inside(), tool("bench_flood"), TAP, str(FRAME_BYTES)])
+        try:
+            yield
+        finally:
+            flood.kill()
+            flood.wait()
+
+
+ALL = (Start, StartDevices, Memory, Idle, Block, NetworkTx, NetworkRx)

@@ -1,0 +1,172 @@
+"""Starts the same payload guest under hutch and under QEMU's microvm, and tells what the
+process costs the host."""
+import os
+import re
+import select
+import subprocess
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+HUTCH = os.environ.get("HUTCH", os.path.join(ROOT, "build", "hutch"))
+TOOLS = os.path.join(os.path.dirname(HUTCH), "tests", "bench")
+CACHE = os.environ.get("HUTCH_IMAGE_CACHE", os.path.join(ROOT, "guest-images", "cache"))
+QEMU = os.environ.get("QEMU", "/usr/bin/qemu-system-x86_64")
+MEMORY_MIB = 512
+PATIENCE = 120  # seconds: for what hangs
+
+
+class CannotRun(Exception):
+    """This bench does not run here; its text says why and what helps."""
+
+
+def payload(name):
+    return os.path.join(CACHE, "payload", name)
+
+
+def tool(name):
+    return os.path.join(TOOLS, name)
+
+
+def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
+                  transport="pci"):
+    """net is `user` or the name of a tap."""
+    command = [HUTCH, "run", "--kernel", payload(kernel), "--cmdline", cmdline,
+               "--memory", f"{MEMORY_MIB}M", "--serial", serial, "--debug-exit"]
+    if transport != "pci":
+        command += ["--transport", transport]
+    if disk:
+        command += ["--disk", f"{disk},cache=none"]
+    if net:
+        command += ["--net", "user" if net == "user" else f"tap,ifname={net}"]
+    if console:
+        command += ["--console", "none"]
+    return command
+
+
+def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio"):
+    """As lean as it goes, with an iothread for the disk and without vhost."""
+    command = [QEMU, "-M", "microvm,accel=kvm,pit=off,pic=off,rtc=off,acpi=off",
+               "-global", "virtio-mmio.force-legacy=false", "-name", "bench,debug-threads=on",
+               "-no-user-config", "-nodefaults", "-display", "none", "-m", str(MEMORY_MIB),
+               "-serial", serial, "-kernel", payload(kernel), "-append", cmdline,
+               "-device", "isa-debug-exit,iobase=0xf4"]
+    if disk:
+        command += ["-object", "iothread,id=io0",
+                    "-device", "virtio-blk-device,drive=d0,iothread=io0",
+                    "-drive", f"if=none,id=d0,file={disk},format=raw,cache=none,aio=native"]
+    if net:
+        options = "user,id=n0" if net == "user" else \
+            f"tap,id=n0,ifname={net},script=no,downscript=no,vhost=off"
+        command += ["-netdev", options, "-device", "virtio-net-device,netdev=n0"]
+    if console:
+        command += ["-chardev", "null,id=c0", "-device", "virtio-serial-device",
+                    "-device", "virtconsole,chardev=c0"]
+    return command
+
+
+def command(monitor, kernel, **options):
+    """monitor is `qemu`, `hutch`, or `hutch mmio` for that transport."""
+    if monitor == "qemu":
+        return qemu_command(kernel, **options)
+    transport = monitor.partition(" ")[2] or "pci"
+    return hutch_command(kernel, transport=transport, **options)
+
+
+class Guest:
+    """One guest that runs until the block is left."""
+
+    def __init__(self, monitor, cmdline, prefix=(), **options):
+        self.stderr = tempfile.TemporaryFile()
+        self.text = b""
+        self.process = subprocess.Popen(
+            [*prefix, *command(monitor, "payload.elf", cmdline=cmdline, **options)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.stderr.close()
+
+    def said(self, pattern):
+        """Waits until the guest's output has `pattern`: (when, in ns, and the match)."""
+        end = time.monotonic() + PATIENCE
+        while not (match := re.search(pattern.encode(), self.text)):
+            ready = select.select([self.process.stdout], [], [], max(end - time.monotonic(), 0))[0]
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                self.stderr.seek(0)
+                words = self.text + self.stderr.read()
+                raise CannotRun(f"{os.path.basename(self.process.args[0])}: the guest did not say "
+                                f"'{pattern}' but: {words.decode(errors='replace')[-400:].strip()}")
+            self.text += data
+        return time.monotonic_ns(), match
+
+    def tasks(self):
+        """The CPU time of every thread so far, in ns, by its name."""
+        used = {}
+        folder = f"/proc/{self.process.pid}/task"
+        for task in os.listdir(folder):
+            with open(f"{folder}/{task}/comm") as name, open(f"{folder}/{task}/schedstat") as stat:
+                key = name.read().strip()
+                used[key] = used.get(key, 0) + int(stat.read().split()[0])
+        return used
+
+    def io_cpu_ns(self):
+        """CPU time of all threads but the vCPU's, which is busy anyway."""
+        return sum(ns for name, ns in self.tasks().items()
+                   if not re.match(r"vcpu\d|CPU \d+/KVM", name))
+
+    def own_pss_kib(self):
+        """Proportional set size of all mappings but guest RAM: those that lie side by side
+        and are together as large as it is."""
+        sizes = []  # [start, end, KiB]
+        with open(f"/proc/{self.process.pid}/smaps") as smaps:
+            for line in smaps:
+                if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                    sizes.append([int(match[1], 16), int(match[2], 16), 0])
+                elif line.startswith("Pss:"):
+                    sizes[-1][2] = int(line.split()[1])
+        return sum(s[2] for s in sizes) - sum(s[2] for s in guest_ram(sizes))
+
+
+def guest_ram(mappings):
+    for first in range(len(mappings)):
+        for last in range(first, len(mappings)):
+            length = mappings[last][1] - mappings[first][0]
+            if last > first and mappings[last][0] != mappings[last - 1][1]:
+                break
+            if length == MEMORY_MIB << 20:
+                return mappings[first:last + 1]
+            if length > MEMORY_MIB << 20:
+                break
+    raise CannotRun("no mapping is as large as guest RAM")
+
+
+def first_run(monitor, **options):
+    """From exec: ms to the guest's first instruction, ms to the end, ms of CPU."""
+    def launch(shim):
+        done = subprocess.run([tool("bench_launch"), shim,
+                               *command(monitor, "first.elf", serial="none", **options)],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotRun(done.stderr.strip())
+        return {key: int(us) / 1000 for key, us in re.findall(r"(\w+)_us=(-?\d+)", done.stdout)}
+
+    plain = launch("-")
+    return {"first": launch(tool("bench_first_run.so"))["first"], "whole": plain["whole"],
+            "cpu": plain["cpu"]}
+
+
+def check_host():
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise CannotRun("/dev/kvm cannot be opened: these benches need it (sudo usermod -aG kvm "
+                        "$USER, then log in again)")
+    for path, how in ((QEMU, "sudo apt-get install qemu-system-x86"), (HUTCH, "scripts/build"),
+                      (payload("first.elf"), "guest-images/build payload")):
+        if not os.path.exists(path):
+            raise CannotRun(f"{path} is not there: {how}")
