@@ -57,6 +57,7 @@ static bool collect(VqChain *c, unsigned i)
 {
     const uint8_t *table = c->vq->desc;
     unsigned n = c->vq->cfg.size;
+    bool indirect = false; /* not to be told by the table's place: it may be the same */
     SplitDesc d;
 
     for (;;) {
@@ -64,11 +65,12 @@ static bool collect(VqChain *c, unsigned i)
             return vq_break(c->vq, "descriptor %u in a table of %u", i, n);
         desc_copy(&d, table + (size_t)i * DESC_SIZE);
         if (d.flags & DESC_INDIRECT) {
-            if (table != c->vq->desc || (d.flags & DESC_NEXT)) /* 2.7.5.3.1 */
+            if (indirect || (d.flags & DESC_NEXT)) /* 2.7.5.3.1 */
                 return vq_break(c->vq, "an indirect table inside or before another");
             table = chain_table(c, d.addr, d.len, &n);
             if (!table)
                 return false;
+            indirect = true;
             i = 0;
             continue;
         }

@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 
 import monitors
 from benches import ALL
@@ -99,6 +100,12 @@ def print_table(results, failures):
         print(f"{name}: not run: {why}")
 
 
+def stolen():
+    """Seconds that the host under this machine has kept from its processors (proc(5))."""
+    with open("/proc/stat") as stat:
+        return int(stat.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def host():
     version = subprocess.run([monitors.QEMU, "--version"], capture_output=True, text=True).stdout
     return {"kernel": platform.release(), "cpus": os.cpu_count(), "qemu": version.split("\n")[0],
@@ -125,6 +132,7 @@ def main():
         sys.exit(f"bench: {why}")
 
     results, failures, about = [], {}, host()
+    begin, stolen_before = time.monotonic(), stolen()
     for name in options.names or known:
         try:
             with ahead_of_others():
@@ -132,11 +140,13 @@ def main():
                                    lambda text: print(f"bench: {text}", file=sys.stderr))
         except CannotRun as why:
             failures[name] = str(why)
+    about["stolen"] = (stolen() - stolen_before) / (time.monotonic() - begin) / about["cpus"]
     if options.json:
         json.dump({"host": about, "results": results, "not_run": failures}, sys.stdout, indent=2)
         print()
     else:
-        print("host: {kernel}, {cpus} CPUs, load {load:.1f} before; {qemu}".format(**about))
+        print("host: {kernel}, {cpus} CPUs, load {load:.1f} before, {stolen:.0%} stolen by its "
+              "own host; {qemu}".format(**about))
         print_table(results, failures)
     return 1 if failures else 0
 

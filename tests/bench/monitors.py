@@ -118,8 +118,14 @@ class Guest:
 
     def io_cpu_ns(self):
         """CPU time of all threads but the vCPU's, which is busy anyway."""
-        return sum(ns for name, ns in self.tasks().items()
-                   if not re.match(r"vcpu\d|CPU \d+/KVM", name))
+        return sum(ns for name, ns in self.tasks().items() if not is_vcpu(name))
+
+    def pin(self, vcpu, others):
+        """Keeps the vCPU and all other threads to these sets of processors."""
+        folder = f"/proc/{self.process.pid}/task"
+        for task in os.listdir(folder):
+            with open(f"{folder}/{task}/comm") as name:
+                os.sched_setaffinity(int(task), vcpu if is_vcpu(name.read()) else others)
 
     def own_pss_kib(self):
         """Proportional set size of all mappings but guest RAM: those that lie side by side
@@ -132,6 +138,10 @@ class Guest:
                 elif line.startswith("Pss:"):
                     sizes[-1][2] = int(line.split()[1])
         return sum(s[2] for s in sizes) - sum(s[2] for s in guest_ram(sizes))
+
+
+def is_vcpu(thread):
+    return re.match(r"vcpu\d|CPU \d+/KVM", thread)
 
 
 def guest_ram(mappings):

@@ -212,7 +212,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < HEADER)
         return 0;
     mode = data[0];
-    n = mode & MODE_PACKED ? data[1] % VQ_MAX_SIZE + 1u : 1u << data[1] % 9;
+    if (mode & MODE_PACKED) /* rather small, where more happens */
+        n = 1u + (data[1] & 0x80 ? 2 * (data[1] & 0x7f) : data[1] % 8);
+    else
+        n = 1u << data[1] % 9;
     steps = MIN(data[2] % MAX_STEPS, (unsigned)(size - HEADER) / STEP);
     lay_out(data + HEADER + STEP * steps, size - HEADER - STEP * steps, n,
             mode & MODE_TAME);

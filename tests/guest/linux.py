@@ -19,7 +19,7 @@ class Linux(Vm):
         self.commands = 0
 
     def boot(self, limit=180):
-        self.expect("hutch busybox guest: ", limit)
+        self.expect("built-in shell", limit)
         self.expect("# ", limit)
         self.sh("stty -echo; PS1=; dmesg -n 1")
         return self
@@ -30,8 +30,8 @@ class Linux(Vm):
         mark = f"{self.commands}"
         # What is typed must not look like what is printed, as the terminal may echo it.
         self.send(f'echo "<""{mark}>"; {command}\necho "<""/{mark}:$?>"\n')
-        self.expect(rf"<{mark}>\r?\n", limit)
-        got = self.expect(rf"(?s)(.*?)<\/{mark}:(\d+)>\r?\n", limit)
+        self.expect(rf"<{mark}>\r*\n", limit)
+        got = self.expect(rf"(?s)(.*?)<\/{mark}:(\d+)>\r*\n", limit)
         output = got[1].decode(errors="replace").replace("\r", "")
         check(status is None or int(got[2]) == status,
               f"{command}: status {int(got[2])}\n{output}")

@@ -165,16 +165,15 @@ static void write_msrs(Vcpu *c, const struct kvm_msrs *all)
 
 static void set_boot_msrs(Vcpu *c)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry[2];
-    } msrs = {
-        .head.nmsrs = 2,
-        .entry = {{.index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING},
-                  {.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK}},
+    static const struct kvm_msr_entry boot[] = {
+        {.index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING},
+        {.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK},
     };
+    g_autofree struct kvm_msrs *msrs = new_msrs(G_N_ELEMENTS(boot));
 
-    write_msrs(c, &msrs.head); /* a host without one of them goes without */
+    msrs->nmsrs = G_N_ELEMENTS(boot);
+    memcpy(msrs->entries, boot, sizeof(boot));
+    write_msrs(c, msrs); /* a host without one of them goes without */
 }
 
 /* The wiring that firmware leaves behind ("virtual wire"): the 8259 reaches the boot vCPU

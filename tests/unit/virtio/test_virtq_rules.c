@@ -101,6 +101,13 @@ static void s_indirect_table_inside_another(void)
     publish(0);
 }
 
+/* Found by fuzzing: it ran for ever while the two were told apart by their address. */
+static void s_indirect_table_is_the_descriptor_table(void)
+{
+    desc(0, g.q[0].desc_gpa, 16 * SIZE, VQG_F_INDIRECT, 0);
+    publish(0);
+}
+
 static void s_indirect_and_next(void)
 {
     desc(0, TABLE, 16, VQG_F_INDIRECT | VQG_F_NEXT, 1);
@@ -295,6 +302,11 @@ static void p_indirect_table_inside_another(void)
     desc(0, TABLE, 16, VQG_F_INDIRECT, 0);
 }
 
+static void p_indirect_table_is_the_ring(void)
+{
+    desc(0, g.q[0].desc_gpa, 16 * SIZE, VQG_F_INDIRECT, 0);
+}
+
 static void p_table_longer_than_any_queue(void)
 {
     for (unsigned i = 0; i <= ECHO_QUEUE_SIZE; i++)
@@ -332,6 +344,7 @@ static const Case cases[] = {
     SPLIT(available_index_goes_back),
     {"split/head_in_flight_is_offered_again", 0, 2, s_head_in_flight_is_offered_again},
     SPLIT(indirect_table_inside_another),
+    SPLIT(indirect_table_is_the_descriptor_table),
     SPLIT(indirect_and_next),
     SPLIT(indirect_next_past_its_table),
     SPLIT(indirect_loop),
@@ -364,6 +377,7 @@ static const Case cases[] = {
     PACKED(indirect_in_the_middle_of_a_chain),
     PACKED(indirect_and_next),
     PACKED(indirect_table_inside_another),
+    PACKED(indirect_table_is_the_ring),
     PACKED(table_longer_than_any_queue),
     PACKED(endless_table),
 };
