@@ -222,6 +222,12 @@ static bool choose_slot(PciBus *bus, PciDevice *p, int wanted, unsigned *ret,
     return true;
 }
 
+/* As the DSDT says (src/machine/acpi_dsdt.c). */
+static unsigned slot_gsi(const PciBus *bus, unsigned slot, unsigned pin)
+{
+    return bus->config.gsi_base + (slot + pin) % 4;
+}
+
 bool pci_attach(PciBus *bus, PciDevice *p, int wanted, GError **error)
 {
     unsigned slot = 0;
@@ -232,7 +238,7 @@ bool pci_attach(PciBus *bus, PciDevice *p, int wanted, GError **error)
     p->bus = bus;
     bus->slot[slot] = p;
     if (p->s.config[PCI_INTERRUPT_PIN]) {
-        unsigned gsi = pci_slot_gsi(bus, slot, p->s.config[PCI_INTERRUPT_PIN] - 1);
+        unsigned gsi = slot_gsi(bus, slot, p->s.config[PCI_INTERRUPT_PIN] - 1);
         irq_connect(&p->intx, bus->config.ic, gsi);
         p->s.config[PCI_INTERRUPT_LINE] = gsi;
     }
@@ -248,11 +254,6 @@ PciDevice *pci_device_at(PciBus *bus, unsigned slot)
 Bus *pci_bus_mmio(const PciBus *bus)
 {
     return bus->config.mmio;
-}
-
-unsigned pci_slot_gsi(const PciBus *bus, unsigned slot, unsigned pin)
-{
-    return bus->config.gsi_base + (slot + pin) % 4;
 }
 
 void pci_bus_retry_bars(PciBus *bus)

@@ -53,6 +53,9 @@ enum {
     BLK_MAX_DISCARD = 1 << 22,      /* sectors: 2 GiB */
     BLK_MAX_WRITE_ZEROES = 1 << 18, /* 128 MiB, which may have to be written */
     BLK_ZEROES_UNMAP = 1,
+    /* Of data in flight; what comes on top waits in the rings.  Pausing, resetting and
+     * ending a VM wait for all that is in flight, and a request may be of 4 GiB. */
+    BLK_MAX_BYTES = 256 << 20,
 };
 
 typedef struct BlkHeader {
@@ -102,6 +105,7 @@ struct BlkSlot {
     BlkSlot *next_free;
     uint8_t *status; /* in guest RAM */
     bool cut;        /* the last writable piece lost its last byte, the status */
+    uint64_t bytes;  /* its part of blk->bytes */
     VqReq req;
 };
 
@@ -121,6 +125,8 @@ struct Blk {
     BlockQueue *io;
     BlkQueue *queues;
     uint64_t to_notify; /* a bit per queue that was pushed to */
+    uint64_t held_back; /* a bit per queue that was left because of BLK_MAX_BYTES */
+    uint64_t bytes;     /* in flight */
     LogLimit log_limit;
 };
 
@@ -156,6 +162,7 @@ static void answer(BlkSlot *s, BlkStatus status)
         req->iov[req->n_read + req->n_write - 1].iov_len++;
     vq_push(s->vq, req, (uint32_t)iov_len(vq_writable(req), req->n_write));
     b->to_notify |= BIT64(s->vq->index);
+    b->bytes -= s->bytes;
     slot_give(&b->queues[s->vq->index], s);
 }
 
@@ -165,6 +172,8 @@ static void notify(void *opaque)
 
     for (; b->to_notify; b->to_notify &= b->to_notify - 1)
         vq_notify(&b->v.queues[__builtin_ctzll(b->to_notify)].vq);
+    for (; b->held_back && b->bytes < BLK_MAX_BYTES; b->held_back &= b->held_back - 1)
+        virtio_queue_kick(&b->v, (unsigned)__builtin_ctzll(b->held_back));
 }
 
 static void log_failure(Blk *b, const BlockReq *io, int err)
@@ -206,6 +215,8 @@ static void submit(BlkSlot *s, BlockOp op, uint64_t offset, uint64_t len)
     s->io.offset = offset;
     s->io.len = len;
     s->io.done = on_done;
+    s->bytes = op == BLOCK_DISCARD ? 0 : len; /* which moves none */
+    s->blk->bytes += s->bytes;
     block_submit(s->blk->io, &s->io);
 }
 
@@ -327,6 +338,7 @@ static void serve(BlkSlot *s)
     BlkHeader h;
 
     s->cut = false;
+    s->bytes = 0;
     s->status = NULL;
     if (iov_to_buf(vq_readable(req), req->n_read, 0, &h, sizeof(h)) < sizeof(h)) {
         virtio_broken(v, "a request without a whole header");
@@ -346,7 +358,7 @@ static void blk_handle(VirtioDevice *v, Virtqueue *vq)
     BlkQueue *q = &b->queues[vq->index];
     BlkSlot *s;
 
-    while ((s = slot_take(q))) {
+    while (b->bytes < BLK_MAX_BYTES && (s = slot_take(q))) {
         if (!vq_pop(vq, &s->req)) {
             slot_give(q, s);
             break;
@@ -355,6 +367,8 @@ static void blk_handle(VirtioDevice *v, Virtqueue *vq)
         s->vq = vq;
         serve(s);
     }
+    if (b->bytes >= BLK_MAX_BYTES)
+        b->held_back |= BIT64(vq->index);
     block_commit(b->io);
     notify(b);
 }

@@ -146,6 +146,8 @@ static void on_input(void *opaque, const uint8_t *buf, size_t len)
         size_t n = iov_from_buf(vq_writable(&req), req.n_write, 0, buf + done,
                                 len - done);
 
+        if (!n) /* changed since on_room(); to go on could take for ever */
+            virtio_broken(&c->v, "a buffer for input has no room");
         vq_push(vq, &req, (uint32_t)n);
         done += n;
     }

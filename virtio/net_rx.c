@@ -84,7 +84,7 @@ static const VqReq *as_req(NetRx *rx, const RxReq *r, const struct iovec *iov)
 
 static void flush(Net *n)
 {
-    vq_flush(net_queue(n, NET_RXQ), n->rx.filled);
+    vq_flush(net_queue(n, NET_RXQ));
     n->rx.filled = 0;
     vq_notify(net_queue(n, NET_RXQ));
 }
@@ -108,8 +108,8 @@ static void give(Net *n, size_t len)
         RxReq *r = &rx->req[rx->first_req++];
         uint32_t written = (uint32_t)MIN(len, r->bytes);
 
-        vq_fill(net_queue(n, NET_RXQ), as_req(rx, r, rx->iov + rx->first_iov), written,
-                rx->filled++);
+        vq_fill(net_queue(n, NET_RXQ), as_req(rx, r, rx->iov + rx->first_iov), written);
+        rx->filled++;
         rx->first_iov += r->n_iov;
         rx->bytes -= r->bytes;
         len -= written;

@@ -1,7 +1,5 @@
-/* What we emulate, in probe order: the order of options in --help, and of devices on a
- * bus when a guest was started with several. */
+/* The list of virtio/devices.h as a table. */
 #include "virtio/devices.h"
 
-const VirtioOps *const virtio_table[] = {
-    &virtio_blk_ops, &virtio_net_ops, &virtio_console_ops, &virtio_rng_ops, NULL,
-};
+#define LIST(ops) &ops,
+const VirtioOps *const virtio_table[] = {VIRTIO_DEVICES(LIST) NULL};

@@ -163,7 +163,7 @@ static void mark_data(Virtqueue *vq, const VqReq *req, uint32_t written)
     }
 }
 
-void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written, unsigned at)
+void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written)
 {
     if (!settle(vq, req) || !usable(vq))
         return;
@@ -172,7 +172,7 @@ void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written, unsigned at)
     vq->filled += req->n_desc;
 }
 
-void vq_flush(Virtqueue *vq, unsigned count)
+void vq_flush(Virtqueue *vq)
 {
     if (vq->filled && usable(vq)) {
         vq_layout(vq)->flush(vq);
@@ -184,8 +184,8 @@ void vq_flush(Virtqueue *vq, unsigned count)
 
 void vq_push(Virtqueue *vq, const VqReq *req, uint32_t written)
 {
-    vq_fill(vq, req, written, 0);
-    vq_flush(vq, 1);
+    vq_fill(vq, req, written);
+    vq_flush(vq);
 }
 
 /* ---- notifications ---------------------------------------------------------------- */

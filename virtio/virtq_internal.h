@@ -1,5 +1,5 @@
-/* Private to virtio/virtq*.c and virtio/virtio.c: what the two layouts of a ring share.
- */
+/* Private to virtio/virtq*.c, virtio.c and serve.c: what the two layouts of a ring share,
+ * and the device's two sides, its registers and its I/O thread. */
 #pragma once
 
 #include "util/bits.h"
@@ -8,7 +8,7 @@
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 }; /* virtio 1.2, 2.7.5, 2.8.1 */
 enum { DESC_SIZE = 16, VQ_NO_BUDGET = UINT32_MAX };
 
-/* How a layout does what virtq.h promises.  pop and refresh touch only positions: the
+/* How a layout does what virtq.h promises.  pop and unpop touch only positions: the
  * accounting of requests in flight is common. */
 typedef struct VqLayout {
     bool (*pop)(Virtqueue *vq, VqReq *req);

@@ -52,9 +52,15 @@ static uint16_t head_flags(const Virtqueue *vq)
     return __atomic_load_n(&desc_at(vq, vq->avail_idx)->flags, __ATOMIC_ACQUIRE);
 }
 
+/* Ring entries that are ours: popped, or filled and not yet shown to the driver. */
+static unsigned taken(const Virtqueue *vq)
+{
+    return vq->held + vq->filled;
+}
+
 static bool packed_has_work(const Virtqueue *vq)
 {
-    return vq->held < vq->cfg.size && is_avail(vq, head_flags(vq));
+    return taken(vq) < vq->cfg.size && is_avail(vq, head_flags(vq));
 }
 
 /* All entries of an indirect table belong to the chain; NEXT means nothing there (2.8.7).
@@ -85,7 +91,7 @@ static bool collect(VqChain *c, unsigned *ret_n, PackedDesc *ret_last)
     PackedDesc d;
 
     for (unsigned n = 1;; n++) {
-        if (vq->held + n > vq->cfg.size)
+        if (taken(vq) + n > vq->cfg.size)
             return vq_break(vq, "more descriptors than the ring has");
         desc_copy(&d, desc_at(vq, i));
         if (d.flags & DESC_INDIRECT) {

@@ -198,17 +198,7 @@ static void exercise(VirtioDevice *d, uint64_t mode)
 
 static void test_blk(void)
 {
-    VirtioDevice *d = virtio_find(VIRTIO_BLK, (unsigned)arg_number("dev", 0));
-    unsigned modes = 0;
-    uint64_t mode;
-
-    for (unsigned i = 0; i < RING_MODES; i++) {
-        if (!ring_mode(d, i, &mode))
-            continue;
-        exercise(d, mode);
-        modes++;
-    }
-    CHECK(modes, "the device offers no such ring");
+    in_every_ring_mode(virtio_find(VIRTIO_BLK, (unsigned)arg_number("dev", 0)), exercise);
 }
 
 /* ---- blk-bench count=N qd=N bs=BYTES write=0|1 random=0|1 ---- */
@@ -223,17 +213,6 @@ static uint64_t next_random(void)
     return x;
 }
 
-/* Best mode that the command line allows: the last one that ring_mode() lets through. */
-static uint64_t best_mode(VirtioDevice *d)
-{
-    uint64_t mode, best = 0;
-
-    for (unsigned i = 0; i < RING_MODES; i++)
-        if (ring_mode(d, i, &mode))
-            best = mode;
-    return best;
-}
-
 static void test_blk_bench(void)
 {
     static Request requests[QUEUE_MAX];
@@ -243,7 +222,7 @@ static void test_blk_bench(void)
     uint32_t bs = (uint32_t)arg_number("bs", 4096), used;
     uint32_t type = arg_number("write", 0) ? REQ_OUT : REQ_IN;
     bool random = arg_number("random", 1);
-    uint64_t mode = best_mode(d);
+    uint64_t mode = best_ring_mode(d);
 
     CHECK(qd <= ARRAY_SIZE(requests) / 4, "qd is too large");
     start(d, mode);

@@ -118,17 +118,8 @@ static void exercise(VirtioDevice *d, uint64_t mode)
 static void test_console(void)
 {
     VirtioDevice *d = virtio_find(VIRTIO_CONSOLE, (unsigned)arg_number("dev", 0));
-    uint64_t mode, best = 0;
-    bool any = false;
 
-    for (unsigned i = 0; i < RING_MODES; i++) {
-        if (ring_mode(d, i, &mode)) {
-            best = mode;
-            any = true;
-        }
-    }
-    CHECK(any, "the device offers no such ring");
-    exercise(d, best);
+    exercise(d, best_ring_mode(d));
 }
 
 const Test tests_console[] = {

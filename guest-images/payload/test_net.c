@@ -252,17 +252,7 @@ static void exercise(VirtioDevice *d, uint64_t mode)
 
 static void test_net(void)
 {
-    VirtioDevice *d = virtio_find(VIRTIO_NET, (unsigned)arg_number("dev", 0));
-    unsigned modes = 0;
-    uint64_t mode;
-
-    for (unsigned i = 0; i < RING_MODES; i++) {
-        if (!ring_mode(d, i, &mode))
-            continue;
-        exercise(d, mode);
-        modes++;
-    }
-    CHECK(modes, "the device offers no such ring");
+    in_every_ring_mode(virtio_find(VIRTIO_NET, (unsigned)arg_number("dev", 0)), exercise);
 }
 
 /* ---- net-bench dir=tx|rx count=N size=BYTES ---- */
@@ -305,14 +295,12 @@ static void bench_rx(uint64_t count)
 static void test_net_bench(void)
 {
     VirtioDevice *d = virtio_find(VIRTIO_NET, (unsigned)arg_number("dev", 0));
-    uint64_t count = arg_number("count", 100000), mode = 0, allowed;
+    uint64_t count = arg_number("count", 100000), mode;
     unsigned size = (unsigned)arg_number("size", 1500);
     const char *direction = arg_text("dir", "tx");
 
     CHECK(size >= 60 && size <= FRAME_MAX, "size");
-    for (unsigned i = 0; i < RING_MODES; i++)
-        if (ring_mode(d, i, &allowed))
-            mode = allowed;
+    mode = best_ring_mode(d);
     start(d, mode);
     print("net-bench start dir=%s count=%lu size=%u ring=%s\n", direction, count, size,
           ring_mode_name(mode));

@@ -73,13 +73,12 @@ uint64_t config_read64(VirtioDevice *d, unsigned offset);
 
 /* ---- virtq.c ---- */
 
-/* One of the eight layouts of a ring, as feature bits. */
-#define RING_MODES 8
-
-/* Whether mode `index` is offered by the device and not ruled out by the words `ring=`,
- * `indirect=` and `event_idx=`; its feature bits go to `ret`. */
-bool ring_mode(VirtioDevice *d, unsigned index, uint64_t *ret);
-const char *ring_mode_name(uint64_t features);
+/* The eight layouts of a ring, as feature bits.  Both go by what the device offers and
+ * the words `ring=`, `indirect=` and `event_idx=` do not rule out; the test fails if that
+ * is none. */
+void in_every_ring_mode(VirtioDevice *d, void (*fn)(VirtioDevice *d, uint64_t mode));
+uint64_t best_ring_mode(VirtioDevice *d); /* the one with most features */
+const char *ring_mode_name(uint64_t mode);
 
 typedef struct SplitDesc {
     uint64_t address;

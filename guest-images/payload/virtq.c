@@ -3,6 +3,8 @@
  * must be kept in order too, and a full barrier is needed only before a kick. */
 #include "virtio.h"
 
+#define RING_MODES 8
+
 #define NO_INTERRUPT 1 /* split: avail flags */
 #define NO_NOTIFY    1 /* split: used flags  */
 
@@ -10,7 +12,8 @@
 #define EVENT_DISABLE 1
 #define EVENT_DESC    2
 
-bool ring_mode(VirtioDevice *d, unsigned index, uint64_t *ret)
+/* Whether mode `index` is offered and allowed; its feature bits go to `ret`. */
+static bool ring_mode(VirtioDevice *d, unsigned index, uint64_t *ret)
 {
     uint64_t offered = d->ops->get_features(d);
     bool packed = index & 4, indirect = index & 2, event_idx = index & 1;
@@ -25,14 +28,42 @@ bool ring_mode(VirtioDevice *d, unsigned index, uint64_t *ret)
            arg_number("event_idx", event_idx) == event_idx;
 }
 
-const char *ring_mode_name(uint64_t features)
+void in_every_ring_mode(VirtioDevice *d, void (*fn)(VirtioDevice *d, uint64_t mode))
+{
+    unsigned modes = 0;
+    uint64_t mode;
+
+    for (unsigned i = 0; i < RING_MODES; i++) {
+        if (!ring_mode(d, i, &mode))
+            continue;
+        fn(d, mode);
+        modes++;
+    }
+    CHECK(modes, "the device offers no such ring");
+}
+
+uint64_t best_ring_mode(VirtioDevice *d)
+{
+    uint64_t mode, best = 0;
+    bool any = false;
+
+    for (unsigned i = 0; i < RING_MODES; i++)
+        if (ring_mode(d, i, &mode)) {
+            best = mode;
+            any = true;
+        }
+    CHECK(any, "the device offers no such ring");
+    return best;
+}
+
+const char *ring_mode_name(uint64_t mode)
 {
     static const char *const names[RING_MODES] = {
         "split",  "split+event_idx",  "split+indirect",  "split+indirect+event_idx",
         "packed", "packed+event_idx", "packed+indirect", "packed+indirect+event_idx",
     };
-    return names[(features & F_PACKED ? 4 : 0) | (features & F_INDIRECT ? 2 : 0) |
-                 (features & F_EVENT_IDX ? 1 : 0)];
+    return names[(mode & F_PACKED ? 4 : 0) | (mode & F_INDIRECT ? 2 : 0) |
+                 (mode & F_EVENT_IDX ? 1 : 0)];
 }
 
 static uint64_t at64(volatile const void *p)

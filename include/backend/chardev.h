@@ -5,9 +5,9 @@
  * (which sees a busy transmitter), never a thread, and costs no memory.  Input is offered
  * only as far as the device has room for it.
  *
- * chardev_write() may be called on any thread; everything else, and the handlers, belong
- * to the thread of the loop given to chardev_open().  The ring's lock is a leaf; handlers
- * run without it. */
+ * chardev_write() and chardev_accept_input() may be called on any thread; everything
+ * else, and the handlers, belong to the thread of the loop given to chardev_open().  The
+ * ring's lock is a leaf; handlers run without it. */
 #pragma once
 
 #include <stdbool.h>
@@ -90,6 +90,13 @@ void chardev_accept_input(Chardev *c);
 /* Writes out what is queued, waiting up to timeout_ms for a slow reader, then closes.
  * NULL is fine. */
 void chardev_close(Chardev *c, int timeout_ms);
+
+/* The keys after Ctrl-A; ends with a NULL meaning. */
+typedef struct ChardevKey {
+    char key;
+    const char *meaning;
+} ChardevKey;
+extern const ChardevKey chardev_keys[];
 
 /* What the keys after Ctrl-A do, for a stdio chardev whose input is a terminal.  Called
  * on the loop's thread: 'x' quit, 'p' power button, 'n' NMI; 'h', 'b' and 'a' are the

@@ -41,7 +41,6 @@ typedef struct NetDevOptions {
     char *hostname; /* given by DHCP */
     /* tap */
     char *ifname; /* empty: the kernel names it */
-    int fd;       /* key not on the command line yet; 0 or -1: none */
 } NetDevOptions;
 
 extern const char *const netdev_type_names[];

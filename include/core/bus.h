@@ -31,7 +31,7 @@ typedef struct BusRegion {
 } BusRegion;
 
 /* Lends the bus a way to turn a write into an eventfd signal without leaving the kernel;
- * see kvm_vm_kick_ops().  Called on any thread. */
+ * see kvm_kick_ops in kvm/kvm.h.  Called on any thread. */
 typedef struct BusKickOps {
     bool (*assign)(void *opaque, bool pio, uint64_t addr, unsigned size, bool match,
                    uint64_t value, int fd, bool on);

@@ -13,7 +13,7 @@
 typedef struct Device Device;
 
 typedef struct DeviceOps {
-    const char *name; /* log and metric prefix, later the state section */
+    const char *name; /* of the kind; later of its section in a saved state */
 
     /* Main thread, vCPUs parked or not yet started.  Each may be NULL. */
     void (*reset)(Device *d);   /* power-on values */

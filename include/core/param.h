@@ -66,7 +66,8 @@ bool param_from_json(const ParamTable *table, void *options, json_t *object,
 json_t *param_to_json(const ParamTable *table, const void *options);
 
 /* The pieces, for top-level options that are not in a list.  param_set(NULL) is a boolean
- * given bare.  A failure leaves the member as it was. */
+ * given bare.  A failure leaves the member as it was, but for what a JSON array had
+ * before the bad item. */
 bool param_set(const ParamDesc *desc, void *options, const char *value, GError **error);
 bool param_set_json(const ParamDesc *desc, void *options, json_t *value, const char *base,
                     GError **error);

@@ -120,7 +120,6 @@ void pci_bus_free(PciBus *bus); /* releases the devices on it; NULL is fine */
  * that a kernel booted without firmware finds them placed. */
 bool pci_attach(PciBus *bus, PciDevice *p, int slot, GError **error);
 PciDevice *pci_device_at(PciBus *bus, unsigned slot); /* NULL: empty */
-unsigned pci_slot_gsi(const PciBus *bus, unsigned slot, unsigned pin);
 void pci_bus_reset(PciBus *bus);
 Bus *pci_bus_mmio(const PciBus *bus); /* where memory BARs are mapped */
 

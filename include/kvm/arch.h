@@ -1,5 +1,5 @@
 /* What differs between processor architectures, as the layers above see it.  One folder,
- * src/arch/ARCH/, implements it; nothing else says #ifdef. */
+ * src/arch/ARCH/, implements it; nothing else asks which one it is. */
 #pragma once
 
 #include <stdbool.h>

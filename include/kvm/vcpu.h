@@ -41,7 +41,7 @@ struct Vcpu {
     pthread_t thread;
     bool started;
 
-    unsigned requests; /* atomic; VCPU_REQ_* */
+    unsigned requests; /* atomic; bits of src/kvm/vcpu.c's */
     Lock lock;         /* guards parked */
     pthread_cond_t changed;
     bool parked;                   /* set by the vCPU, cleared by the resumer */

@@ -58,6 +58,9 @@ typedef struct ConfigOption {
     const VirtioOps *ops;    /* a virtio device */
 } ConfigOption;
 
+/* The option that a single value makes. */
+ConfigOption config_scalar_option(const ParamDesc *desc);
+
 /* All of them, in the order of --help; ends with a NULL name.  Main thread. */
 const ConfigOption *config_options(void);
 const ConfigOption *config_option(const char *name); /* NULL: there is none */

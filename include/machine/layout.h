@@ -9,7 +9,7 @@
  *   3.5 GiB    .. + 1 MiB   ECAM of bus 0
  *   0xfeb00000 ..           virtio-mmio, 4 KiB each; then IOAPIC, local APICs
  *   4 GiB      ..           the rest of the RAM
- *   1 TiB-aligned above it  64-bit PCI BARs
+ *   64 GiB-aligned above it 64-bit PCI BARs
  */
 #pragma once
 
@@ -40,6 +40,9 @@
 #define LAYOUT_VIRTIO_MMIO_STEP 0x1000ull
 #define LAYOUT_ABOVE_4G         (4 * GIB)
 #define LAYOUT_MMIO64_SIZE      (64 * GIB)
+
+/* Where the serial ports are; the other devices say so in devices/platform.h. */
+enum { PORT_SERIAL0 = 0x3f8, PORT_SERIAL1 = 0x2f8 };
 
 /* Interrupt wiring. */
 enum {

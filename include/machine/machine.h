@@ -28,7 +28,6 @@ typedef enum {
 typedef struct MachineResult {
     MachineEnd end;
     int status;
-    int signal;         /* END_QUIT */
     const char *reason; /* a word, the same in every release: "power-off" */
     char *detail;       /* a sentence, owned */
     json_t *times, *counters;
@@ -51,6 +50,4 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Machine, machine_free)
 void machine_pause(Machine *m);
 void machine_resume(Machine *m);
 
-/* The status of `hutch run` for an end; the guest's own for END_DEBUG_EXIT is 0. */
-int machine_end_status(MachineEnd end);
-const char *machine_end_reason(MachineEnd end);
+const char *machine_end_reason(MachineEnd end); /* as in MachineResult */

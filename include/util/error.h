@@ -1,6 +1,6 @@
 /* Failing: one sentence per failure, with context added on the way up by whoever knows
- * it (g_prefix_error), reported once by main().  What a guest does wrong is never an
- * error; see virtio_broken() for that. */
+ * it (g_prefix_error), reported once, by the verb that failed.  What a guest does wrong
+ * is never an error; see virtio_broken() for that. */
 #pragma once
 
 #include <glib.h>

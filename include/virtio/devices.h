@@ -1,9 +1,16 @@
-/* The virtio devices; each is one file in virtio/, virtio/table.c lists them. */
+/* The virtio devices; each is one file in virtio/.  This is the list of what we emulate,
+ * in probe order: the order of options in --help, and of devices on a bus when a guest
+ * was started with several. */
 #pragma once
 
 #include "virtio/virtio.h"
 
-extern const VirtioOps virtio_blk_ops;     /* virtio 1.2, 5.2 */
-extern const VirtioOps virtio_net_ops;     /* 5.1 */
-extern const VirtioOps virtio_console_ops; /* 5.3 */
-extern const VirtioOps virtio_rng_ops;     /* 5.4 */
+#define VIRTIO_DEVICES(X)                                                                \
+    X(virtio_blk_ops)     /* virtio 1.2, 5.2 */                                          \
+    X(virtio_net_ops)     /* 5.1 */                                                      \
+    X(virtio_console_ops) /* 5.3 */                                                      \
+    X(virtio_rng_ops)     /* 5.4 */
+
+#define DECLARE(ops) extern const VirtioOps ops;
+VIRTIO_DEVICES(DECLARE)
+#undef DECLARE

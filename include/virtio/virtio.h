@@ -63,7 +63,7 @@ typedef struct VirtioEnv {
 } VirtioEnv;
 
 typedef struct VirtioOps {
-    const char *name;         /* "blk"; prefix of ids and metrics */
+    const char *name;         /* "blk"; the id where none was given */
     uint16_t id;              /* virtio 1.2, 5 */
     uint32_t pci_class;       /* class, subclass, prog-if in the low 24 bits */
     const char *option;       /* command-line option without dashes: "disk" */
@@ -160,7 +160,8 @@ static inline bool virtio_has_feature(const VirtioDevice *v, unsigned bit)
 /* ---- for transports and the machine --------------------------------------------- */
 
 /* Main thread.  Makes a device with its I/O thread, ready to be put on a transport;
- * options is the struct of ops->params or NULL.  The id is options' or name+number. */
+ * options is the struct of ops->params or NULL.  The id is options', else `id`,
+ * else the device's name. */
 VirtioDevice *virtio_new(const VirtioOps *ops, const char *id, const void *options,
                          const VirtioEnv *env, GError **error);
 void virtio_free(VirtioDevice *v); /* NULL is fine */

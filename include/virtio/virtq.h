@@ -86,13 +86,13 @@ void vq_unpop(Virtqueue *vq, const VqReq *req);
 
 /* Returns a request with `written` bytes filled in from the start of its writable part.
  * vq_push is vq_fill and vq_flush of one; several fills become visible to the driver
- * together at vq_flush. `at` counts fills since the last flush, from 0. */
-void vq_push(Virtqueue *vq, const VqReq *req, uint32_t written);
-void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written, unsigned at);
-void vq_flush(Virtqueue *vq, unsigned count);
-
-/* Both ignore requests that are not in flight: a completion that comes after a reset is
+ * together at vq_flush.
+ *
+ * Requests that are not in flight are ignored: a completion that comes after a reset is
  * harmless.  A request of a broken device is dropped: the driver learns by the reset. */
+void vq_push(Virtqueue *vq, const VqReq *req, uint32_t written);
+void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written);
+void vq_flush(Virtqueue *vq);
 
 /* Interrupts the driver if it wants to know of what was pushed since the last call. */
 void vq_notify(Virtqueue *vq);

@@ -27,14 +27,20 @@ void chardev_set_escape(void (*fn)(void *opaque, char key), void *opaque)
     escape_opaque = opaque;
 }
 
+const ChardevKey chardev_keys[] = {
+    {'x', "quit"},
+    {'p', "press the guest's power button"},
+    {'n', "send the guest a non-maskable interrupt"},
+    {'b', "send a break on the serial line"},
+    {'a', "send Ctrl-A itself"},
+    {'h', "list these keys"},
+    {0},
+};
+
 static void print_keys(void)
 {
-    log_info("Ctrl-A x  quit");
-    log_info("Ctrl-A p  press the power button");
-    log_info("Ctrl-A n  send a non-maskable interrupt");
-    log_info("Ctrl-A b  send a break");
-    log_info("Ctrl-A a  send Ctrl-A itself");
-    log_info("Ctrl-A h  list these keys");
+    for (const ChardevKey *k = chardev_keys; k->meaning; k++)
+        log_info("Ctrl-A %c  %s", k->key, k->meaning);
 }
 
 /* What a key after Ctrl-A leaves for the guest: a byte, or -1. */

@@ -53,16 +53,14 @@ char *help_overview(void);
 char *help_verb(const Verb *verb);
 char *help_placeholder(const ConfigOption *option); /* "FILE[,KEY=VALUE]..." or "" */
 char *help_key_placeholder(const ParamDesc *desc);  /* "FILE", "on|off", "a|b" */
-char *help_key_default(const ParamDesc *desc);      /* " (default: on)" or "" */
+char *help_key_text(const ParamDesc *desc);         /* "offer IPv6 too (default: on)" */
+char *help_option_text(const ConfigOption *option); /* as well as "(may be repeated)" */
 
 char *man_page(void);                       /* man.c */
 char *completion_script(const char *shell); /* completion.c; NULL: unknown shell */
 
 /* ---- images.c: where `hutch run NAME` finds guests ------------------------------------
  */
-
-char *images_folder(void);
-char **images_list(const char *folder); /* sorted names, never NULL */
 
 /* The path of an image's config.json; NULL with a sentence that says what there is. */
 char *images_find(const char *name, GError **error);

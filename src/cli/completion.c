@@ -1,6 +1,5 @@
 /* Completion for bash, zsh and fish: the words come from the option tables, the names of
  * images from `hutch run`. */
-#include <string.h>
 
 #include "src/cli/cli.h"
 

@@ -29,9 +29,17 @@ char *help_key_placeholder(const ParamDesc *desc)
     return g_strdup("");
 }
 
-char *help_key_default(const ParamDesc *desc)
+char *help_key_text(const ParamDesc *desc)
 {
-    return desc->def ? g_strdup_printf(" (default: %s)", desc->def) : g_strdup("");
+    return desc->def ? g_strdup_printf("%s (default: %s)", desc->help, desc->def)
+                     : g_strdup(desc->help);
+}
+
+char *help_option_text(const ConfigOption *o)
+{
+    g_autofree char *text = o->scalar ? help_key_text(o->scalar) : g_strdup(o->help);
+
+    return g_strdup_printf("%s%s", text, o->repeats ? " (may be repeated)" : "");
 }
 
 char *help_placeholder(const ConfigOption *o)
@@ -77,9 +85,8 @@ static void list_keys(GString *out, const ParamTable *table)
 {
     for (const ParamDesc *d = table->desc; d->key; d++) {
         g_autofree char *value = help_key_placeholder(d);
-        g_autofree char *def = help_key_default(d);
         g_autofree char *left = g_strdup_printf("%s=%s", d->key, value);
-        g_autofree char *text = g_strdup_printf("%s%s", d->help, def);
+        g_autofree char *text = help_key_text(d);
 
         entry(out, 6, left, text);
     }
@@ -88,9 +95,7 @@ static void list_keys(GString *out, const ParamTable *table)
 static void list_option(GString *out, const ConfigOption *o)
 {
     g_autofree char *value = help_placeholder(o);
-    g_autofree char *def = o->scalar ? help_key_default(o->scalar) : g_strdup("");
-    g_autofree char *text = g_strdup_printf("%s%s%s", o->help, def,
-                                            o->repeats ? " (may be repeated)" : "");
+    g_autofree char *text = help_option_text(o);
     char letter[] = {'-', run_option_letter(o->name), ',', ' ', 0};
     g_autofree char *left = g_strdup_printf("%s--%s%s%s", letter[1] ? letter : "    ",
                                             o->name, *value ? " " : "", value);

@@ -9,7 +9,7 @@
     "build one with guest-images/build in hutch's source (--list names them), or set "   \
     "HUTCH_IMAGES to a folder that has some"
 
-char *images_folder(void)
+static char *images_folder(void)
 {
     const char *given = g_getenv("HUTCH_IMAGES");
 
@@ -28,7 +28,8 @@ static int by_name(const void *a, const void *b)
     return g_strcmp0(*(char *const *)a, *(char *const *)b);
 }
 
-char **images_list(const char *folder)
+/* Sorted names, never NULL. */
+static char **images_list(const char *folder)
 {
     GPtrArray *names = g_ptr_array_new();
     GDir *dir = g_dir_open(folder, 0, NULL);

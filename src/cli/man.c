@@ -40,9 +40,8 @@ static void add_keys(GString *out, const ParamTable *table)
     g_string_append(out, ".RS\n");
     for (const ParamDesc *d = table->desc; d->key; d++) {
         g_autofree char *value = help_key_placeholder(d);
-        g_autofree char *def = help_key_default(d);
         g_autofree char *plain = g_strdup_printf("=%s", value);
-        g_autofree char *text = g_strdup_printf("%s%s", d->help, def);
+        g_autofree char *text = help_key_text(d);
 
         term(out, d->key, plain, text);
     }
@@ -52,12 +51,10 @@ static void add_keys(GString *out, const ParamTable *table)
 static void add_option(GString *out, const ConfigOption *o)
 {
     g_autofree char *value = help_placeholder(o);
-    g_autofree char *def = o->scalar ? help_key_default(o->scalar) : g_strdup("");
     char letter[] = {'-', run_option_letter(o->name), ',', ' ', 0};
     g_autofree char *bold = g_strdup_printf("%s--%s", letter[1] ? letter : "", o->name);
     g_autofree char *plain = g_strdup_printf("%s%s", *value ? " " : "", value);
-    g_autofree char *text = g_strdup_printf("%s%s%s", o->help, def,
-                                            o->repeats ? " (may be repeated)" : "");
+    g_autofree char *text = help_option_text(o);
 
     term(out, bold, plain, text);
     if (o->table)
@@ -83,12 +80,8 @@ static void add_notation(GString *out)
 static void add_keyboard(GString *out)
 {
     add_line(out, "With standard input on a terminal, Ctrl-A is followed by a key:");
-    term(out, "x", "", "quit");
-    term(out, "p", "", "press the guest's power button");
-    term(out, "n", "", "send the guest a non-maskable interrupt");
-    term(out, "b", "", "send a break on the serial line");
-    term(out, "a", "", "send Ctrl-A itself");
-    term(out, "h", "", "list these keys");
+    for (const ChardevKey *k = chardev_keys; k->meaning; k++)
+        term(out, (char[]){k->key, 0}, "", k->meaning);
 }
 
 char *man_page(void)

@@ -49,11 +49,7 @@ const ConfigOption *run_options(void)
     for (const ConfigOption *o = config_options(); o->name; o++)
         all[n++] = *o;
     for (const ParamDesc *d = own; d->key; d++)
-        all[n++] = (ConfigOption){.name = d->key,
-                                  .help = d->help,
-                                  .scalar = d,
-                                  .value = d->type == PARAM_BOOL ? CONFIG_VALUE_OPTIONAL
-                                                                 : CONFIG_VALUE_REQUIRED};
+        all[n++] = config_scalar_option(d);
     return all;
 }
 

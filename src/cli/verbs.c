@@ -1,6 +1,5 @@
 /* What hutch can be told to do, and how it ends. */
 #include <stdio.h>
-#include <string.h>
 
 #include "hutch-config.h"
 #include "src/cli/cli.h"

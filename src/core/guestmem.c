@@ -16,7 +16,8 @@
 
 static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
 {
-    int flags = MAP_NORESERVE | (o->prealloc ? MAP_POPULATE : 0);
+    /* Huge pages are reserved: one that is missing later is a bus error. */
+    int flags = (o->hugepages ? 0 : MAP_NORESERVE) | (o->prealloc ? MAP_POPULATE : 0);
     unsigned memfd_flags = MFD_CLOEXEC | (o->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
 
     if (o->shared) {

@@ -35,9 +35,10 @@ static bool is_digits(const char *text)
     return *text && !text[strspn(text, "0123456789")];
 }
 
+static const char size_suffixes[] = "KMGT"; /* powers of 1024 */
+
 bool param_parse_size(const char *text, uint64_t *ret, GError **error)
 {
-    static const char suffixes[] = "KMGT";
     const char *end, *suffix;
     uint64_t v, unit = 1;
 
@@ -45,11 +46,11 @@ bool param_parse_size(const char *text, uint64_t *ret, GError **error)
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is not a size: write digits, then K, M, G or T", text);
     if (*end) {
-        suffix = strchr(suffixes, g_ascii_toupper(*end));
+        suffix = strchr(size_suffixes, g_ascii_toupper(*end));
         if (!suffix || end[1])
             return fail(error, VM_ERROR_INVALID,
                         "'%s' is not a size: write digits, then K, M, G or T", text);
-        unit = 1ull << (10 * (suffix - suffixes + 1));
+        unit = 1ull << (10 * (suffix - size_suffixes + 1));
     }
     if (__builtin_mul_overflow(v, unit, &v))
         return fail(error, VM_ERROR_INVALID, "'%s' is too large a size", text);
@@ -57,19 +58,22 @@ bool param_parse_size(const char *text, uint64_t *ret, GError **error)
     return true;
 }
 
-static void describe(const ParamDesc *desc, uint64_t v, char *buf, size_t len)
+void param_size_text(uint64_t v, char text[PARAM_SIZE_TEXT])
 {
-    static const char suffixes[] = "TGMK";
+    unsigned unit = 0;
 
-    for (unsigned i = 0; desc->type == PARAM_SIZE && v && i < 4; i++) {
-        uint64_t unit = 1ull << (10 * (4 - i));
+    for (; v && is_aligned(v, 1024) && size_suffixes[unit]; unit++)
+        v /= 1024;
+    snprintf(text, PARAM_SIZE_TEXT, "%" G_GUINT64_FORMAT "%.*s", v, unit > 0,
+             size_suffixes + MAX(unit, 1) - 1);
+}
 
-        if (is_aligned(v, unit)) {
-            snprintf(buf, len, "%" G_GUINT64_FORMAT "%c", v / unit, suffixes[i]);
-            return;
-        }
-    }
-    snprintf(buf, len, "%" G_GUINT64_FORMAT, v);
+static void describe(const ParamDesc *desc, uint64_t v, char text[PARAM_SIZE_TEXT])
+{
+    if (desc->type == PARAM_SIZE)
+        param_size_text(v, text);
+    else
+        snprintf(text, PARAM_SIZE_TEXT, "%" G_GUINT64_FORMAT, v);
 }
 
 static bool set_number(const ParamDesc *desc, void *options, const char *value,
@@ -77,7 +81,7 @@ static bool set_number(const ParamDesc *desc, void *options, const char *value,
 {
     const char *end;
     uint64_t v;
-    char limit[32];
+    char limit[PARAM_SIZE_TEXT];
 
     if (desc->type == PARAM_SIZE) {
         if (!param_parse_size(value, &v, error))
@@ -88,12 +92,12 @@ static bool set_number(const ParamDesc *desc, void *options, const char *value,
                     value);
     }
     if (v < desc->min) {
-        describe(desc, desc->min, limit, sizeof(limit));
+        describe(desc, desc->min, limit);
         return fail(error, VM_ERROR_INVALID, "%s is too little: it must be %s or more",
                     value, limit);
     }
     if (desc->max && v > desc->max) {
-        describe(desc, desc->max, limit, sizeof(limit));
+        describe(desc, desc->max, limit);
         return fail(error, VM_ERROR_INVALID, "%s is too much: it must be %s or less",
                     value, limit);
     }

@@ -4,7 +4,6 @@
 
 #include "core/param.h"
 #include "src/core/param_private.h"
-#include "util/bits.h"
 
 static const char *const json_names[] = {
     [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",  [JSON_STRING] = "a string",
@@ -97,15 +96,11 @@ bool param_from_json(const ParamTable *table, void *options, json_t *object,
 
 static json_t *size_to_json(uint64_t v)
 {
-    static const char suffixes[] = "KMGT";
-    int unit = -1;
+    char text[PARAM_SIZE_TEXT];
 
-    while (v && unit < 3 && is_aligned(v, 1024)) {
-        v /= 1024;
-        unit++;
-    }
-    return unit < 0 ? json_integer((json_int_t)v)
-                    : json_sprintf("%" G_GUINT64_FORMAT "%c", v, suffixes[unit]);
+    param_size_text(v, text);
+    return g_ascii_isalpha(text[strlen(text) - 1]) ? json_string(text)
+                                                   : json_integer((json_int_t)v);
 }
 
 /* Absolute, so that it means the same wherever the JSON is kept. */

@@ -3,6 +3,10 @@
 
 #include "core/param.h"
 
+/* A size in the largest unit that divides it, as param_parse_size() reads it. */
+enum { PARAM_SIZE_TEXT = 24 };
+void param_size_text(uint64_t v, char text[PARAM_SIZE_TEXT]);
+
 /* `seen` has a bit for each key met so far in one list, by its position. */
 enum { PARAM_MAX_KEYS = 64 };
 

@@ -9,6 +9,7 @@
 #include "aml.h"
 #include "devices/pci.h"
 #include "devices/platform.h"
+#include "machine/layout.h"
 #include "util/bits.h"
 
 enum { COM_PORTS = 8, GPE_EVENT_NAME = 6 };
@@ -74,7 +75,7 @@ static void dsdt_serial(Aml *a, unsigned n)
         const char *name;
         uint16_t port;
         unsigned irq;
-    } com[] = {{"COM1", 0x3f8, 4}, {"COM2", 0x2f8, 3}};
+    } com[] = {{"COM1", PORT_SERIAL0, GSI_SERIAL0}, {"COM2", PORT_SERIAL1, GSI_SERIAL1}};
     AmlResources r;
 
     aml_device(a, com[n].name);
@@ -95,7 +96,7 @@ static void dsdt_rtc(Aml *a)
     aml_name_eisaid(a, "_HID", "PNP0B00");
     aml_crs_begin(&r);
     aml_io(&r, 0x70, 2);
-    aml_irq(&r, 8);
+    aml_irq(&r, GSI_RTC);
     aml_crs_end(a, &r);
     aml_end(a);
 }

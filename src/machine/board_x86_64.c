@@ -3,8 +3,6 @@
 #include "machine/acpi.h"
 #include "machine/board.h"
 #include "machine/layout.h"
-#include "util/fd.h"
-#include "util/log.h"
 #include "virtio/transport.h"
 
 #include <errno.h>
@@ -94,8 +92,8 @@ static bool add_legacy_devices(Board *b, GError **error)
 {
     const BoardContext *ctx = b->ctx;
 
-    if (!add_serial(b, 0, 0x3f8, GSI_SERIAL0, error) ||
-        !add_serial(b, 1, 0x2f8, GSI_SERIAL1, error) || !new_guid(b, error))
+    if (!add_serial(b, 0, PORT_SERIAL0, GSI_SERIAL0, error) ||
+        !add_serial(b, 1, PORT_SERIAL1, GSI_SERIAL1, error) || !new_guid(b, error))
         return false;
     add(b, rtc_new(b->pio, &b->ic, GSI_RTC, ctx->main, low_ram(b), high_ram(b)));
     add(b, i8042_new(b->pio, &ctx->events));

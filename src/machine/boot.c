@@ -1,7 +1,6 @@
 /* What all boot loaders share; contract in machine/boot.h. */
 #include "machine/boot.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /* Multiboot 1 (Multiboot Specification 0.6.96): ELF kernels, 32- and 64-bit, and flat
  * ones that give their addresses in the header.  All are entered in 32-bit protected mode
  * with the magic in eax and the information structure in ebx. */
-#include <inttypes.h>
 #include <string.h>
 
 #include "elf_image.h"

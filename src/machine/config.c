@@ -113,7 +113,7 @@ static const ParamTable memory_table = {
 /* ---- the options --------------------------------------------------------------------
  */
 
-static ConfigOption scalar_option(const ParamDesc *desc)
+ConfigOption config_scalar_option(const ParamDesc *desc)
 {
     return (ConfigOption){.name = desc->key,
                           .help = desc->help,
@@ -144,7 +144,7 @@ const ConfigOption *config_options(void)
     if (all[0].name)
         return all;
     for (const ParamDesc *desc = scalars; desc->key; desc++) {
-        all[n++] = scalar_option(desc);
+        all[n++] = config_scalar_option(desc);
         if (g_str_equal(desc->key, "cpus"))
             all[n++] = (ConfigOption){.name = "memory",
                                       .help = "guest memory, 512M if not given",

@@ -2,7 +2,6 @@
 #include "elf_image.h"
 
 #include <elf.h>
-#include <inttypes.h>
 #include <string.h>
 
 #include "util/bits.h"
@@ -61,12 +60,19 @@ bool elf_parse(const BootFile *file, ElfImage *ret)
 bool elf_load(const BootContext *ctx, const ElfImage *elf, uint64_t *ret_end,
               GError **error)
 {
-    uint64_t end = 0;
+    uint64_t end = 0, room = ctx->gm->size;
     Elf64_Phdr ph;
 
     for (unsigned i = 0; i < elf->phnum && program_header(elf, i, &ph); i++) {
         if (ph.p_type != PT_LOAD || !ph.p_memsz)
             continue;
+        /* Thousands that lie on top of each other would take hours to load. */
+        if (ph.p_memsz > room)
+            return fail(error, VM_ERROR_INVALID,
+                        "kernel: '%s' has segments that together do not fit into the "
+                        "guest's memory; give it more with --memory",
+                        elf->file->path);
+        room -= ph.p_memsz;
         if (ph.p_filesz > ph.p_memsz ||
             !range_within(ph.p_offset, ph.p_filesz, elf->file->size))
             return fail(error, VM_ERROR_CORRUPT,
@@ -111,12 +117,16 @@ const uint8_t *elf_note(const ElfImage *elf, const char *owner, uint32_t type,
                         uint32_t size)
 {
     const uint8_t *note = NULL;
+    uint64_t left = elf->file->size; /* what notes take, if they do not overlap */
     Elf64_Phdr ph;
 
-    for (unsigned i = 0; i < elf->phnum && !note && program_header(elf, i, &ph); i++)
-        if (ph.p_type == PT_NOTE &&
-            range_within(ph.p_offset, ph.p_filesz, elf->file->size))
-            note = find_note(elf->file->data + ph.p_offset, ph.p_filesz,
-                             ph.p_align == 8 ? 8 : 4, owner, type, size);
+    for (unsigned i = 0; i < elf->phnum && !note && program_header(elf, i, &ph); i++) {
+        if (ph.p_type != PT_NOTE || ph.p_filesz > left ||
+            !range_within(ph.p_offset, ph.p_filesz, elf->file->size))
+            continue;
+        left -= ph.p_filesz;
+        note = find_note(elf->file->data + ph.p_offset, ph.p_filesz,
+                         ph.p_align == 8 ? 8 : 4, owner, type, size);
+    }
     return note;
 }

@@ -8,7 +8,6 @@
 #include "kvm/arch.h"
 #include "machine/board.h"
 #include "util/fd.h"
-#include "util/log.h"
 
 struct Machine {
     const Config *config;
@@ -26,7 +25,7 @@ struct Machine {
     int end; /* atomic: MachineEnd */
     int end_number;
     char *end_text;
-    IoPost end_post, reset_post, power_post;
+    IoPost end_post, reset_post, power_post, nmi_post;
 
     int signal_fd;
     IoWatch signals;
@@ -45,11 +44,6 @@ static const struct {
     [END_CRASH] = {"crash", 126},     [END_PANIC] = {"panic", 127},
     [END_QUIT] = {"quit", 128},
 };
-
-int machine_end_status(MachineEnd end)
-{
-    return ends[end].status;
-}
 
 const char *machine_end_reason(MachineEnd end)
 {
@@ -149,7 +143,15 @@ static void on_power_button(void *opaque)
     board_power_button(m->board);
 }
 
-/* On the loop of the chardev that has the terminal, which may be an I/O thread's. */
+static void on_nmi(void *opaque)
+{
+    Machine *m = opaque;
+
+    vcpu_nmi(m->vcpus[0]);
+}
+
+/* On the loop of the chardev that has the terminal, which may be an I/O thread's, and
+ * may run before the vCPUs are there and after they are gone. */
 static void on_key(void *opaque, char key)
 {
     Machine *m = opaque;
@@ -162,7 +164,7 @@ static void on_key(void *opaque, char key)
         ioloop_post(m->main, &m->power_post);
         break;
     case 'n':
-        vcpu_nmi(m->vcpus[0]);
+        ioloop_post(m->main, &m->nmi_post);
         break;
     }
 }
@@ -334,6 +336,7 @@ Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
     m->end_post = (IoPost){.fn = on_end, .opaque = m};
     m->reset_post = (IoPost){.fn = do_reset, .opaque = m};
     m->power_post = (IoPost){.fn = on_power_button, .opaque = m};
+    m->nmi_post = (IoPost){.fn = on_nmi, .opaque = m};
     chardev_set_escape(on_key, m);
     raise_descriptor_limit();
     if (!boot_open(&m->source, config->kernel, config->initrd, config->cmdline, error) ||
@@ -389,7 +392,7 @@ static void describe_result(const Machine *m, MachineResult *ret)
 
     *ret = (MachineResult){
         .end = end,
-        .status = machine_end_status(end),
+        .status = ends[end].status,
         .reason = machine_end_reason(end),
         .detail = g_strdup(m->end_text),
         .times = json_pack("{s:f, s:f}", "setup_s",
@@ -400,10 +403,8 @@ static void describe_result(const Machine *m, MachineResult *ret)
     };
     if (end == END_DEBUG_EXIT)
         ret->status = m->end_number;
-    if (end == END_QUIT) {
-        ret->signal = m->end_number;
+    if (end == END_QUIT)
         ret->status += m->end_number;
-    }
 }
 
 void machine_run(Machine *m, MachineResult *ret)

@@ -13,28 +13,6 @@ size_t iov_len(const struct iovec *iov, unsigned n)
     return len;
 }
 
-unsigned iov_slice(const struct iovec *iov, unsigned n, size_t offset, size_t len,
-                   struct iovec *out)
-{
-    unsigned n_out = 0;
-
-    for (unsigned i = 0; i < n && len; i++) {
-        size_t part = iov[i].iov_len;
-
-        if (offset >= part) {
-            offset -= part;
-            continue;
-        }
-        part -= offset;
-        if (part > len)
-            part = len;
-        out[n_out++] = (struct iovec){(char *)iov[i].iov_base + offset, part};
-        offset = 0;
-        len -= part;
-    }
-    return n_out;
-}
-
 /* Runs over the pieces of [offset, offset + len), one at a time. */
 static bool next_piece(const struct iovec **iov, unsigned *n, size_t *offset, size_t len,
                        struct iovec *piece)
@@ -84,4 +62,14 @@ size_t iov_fill(const struct iovec *iov, unsigned n, size_t offset, int byte, si
     for (; next_piece(&iov, &n, &offset, len - done, &piece); done += piece.iov_len)
         memset(piece.iov_base, byte, piece.iov_len);
     return done;
+}
+
+unsigned iov_slice(const struct iovec *iov, unsigned n, size_t offset, size_t len,
+                   struct iovec *out)
+{
+    unsigned n_out = 0;
+
+    for (; next_piece(&iov, &n, &offset, len, &out[n_out]); n_out++)
+        len -= out[n_out].iov_len;
+    return n_out;
 }

@@ -1,14 +1,17 @@
 /* Lines on stderr; see util/log.h.  Each is one write(2), so that lines of two threads
- * never mix, and a terminal in raw mode gets the carriage return it then needs. */
+ * never mix, and a terminal in raw mode gets the carriage return it then needs.  A line
+ * that nobody reads is dropped: guests cause lines, and a thread that waited for a reader
+ * could be neither paused nor ended. */
 #include "util/log.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <termios.h>
 #include <unistd.h>
 
-enum { LINE_SIZE = 4096 }; /* as much as a pipe takes at once */
+enum { LINE_SIZE = 4096 /* as much as a pipe takes at once */, PATIENCE_MS = 250 };
 
 static int level_shown = LOG_INFO; /* atomic */
 
@@ -22,6 +25,13 @@ static bool terminal_is_raw(void)
     struct termios t;
 
     return tcgetattr(STDERR_FILENO, &t) == 0 && !(t.c_oflag & OPOST);
+}
+
+static bool has_reader(void)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+    return poll(&p, 1, PATIENCE_MS) > 0;
 }
 
 /* Names of files and what stands in them must not drive the terminal, nor pass for a line
@@ -74,7 +84,7 @@ void log_line(LogLevel level, const char *fmt, ...)
     if (terminal_is_raw())
         line[n++] = '\r';
     line[n++] = '\n';
-    if (write(STDERR_FILENO, line, n) < 0)
+    if (!has_reader() || write(STDERR_FILENO, line, n) < 0)
         return; /* nobody is left to tell */
 }
 

@@ -73,16 +73,14 @@ static void pop(Target *t, Virtqueue *vq)
 
 static void push(Target *t, Virtqueue *vq, unsigned which, unsigned batch)
 {
-    unsigned n = 0;
-
-    for (; n < batch && t->n_held; n++) {
+    for (unsigned n = 0; n < batch && t->n_held; n++) {
         VqReq *req = &t->held[which % t->n_held];
 
         t->in_flight[req->id] = false;
-        vq_fill(vq, req, which, n);
+        vq_fill(vq, req, which);
         *req = t->held[--t->n_held];
     }
-    vq_flush(vq, n);
+    vq_flush(vq);
 }
 
 static void unpop(Target *t, Virtqueue *vq)

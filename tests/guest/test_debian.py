@@ -20,6 +20,12 @@ class Debian:
         copy_of_debian(self.folder.name)
         self.vm = Vm("debian", "--timeout", 600, *arguments,
                      env={"HUTCH_IMAGES": self.folder.name})
+        self.log_in(limit)
+
+    def log_in(self, limit=300):
+        """Waits for the shell, and has it print nothing but text."""
+        self.vm.expect(LOGIN, limit)
+        self.vm.send("bind 'set enable-bracketed-paste off'\n")
         self.vm.expect(LOGIN, limit)
 
     def __enter__(self):
@@ -56,7 +62,8 @@ def test_debian_boots_with_four_cpus_reboots_and_obeys_the_power_button():
         guest.ask("nproc", r"^4\r?$")
         guest.ask("echo kept >/root/note; sync; echo done", r"^done\r?$")
         guest.vm.send("reboot\n")
-        guest.vm.expect(LOGIN, 300)
+        guest.vm.expect("Restarting system", 180)
+        guest.log_in()
         guest.ask("cat /root/note", r"^kept\r?$")
         guest.vm.signal(signal.SIGPWR)
         equal(guest.vm.wait(180), 0)

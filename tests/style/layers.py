@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Layers include only downwards (ARCHITECTURE.md).  TAP, one line a layer."""
+"""Layers include only downwards, and private headers stay in their folder (ARCHITECTURE.md).
+TAP, one line a layer."""
 import pathlib
 import re
 import sys
@@ -17,14 +18,37 @@ FOLDERS = {
 }
 
 
+def layer_of(path):
+    """Which layer a header belongs to; None: to none (hutch-config.h)."""
+    text = path.relative_to(ROOT).as_posix()
+    for layer, folders in FOLDERS.items():
+        if any(text.startswith(folder + "/") for folder in folders + [f"include/{layer}"]):
+            return layer
+    return None
+
+
+def resolve(path, name):
+    """The header that `#include "NAME"` in `path` means; None: it is made by the build."""
+    for folder in (path.parent, ROOT / "include", ROOT):
+        if (folder / name).exists():
+            return folder / name
+    return None
+
+
 def violations(layer):
     allowed = set(ORDER[:ORDER.index(layer) + 1]) - FORBIDDEN.get(layer, set())
     for folder in FOLDERS[layer] + [f"include/{layer}"]:
         for path in sorted((ROOT / folder).rglob("*.[ch]")):
             for number, line in enumerate(path.read_text().splitlines(), 1):
-                found = re.match(r'\s*#\s*include\s+"([a-z]+)/', line)
-                if found and found[1] in ORDER and found[1] not in allowed:
-                    yield f"{path.relative_to(ROOT)}:{number}: {layer} includes {found[1]}"
+                found = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
+                header = found and resolve(path, found[1])
+                if not header:
+                    continue
+                where = f"{path.relative_to(ROOT)}:{number}"
+                if layer_of(header) not in allowed:
+                    yield f"{where}: {layer} includes {layer_of(header)} ({found[1]})"
+                elif ROOT / "include" not in header.parents and header.parent != path.parent:
+                    yield f"{where}: {found[1]} is private to its folder"
 
 
 def main():

@@ -1,7 +1,6 @@
 /* What CPUID shows a guest: all that this host's KVM supports, with the topology of this
  * VM (one package, one thread per core) and the APIC id of this vCPU. */
 #include <cpuid.h>
-#include <errno.h>
 #include <sys/ioctl.h>
 
 #include "arch_x86.h"

@@ -10,7 +10,7 @@ enum { MAX_INSTRUCTION = 15 };
 
 /* The disassembler is loaded when it is needed, which is seldom, so that no VM pays for
  * it at start-up. */
-static bool disassemble(const struct kvm_sregs *s, uint64_t ip, const uint8_t *bytes,
+static void disassemble(const struct kvm_sregs *s, uint64_t ip, const uint8_t *bytes,
                         unsigned n, GString *out)
 {
     ZydisMachineMode mode = s->cs.l    ? ZYDIS_MACHINE_MODE_LONG_64
@@ -19,16 +19,13 @@ static bool disassemble(const struct kvm_sregs *s, uint64_t ip, const uint8_t *b
     __typeof__(ZydisDisassembleIntel) *decode = NULL;
     ZydisDisassembledInstruction insn;
     void *library = dlopen("libZydis.so.4.0", RTLD_NOW | RTLD_LOCAL);
-    bool ok;
 
     if (library)
         *(void **)&decode = dlsym(library, "ZydisDisassembleIntel");
-    ok = decode && ZYAN_SUCCESS(decode(mode, ip, bytes, n, &insn));
-    if (ok)
+    if (decode && ZYAN_SUCCESS(decode(mode, ip, bytes, n, &insn)))
         g_string_append_printf(out, " (%s)", insn.text);
     if (library)
         dlclose(library);
-    return ok;
 }
 
 /* Follows the guest's page tables; whatever cannot be read is left out. */

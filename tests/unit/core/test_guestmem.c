@@ -98,6 +98,21 @@ static void sizes_that_are_no_pages_or_too_large_are_errors(void)
     gm_finish(&gm);
 }
 
+/* Not a bus error when they are first touched. */
+static void huge_pages_that_the_host_does_not_have_are_an_error(void)
+{
+    GuestMemOptions o = {.size = BIT64(43), .hugepages = true};
+    GuestMem gm;
+
+    for (int shared = 0; shared < 2; shared++) {
+        g_autoptr(GError) error = NULL;
+
+        o.shared = shared;
+        g_assert_false(gm_init(&gm, &o, &error));
+        g_assert_nonnull(strstr(error->message, "huge pages"));
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -106,5 +121,6 @@ int main(int argc, char **argv)
     TEST(what_is_written_is_read_back_and_cleared);
     TEST(our_own_writes_are_logged_once_each_page);
     TEST(sizes_that_are_no_pages_or_too_large_are_errors);
+    TEST(huge_pages_that_the_host_does_not_have_are_an_error);
     return g_test_run();
 }

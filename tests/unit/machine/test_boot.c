@@ -243,6 +243,24 @@ static void an_elf_with_a_pvh_note_is_entered_with_start_info(Fixture *f, gconst
     g_assert_cmphex(*(uint8_t *)gm_at(&f->gm, 0x201fff, 1), ==, 0);
 }
 
+/* In turn they would, for hours. */
+static void segments_that_together_are_larger_than_ram_are_refused(Fixture *f,
+                                                                   gconstpointer d)
+{
+    SmallElf e = elf(true, false);
+    struct {
+        SmallElf elf;
+        Elf64_Phdr ph[3];
+    } file = {e, {e.ph[1], e.ph[0], e.ph[0]}};
+
+    file.elf.eh.e_phoff = offsetof(__typeof__(file), ph);
+    file.elf.eh.e_phnum = 3;
+    file.ph[1].p_memsz = file.ph[2].p_memsz = 40 * MIB;
+    put(f->kernel, &file, sizeof(file));
+    g_assert_false(boot(f, false));
+    assert_refused(f, "together do not fit");
+}
+
 static void a_multiboot_elf_is_entered_with_magic_and_information(Fixture *f,
                                                                   gconstpointer d)
 {
@@ -327,6 +345,7 @@ int main(int argc, char **argv)
     TEST(a_kernel_that_needs_more_memory_than_there_is_is_refused);
     TEST(a_command_line_longer_than_the_kernel_takes_is_refused);
     TEST(an_elf_with_a_pvh_note_is_entered_with_start_info);
+    TEST(segments_that_together_are_larger_than_ram_are_refused);
     TEST(a_multiboot_elf_is_entered_with_magic_and_information);
     TEST(files_that_are_no_kernel_are_refused);
     TEST(damaged_headers_never_reach_outside_the_file_or_ram);

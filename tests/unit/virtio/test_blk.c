@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "util/bits.h"
 #include "virtio/devices.h"
@@ -25,6 +27,18 @@ int fdatasync(int fd)
     return 0;
 }
 
+/* As slow as a host's disk may be, while told to. */
+static bool is_slow;
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    if (__atomic_load_n(&is_slow, __ATOMIC_SEQ_CST))
+        g_usleep(20000);
+    return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+static off_t disk_size = DISK_SIZE;
+
 typedef struct Bed {
     VqGuest g;
     char *dir, *path;
@@ -43,7 +57,7 @@ static void bed_open(const char *extra, VqgSetup setup)
     bed.dir = g_dir_make_tmp("hutch-blk-XXXXXX", NULL);
     bed.path = g_build_filename(bed.dir, "disk", NULL);
     fd = open(bed.path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-    g_assert_cmpint(ftruncate(fd, DISK_SIZE), ==, 0);
+    g_assert_cmpint(ftruncate(fd, disk_size), ==, 0);
     close(fd);
     text = g_strconcat(bed.path, extra, NULL);
     bed.options = param_new(virtio_blk_ops.params);
@@ -597,6 +611,40 @@ static void reset_in_the_middle_leaves_a_device_that_works(void)
     }
 }
 
+/* A guest would otherwise decide how long it takes to pause or to end its VM. */
+static void no_more_than_so_many_bytes_are_in_flight_and_the_rest_waits(void)
+{
+    enum { N = 10, LEN = 128 << 20, MOST = 2 };
+    struct {
+        uint64_t sector;
+        uint32_t n, flags;
+    } all = {0, LEN / 512, 1};
+    uint64_t status[N];
+    VqgUsed used;
+
+    disk_size = LEN;
+    bed_open("", (VqgSetup){0});
+    disk_size = DISK_SIZE;
+    __atomic_store_n(&is_slow, true, __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < N; i++) {
+        VqgBuf bufs[] = {{put_header(T_ZEROES, 0), 16, OUT},
+                         {put(&all, sizeof(all)), sizeof(all), OUT},
+                         {status[i] = put_status(), 1, IN}};
+
+        vqg_chain(&bed.g, 0, bufs, 3);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        vqg_kick(&bed.g);
+        g_assert_cmpuint(bed.g.vdev->queues[0].vq.in_flight, <=, MOST);
+        g_assert_true(vqg_wait(&bed.g, 0, 1));
+        g_assert_true(vqg_take(&bed.g, 0, &used));
+    }
+    __atomic_store_n(&is_slow, false, __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < N; i++)
+        g_assert_cmpuint(byte_at(status[i]), ==, S_OK);
+    bed_close();
+}
+
 static void a_full_host_disk_is_an_io_error_and_no_more(void)
 {
     struct rlimit old, limit;
@@ -638,6 +686,7 @@ int main(int argc, char **argv)
     T(deep_queues_share_batches_and_interrupts);
     T(quiesce_completes_what_is_in_flight_and_then_rests);
     T(reset_in_the_middle_leaves_a_device_that_works);
+    T(no_more_than_so_many_bytes_are_in_flight_and_the_rest_waits);
     T(a_full_host_disk_is_an_io_error_and_no_more);
 #undef T
     return g_test_run();

@@ -192,9 +192,9 @@ static void fills_become_visible_together(void)
                 g_assert_true(vq_pop(vq, &req[i]));
             for (unsigned i = 0; i < 6; i++) {
                 g_assert_cmpuint(vqg_used_queue(&g, 1), ==, 0);
-                vq_fill(vq, &req[i], i + 1, i);
+                vq_fill(vq, &req[i], i + 1);
             }
-            vq_flush(vq, 6);
+            vq_flush(vq);
             g_assert_cmpuint(vqg_used_queue(&g, 1), ==, 6);
             for (unsigned i = 0; i < 6; i++) {
                 g_assert_true(vqg_take(&g, 1, &used));

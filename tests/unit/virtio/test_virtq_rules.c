@@ -571,6 +571,34 @@ static void a_ring_may_end_where_ram_ends(void)
     vqg_finish(&g);
 }
 
+/* Five entries from `start` on, as the driver would offer them in that turn of the ring.
+ */
+static void offer_five(unsigned start, bool wrap, uint16_t id)
+{
+    for (unsigned i = 0; i < 5; i++)
+        vqg_desc_at(&g, g.q[1].desc_gpa + 16 * ((start + i) % SIZE), A, 4,
+                    VQG_F_WRITE | (i < 4 ? VQG_F_NEXT : 0) | (wrap ? 0x80 : 0x8000), id);
+}
+
+/* Until the flush the driver cannot know that they are used.  When they were counted as
+ * its own again, a batch could come to more entries than the ring has, and the next to be
+ * returned was written behind its end. */
+static void entries_not_yet_flushed_cannot_be_offered_again(void)
+{
+    static VqReq req;
+    Virtqueue *vq;
+
+    vqg_open(&g, &virtio_echo_ops, &(VqgSetup){.mode = VQG_PACKED, .queue_size = SIZE});
+    vq = &g.vdev->queues[1].vq;
+    offer_five(0, true, 0);
+    g_assert_true(vq_pop(vq, &req));
+    vq_fill(vq, &req, 4);
+    offer_five(5, true, 1);
+    g_assert_false(vq_pop(vq, &req));
+    g_assert_true(vqg_broken(&g));
+    vqg_finish(&g);
+}
+
 static void add(const char *what, const char *name, const void *data,
                 void (*fn)(const void *))
 {
@@ -591,5 +619,7 @@ int main(int argc, char **argv)
             breaks_the_device_at_driver_ok);
     g_test_add_func("/virtq_rules/a_ring_may_end_where_ram_ends",
                     a_ring_may_end_where_ram_ends);
+    g_test_add_func("/virtq_rules/entries_not_yet_flushed_cannot_be_offered_again",
+                    entries_not_yet_flushed_cannot_be_offered_again);
     return g_test_run();
 }
