@@ -281,6 +281,20 @@ void pci_bus_reset(PciBus *bus)
     }
 }
 
+void pci_bus_quiesce(PciBus *bus)
+{
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot])
+            device_quiesce(&bus->slot[slot]->dev);
+}
+
+void pci_bus_resume(PciBus *bus)
+{
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot])
+            device_resume(&bus->slot[slot]->dev);
+}
+
 /* ---- life ------------------------------------------------------------------ */
 
 static void bridge_release(Device *d)

@@ -368,8 +368,12 @@ static void write_control(Rtc *r, unsigned index, uint8_t value)
     if (index == REG_B && value & B_SET)
         value &= ~FLAG_UPDATE; /* SET also clears UIE */
     r->s.cmos[index] = index == REG_A ? value & ~A_UIP : value;
+    if (was_held && (r->s.cmos[REG_A] & A_DIVIDER_RESET) != A_DIVIDER_RESET) {
+        r->s.seen += SECOND / 2 - r->s.seen % SECOND; /* also while SET still halts it */
+        r->s.offset = r->s.seen - host_clock();
+    }
     if (was_halted && !is_halted(r))
-        clock_set(r, was_held ? SECOND / 2 : r->s.seen % SECOND);
+        clock_set(r, r->s.seen % SECOND);
 }
 
 static void write_register(Rtc *r, unsigned index, uint8_t value)

@@ -64,6 +64,8 @@ int main(int argc, char **argv)
     cli_started_ns = clock_ns();
     open_standard_fds();
     restore_terminal_on_crash();
+    if (g_getenv("HUTCH_DEBUG"))
+        log_set_level(LOG_DEBUG);
     signal(SIGPIPE, SIG_IGN); /* who reads our output may leave; see chardev/stdio.c */
     signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is the guest's I/O error */
     if (g_str_equal(name, "--version") || g_str_equal(name, "-V"))

@@ -192,13 +192,16 @@ static void test_spin(void)
         pause();
 }
 
-/* how=keyboard (default) or how=cf9. */
+/* how=keyboard (default), how=cf9, or how=insist: again and again, as kernels do. */
 static void test_reset(void)
 {
     print("reset now\n");
     if (text_equal(arg_text("how", "keyboard"), "cf9")) {
         outb(RESET_CONTROL, 2);
         outb(RESET_CONTROL, 6);
+    } else if (text_equal(arg_text("how", ""), "insist")) {
+        for (;;)
+            outb(KEYBOARD_COMMAND, 0xfe);
     } else {
         outb(KEYBOARD_COMMAND, 0xfe);
     }

@@ -121,6 +121,8 @@ void pci_bus_free(PciBus *bus); /* releases the devices on it; NULL is fine */
 bool pci_attach(PciBus *bus, PciDevice *p, int slot, GError **error);
 PciDevice *pci_device_at(PciBus *bus, unsigned slot); /* NULL: empty */
 void pci_bus_reset(PciBus *bus);
+void pci_bus_quiesce(PciBus *bus); /* vCPUs parked, as for the two beside it */
+void pci_bus_resume(PciBus *bus);
 Bus *pci_bus_mmio(const PciBus *bus); /* where memory BARs are mapped */
 
 /* vCPU thread.  Config space of one function (the device's lock is taken inside). */

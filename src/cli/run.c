@@ -226,9 +226,11 @@ static bool run_machine(const Config *cfg, MachineResult *ret, GError **error)
 /* The last line on stderr, after the machine has given back the terminal. */
 static void print_result(const MachineResult *r)
 {
+    /* Names of files may be any bytes, JSON may not. */
+    g_autofree char *detail = g_utf8_make_valid(r->detail ? r->detail : "", -1);
     json_t *json = json_pack("{s:i, s:s, s:s, s:O, s:O}", "status", r->status, "reason",
-                             r->reason, "detail", r->detail ? r->detail : "", "times",
-                             r->times, "counters", r->counters);
+                             r->reason, "detail", detail, "times", r->times, "counters",
+                             r->counters);
     char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
 
     if (text)

@@ -306,16 +306,16 @@ void board_reset(Board *b)
 
 void board_quiesce(Board *b)
 {
-    for (unsigned i = 0; i < b->n_virtio; i++)
-        virtio_quiesce(b->virtio[i]);
+    if (b->pci)
+        pci_bus_quiesce(b->pci);
     for_each(b, device_quiesce);
 }
 
 void board_resume(Board *b)
 {
     for_each(b, device_resume);
-    for (unsigned i = 0; i < b->n_virtio; i++)
-        virtio_resume(b->virtio[i]);
+    if (b->pci)
+        pci_bus_resume(b->pci);
 }
 
 void board_power_button(Board *b)

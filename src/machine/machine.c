@@ -26,6 +26,7 @@ struct Machine {
     int end_number;
     char *end_text;
     IoPost end_post, reset_post, power_post, nmi_post;
+    bool reset_wanted; /* atomic: the guest asked since its last reset */
 
     int signal_fd;
     IoWatch signals;
@@ -103,8 +104,8 @@ static void on_reset(void *opaque)
     if (m->config->no_reboot)
         end_with(m, END_RESET, 0,
                  "the guest asked for a reboot, which --no-reboot forbids");
-    else
-        ioloop_post(m->main, &m->reset_post);
+    __atomic_store_n(&m->reset_wanted, true, __ATOMIC_RELEASE);
+    ioloop_post(m->main, &m->reset_post);
 }
 
 static void on_vcpu_ended(void *opaque, Vcpu *c, VcpuEnd end, const char *text)
@@ -224,9 +225,12 @@ static void do_reset(void *opaque)
     Machine *m = opaque;
     g_autoptr(GError) error = NULL;
 
-    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE)
+    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE ||
+        !__atomic_load_n(&m->reset_wanted, __ATOMIC_ACQUIRE))
         return;
     machine_pause(m);
+    /* Kernels ask again until they are gone: it is the same reset. */
+    __atomic_store_n(&m->reset_wanted, false, __ATOMIC_RELAXED);
     m->resets++;
     if (!power_on(m, &error)) {
         end_with(m, END_ERROR, 0, error->message);

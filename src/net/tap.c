@@ -38,6 +38,7 @@ typedef struct Tap {
     int fd;
     char ifname[IFNAMSIZ];
     IoWatch watch;
+    LogLimit warned;
     bool want_write; /* a send returned false */
     bool gone;       /* the interface was deleted under us: nothing in, nothing out */
     struct iovec list[IOV_MAX];
@@ -226,7 +227,8 @@ static void tap_set_offloads(NetDev *nd, unsigned offloads)
 {
     Tap *t = (Tap *)nd;
 
-    if (!t->gone && ioctl(t->fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0)
+    if (!t->gone && ioctl(t->fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 &&
+        log_limit(&t->warned))
         log_warn("tap interface %s: set offloads %#x: %s", t->ifname, offloads,
                  g_strerror(errno));
 }

@@ -454,6 +454,12 @@ def test_json_says_it_as_well_when_the_host_could_not_start_the_vm():
     equal(sentence, "hutch: error: " + result["detail"])
 
 
+def test_json_is_json_whatever_bytes_a_file_name_has():
+    status, _, err = run("--kernel", os.fsdecode(b"/nowhere/\xff"), "--json")
+    result = json.loads(err.splitlines()[-1])
+    equal((status, result["status"]), (125, 125))
+
+
 # ---- what --print-config says -------------------------------------------------------------
 
 

@@ -186,7 +186,7 @@ def test_user_network_reaches_the_host_and_is_reached_through_a_forward():
             check("10.0.2.15" in vm.sh("ip addr show eth0"), vm.tail())
             got = vm.sh(f"wget -qO- http://10.0.2.2:{server.server_port}/ | wc -c")
             equal(got.strip(), "140000")
-            check("fec0" in vm.sh("sleep 3; ip -6 addr show eth0") , vm.tail())
+            vm.sh("until ip -6 addr show eth0 | grep fec0; do usleep 100000; done")
             vm.sh("mkdir -p /www; echo from the guest >/www/index.html; httpd -p 80 -h /www")
             page = os.path.join(folder, "page")
             subprocess.run(["busybox", "wget", "-qO", page, f"http://127.0.0.1:{forward}/"],

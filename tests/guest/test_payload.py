@@ -85,6 +85,18 @@ def test_a_reset_boots_again_and_no_reboot_ends_with_status_0():
                 vm.expect("reset now")
 
 
+def test_however_often_a_guest_asks_before_it_is_gone_it_is_one_reset():
+    hutch.needs_kvm()
+    with Vm("--kernel", image("payload", NAME), "--cmdline", "test=reset how=insist",
+            "--json") as vm:
+        for _ in range(20):
+            vm.expect("reset now")
+        vm.signal(signal.SIGTERM)
+        vm.wait()
+        resets, boots = vm.result()["counters"]["resets"], vm.text().count("reset now")
+        check(resets <= boots, f"{resets} resets of {boots} boots")
+
+
 def test_a_signal_ends_it_as_it_ends_other_programs():
     hutch.needs_kvm()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
