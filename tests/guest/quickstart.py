@@ -54,7 +54,8 @@ def main():
         copy_of_debian(folder)
         os.environ["HUTCH_IMAGES"] = folder
         if "--shell" in sys.argv:
-            sys.exit(subprocess.run([hutch.HUTCH, "run", "debian"], check=False).returncode)
+            status = subprocess.run([hutch.HUTCH, "run", "debian"], check=False).returncode
+            sys.exit(status if status >= 0 else 128 - status)
         try:
             unattended()
         except (AssertionError, hutch.Skip) as error:
