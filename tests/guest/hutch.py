@@ -187,40 +187,41 @@ def unshare_network():
 
 
 def in_nested_host(names, cpus, memory, limit):
-    """Runs the tests `names` of this program in host B; the names of those that it came to,
-    and whether all went well."""
-    came_to, well = [], True
+    """Runs the tests `names` of this program in host B; its lines as they come, and at the
+    end its status."""
     process = subprocess.Popen(
         [os.path.join(ROOT, "tests", "nested-host"), "--cpus", str(cpus), "--memory", memory,
          "--timeout", str(limit), "--env", "HUTCH", "--env", "HUTCH_IMAGE_CACHE", "--",
          "python3", sys.argv[0], "--only", *names],
         stdout=subprocess.PIPE, text=True, errors="replace")
-    for line in process.stdout:
-        verdict = re.match(r"(?:not )?ok \d+ - (\w+)", line)
-        if verdict:
-            came_to.append("test_" + verdict[1])
-            well = well and not line.startswith("not")
-        if not re.match(r"1\.\.\d+$", line):
-            print(line, end="", flush=True)
-    return came_to, well, process.wait()
+    yield from process.stdout
+    return process.wait()
 
 
-def through_nested_host(tests, cpus, memory, limit):
-    """All tests in host B.  Its emulator hangs or dies now and then, which is no verdict on
-    hutch: what it did not come to is tried once more, and that is said."""
+def through_nested_host(names, cpus, memory, limit):
+    """All tests in host B.  Its emulator hangs, stalls or dies now and then, which is no
+    verdict on hutch: what failed there, or was not come to, is tried once more, and that is
+    said.  Numbers the lines anew."""
     print("# stock kernels: in host B, as this machine's KVM cannot run them", flush=True)
-    left, well = [name for name, _ in tests], True
-    for attempt in range(2):
-        came_to, so_far_well, status = in_nested_host(left, cpus, memory, limit)
-        left = [name for name in left if name not in came_to]
-        well = well and so_far_well
+    number, left, failed = 0, list(names), False
+    for last in (False, True):
+        for line in in_nested_host(left[:], cpus, memory, limit):
+            verdict = re.match(r"(ok|not ok) \d+ - (\w+)(.*)", line)
+            if verdict and (last or verdict[1] == "ok"):
+                number += 1
+                failed = failed or verdict[1] != "ok"
+                left.remove("test_" + verdict[2])
+                print(f"{verdict[1]} {number} - {verdict[2]}{verdict[3]}", flush=True)
+            elif verdict:
+                print(f"# failed in host B, to be tried once more: {verdict[2]}", flush=True)
+            elif line.startswith("#"):
+                print(line, end="", flush=True)
         if not left:
-            return well
-        print(f"# host B ended with status {status} before {left[0]}"
-              f"{'; trying the rest once more' if attempt == 0 else ''}", flush=True)
+            break
     for name in left:
-        print(f"not ok - {name[len('test_'):]}: host B failed twice", flush=True)
-    return False
+        number += 1
+        print(f"not ok {number} - {name.removeprefix('test_')}: host B failed twice", flush=True)
+    return not left and not failed
 
 
 def chosen(module):
@@ -238,7 +239,7 @@ def main(stock_kernels=False, cpus=1, memory="3G", limit=900):
     tests = list(chosen(sys.modules["__main__"]))
     print(f"1..{len(tests)}", flush=True)
     if stock_kernels and not stock_kernels_run():
-        sys.exit(0 if through_nested_host(tests, cpus, memory, limit) else 1)
+        sys.exit(0 if through_nested_host([name for name, _ in tests], cpus, memory, limit) else 1)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     failed = False
     for number, (name, fn) in enumerate(tests, 1):
