@@ -25,18 +25,23 @@ typedef enum {
     PARAM_ENUM, /* int: index into choices[], plus min; so with min 1, zero: not given */
     PARAM_MAC,  /* uint8_t[6]; all zero: not given */
     PARAM_LIST, /* char **, owned, NULL-terminated: a key that may be repeated */
+    PARAM_JSON, /* json_t *, owned: any value, which whoever uses it checks */
 } ParamType;
 
 typedef struct ParamDesc {
     const char *key;
+    char letter; /* its short name as an option on the command line; 0: none */
     ParamType type;
     size_t offset;              /* of the member in the options struct */
     const char *arg;            /* placeholder in help: "FILE" */
     const char *help;           /* one line, lower case, no full stop */
     const char *def;            /* default, in command-line notation; NULL: zero */
+    const char *bare;           /* what it means without a value; NULL: it needs one */
     const char *const *choices; /* PARAM_ENUM: NULL-terminated */
     uint64_t min, max;          /* PARAM_UINT, PARAM_SIZE; max 0: no limit */
     bool required;
+    const struct ParamTable *keys; /* PARAM_LIST: each value is a list of these KEY=VALUE,
+                                      which the owner parses */
 } ParamDesc;
 
 /* A struct of options; ends with a zeroed ParamDesc. */

@@ -12,6 +12,7 @@ typedef enum {
     VM_ERROR_UNSUPPORTED, /* this host, kernel or build cannot      */
     VM_ERROR_IO,          /* a system call failed                   */
     VM_ERROR_CORRUPT,     /* a file or stream is not what it claims */
+    VM_ERROR_NOT_FOUND,   /* there is no device, job or VM of that name */
 } VmErrorCode;
 
 #define VM_ERROR (vm_error_quark())

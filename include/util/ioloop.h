@@ -78,6 +78,10 @@ void ioloop_poller_remove(IoLoop *loop, IoPoller *poller);
 /* Any thread; does not wait. */
 void ioloop_post(IoLoop *loop, IoPost *post);
 
+/* The loop's thread, or any while the loop does not run: a post that is queued will not
+ * run, and nothing refers to it any more.  Harmless on one that is not queued. */
+void ioloop_unpost(IoLoop *loop, IoPost *post);
+
 /* Any thread but one that the loop might wait for (see ARCHITECTURE.md, "Locking"): runs
  * fn on the loop and returns when it is done.  On the loop's own thread, or while no
  * thread runs the loop, it is a plain call. */

@@ -171,6 +171,31 @@ static void replace(char **at, char *value)
     *at = value;
 }
 
+static bool set_json(const ParamDesc *desc, void *options, const char *value,
+                     GError **error)
+{
+    json_error_t where;
+    json_t *json = json_loads(value, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &where);
+    json_t **at = member(desc, options);
+
+    if (!json)
+        return fail(error, VM_ERROR_INVALID, "'%s' is not JSON: %s", value, where.text);
+    json_decref(*at);
+    *at = json;
+    return true;
+}
+
+/* As in nbd://host/name?key=value. */
+static bool is_uri(const char *text)
+{
+    return strncmp(text + strcspn(text, ":/="), "://", 3) == 0;
+}
+
+bool param_path_is_absolute(const char *path)
+{
+    return g_path_is_absolute(path) || is_uri(path);
+}
+
 static bool set_value(const ParamDesc *desc, void *options, const char *value,
                       const char *base, GError **error)
 {
@@ -181,7 +206,7 @@ static bool set_value(const ParamDesc *desc, void *options, const char *value,
     case PARAM_PATH:
         if (!*value)
             return fail(error, VM_ERROR_INVALID, "the path is empty");
-        replace(member(desc, options), base && !g_path_is_absolute(value)
+        replace(member(desc, options), base && !param_path_is_absolute(value)
                                            ? g_build_filename(base, value, NULL)
                                            : g_strdup(value));
         return true;
@@ -197,6 +222,8 @@ static bool set_value(const ParamDesc *desc, void *options, const char *value,
     case PARAM_LIST:
         append(member(desc, options), value);
         return true;
+    case PARAM_JSON:
+        return set_json(desc, options, value, error);
     }
     return false;
 }
@@ -206,6 +233,8 @@ bool param_set_at(const ParamDesc *desc, void *options, const char *value,
 {
     if (!value && desc->type == PARAM_BOOL)
         value = "on";
+    if (!value)
+        value = desc->bare;
     if (!value)
         return fail(error, VM_ERROR_INVALID, "%s: no value is given", desc->key);
     if (set_value(desc, options, value, base, error))
@@ -227,6 +256,8 @@ void param_clear(const ParamDesc *desc, void *options)
         g_clear_pointer((char **)member(desc, options), g_free);
     } else if (desc->type == PARAM_LIST) {
         g_clear_pointer((char ***)member(desc, options), g_strfreev);
+    } else if (desc->type == PARAM_JSON) {
+        g_clear_pointer((json_t **)member(desc, options), json_decref);
     }
 }
 
@@ -348,7 +379,8 @@ static bool next_piece(const char **at, GString *piece)
 static bool parse_piece(const ParamTable *table, void *options, uint64_t *seen,
                         const char *piece, bool first, const char *base, GError **error)
 {
-    const char *equals = strchr(piece, '=');
+    bool bare = first && table->desc->type == PARAM_PATH && is_uri(piece);
+    const char *equals = bare ? NULL : strchr(piece, '=');
     g_autofree char *key = equals ? g_strndup(piece, equals - piece) : g_strdup(piece);
     const ParamDesc *desc;
 

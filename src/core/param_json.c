@@ -65,6 +65,10 @@ bool param_set_json(const ParamDesc *desc, void *options, json_t *value, const c
         return param_set(desc, options, digits, error);
     case PARAM_LIST:
         return set_list(desc, options, value, error);
+    case PARAM_JSON:
+        param_clear(desc, options);
+        *(json_t **)((char *)options + desc->offset) = json_incref(value);
+        return true;
     }
     return false;
 }
@@ -106,7 +110,7 @@ static json_t *size_to_json(uint64_t v)
 /* Absolute, so that it means the same wherever the JSON is kept. */
 static json_t *path_to_json(const char *path)
 {
-    g_autofree char *here = g_path_is_absolute(path) ? NULL : g_get_current_dir();
+    g_autofree char *here = param_path_is_absolute(path) ? NULL : g_get_current_dir();
     g_autofree char *full = here ? g_build_filename(here, path, NULL) : NULL;
 
     return json_string(full ? full : path);
@@ -147,6 +151,8 @@ json_t *param_value_to_json(const ParamDesc *desc, const void *options)
                             mac[3], mac[4], mac[5]);
     case PARAM_LIST:
         return list_to_json(*(char **const *)at);
+    case PARAM_JSON:
+        return json_incref(*(json_t *const *)at);
     }
     return NULL;
 }

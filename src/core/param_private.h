@@ -18,6 +18,10 @@ const ParamDesc *param_take_key(const ParamTable *table, uint64_t *seen, const c
 bool param_complete(const ParamTable *table, void *options, uint64_t seen,
                     GError **error);
 
+/* True for what means the same in every folder: absolute paths, and URIs, which some
+ * options take in the place of a path. */
+bool param_path_is_absolute(const char *path);
+
 /* param_parse() with a folder for relative paths. */
 bool param_parse_at(const ParamTable *table, void *options, const char *text,
                     const char *base, GError **error);

@@ -36,6 +36,7 @@ struct IoLoop {
 
     Lock lock; /* guards the posts */
     IoPost *posts, **posts_end;
+    IoPost *running_posts; /* taken from there, still to be run; the loop's */
 };
 
 int64_t clock_ns(void)
@@ -143,12 +144,13 @@ static IoPost *take_posts_locked(IoLoop *loop)
     return list;
 }
 
-static void run_posts(IoPost *list)
+static void run_posts(IoLoop *loop, IoPost *list)
 {
-    while (list) {
-        IoPost *post = list;
+    loop->running_posts = list;
+    while (loop->running_posts) {
+        IoPost *post = loop->running_posts;
 
-        list = post->next;
+        loop->running_posts = post->next;
         /* From here on it may be queued again, and by fn itself. */
         __atomic_store_n(&post->queued, false, __ATOMIC_SEQ_CST);
         post->fn(post->opaque);
@@ -162,7 +164,7 @@ static void run_new_posts(IoLoop *loop)
     lock_acquire(&loop->lock);
     list = take_posts_locked(loop);
     lock_release(&loop->lock);
-    run_posts(list);
+    run_posts(loop, list);
 }
 
 void ioloop_post(IoLoop *loop, IoPost *post)
@@ -171,6 +173,25 @@ void ioloop_post(IoLoop *loop, IoPost *post)
 
     if (!__atomic_exchange_n(&post->queued, true, __ATOMIC_SEQ_CST))
         post_locked(loop, post);
+}
+
+static void strike_out(IoPost **at, const IoPost *post)
+{
+    while (*at && *at != post)
+        at = &(*at)->next;
+    if (*at)
+        *at = post->next;
+}
+
+void ioloop_unpost(IoLoop *loop, IoPost *post)
+{
+    LOCK_GUARD(&loop->lock);
+
+    strike_out(&loop->posts, post);
+    strike_out(&loop->running_posts, post);
+    for (loop->posts_end = &loop->posts; *loop->posts_end;)
+        loop->posts_end = &(*loop->posts_end)->next;
+    __atomic_store_n(&post->queued, false, __ATOMIC_SEQ_CST);
 }
 
 typedef struct Call {
@@ -379,7 +400,7 @@ void ioloop_run(IoLoop *loop)
     last = take_posts_locked(loop);
     __atomic_store_n(&loop->running, false, __ATOMIC_RELEASE);
     lock_release(&loop->lock);
-    run_posts(last);
+    run_posts(loop, last);
     __atomic_store_n(&loop->quit, false, __ATOMIC_RELEASE);
     current = NULL;
 }

@@ -11,6 +11,7 @@ typedef struct Opts {
     uint64_t n, size;
     int kind, way;
     uint8_t mac[6];
+    json_t *any;
 } Opts;
 
 static const char *const kinds[] = {"auto", "raw", "qcow2", NULL};
@@ -39,6 +40,7 @@ static const ParamTable table = {
             {.key = "size", .type = PARAM_SIZE, AT(size), .min = MIB, .def = "512M"},
             {.key = "mac", .type = PARAM_MAC, AT(mac)},
             {.key = "hostfwd", .type = PARAM_LIST, AT(fwd)},
+            {.key = "any", .type = PARAM_JSON, AT(any)},
             {0}},
 };
 
@@ -106,6 +108,24 @@ static void every_type_is_parsed(void)
     g_assert_cmpuint(g_strv_length(o->fwd), ==, 2);
     g_assert_cmpstr(o->name, ==, "");
     param_free(&table, o);
+}
+
+static void json_is_kept_as_it_came_in_both_notations(void)
+{
+    json_t *object = json_pack("{s:s, s:{s:[i]}}", "path", "x", "any", "a", 1);
+    Opts *o = parse("x,any={\"a\":[1]}"), *p = param_new(&table);
+    json_t *back;
+
+    g_assert_true(json_equal(o->any, json_object_get(object, "any")));
+    g_assert_true(param_from_json(&table, p, object, NULL, NULL));
+    g_assert_true(json_equal(p->any, o->any));
+    back = param_to_json(&table, p);
+    g_assert_true(json_equal(json_object_get(back, "any"), o->any));
+    refused("x,any={", "not JSON");
+    json_decref(back);
+    json_decref(object);
+    param_free(&table, o);
+    param_free(&table, p);
 }
 
 static void doubled_comma_is_one_comma_of_the_value(void)
@@ -192,6 +212,24 @@ static void failed_set_leaves_the_member_alone(void)
     param_free(&table, o);
 }
 
+/* nbd://host/name?key=value */
+static void a_uri_in_the_place_of_a_path_stays_as_it_is(void)
+{
+    static const char uri[] = "nbd+unix:///x?socket=/run/a=b&reconnect=5";
+    Opts *o = parse("nbd+unix:///x?socket=/run/a=b&reconnect=5,readonly");
+    json_t *json = param_to_json(&table, o);
+    Opts *p = param_new(&table);
+
+    g_assert_cmpstr(o->path, ==, uri);
+    g_assert_true(o->ro);
+    g_assert_cmpstr(json_string_value(json_object_get(json, "path")), ==, uri);
+    g_assert_true(param_from_json(&table, p, json, "/etc/vm", NULL));
+    g_assert_cmpstr(p->path, ==, uri);
+    json_decref(json);
+    param_free(&table, o);
+    param_free(&table, p);
+}
+
 static void json_paths_count_from_the_files_folder(void)
 {
     const char *cases[][2] = {{"{\"path\": \"a.raw\"}", "/etc/vm/a.raw"},
@@ -265,11 +303,13 @@ int main(int argc, char **argv)
 #define T(fn) g_test_add_func("/param/" #fn, fn)
     T(first_key_may_be_bare_and_so_may_booleans);
     T(every_type_is_parsed);
+    T(json_is_kept_as_it_came_in_both_notations);
     T(doubled_comma_is_one_comma_of_the_value);
     T(bad_lists_are_refused_by_name_of_key);
     T(malformed_numbers_are_refused);
     T(sizes_have_suffixes_of_1024);
     T(failed_set_leaves_the_member_alone);
+    T(a_uri_in_the_place_of_a_path_stays_as_it_is);
     T(json_paths_count_from_the_files_folder);
     T(bad_json_is_refused_by_name_of_key);
     T(json_round_trips_and_leaves_defaults_out);

@@ -126,6 +126,42 @@ static void a_watch_taken_off_gets_no_event_of_the_same_batch(void)
     close(p.fd[1]);
 }
 
+typedef struct Posts {
+    IoLoop *loop;
+    IoPost post[3];
+    unsigned ran;
+} Posts;
+
+static void unpost_the_others(void *opaque)
+{
+    Posts *p = opaque;
+
+    p->ran++;
+    for (unsigned i = 0; i < G_N_ELEMENTS(p->post); i++)
+        ioloop_unpost(p->loop, &p->post[i]);
+    ioloop_quit(p->loop);
+}
+
+static void a_post_that_was_taken_back_does_not_run(void)
+{
+    g_autoptr(IoLoop) loop = ioloop_new(NULL);
+    Posts p = {.loop = loop};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(p.post); i++) {
+        p.post[i] = (IoPost){.fn = unpost_the_others, .opaque = &p};
+        ioloop_post(loop, &p.post[i]);
+    }
+    ioloop_run(loop);
+    g_assert_cmpuint(p.ran, ==, 1); /* the others were in the same batch */
+    ioloop_post(loop, &p.post[0]);
+    ioloop_unpost(loop, &p.post[0]);
+    ioloop_unpost(loop, &p.post[0]);
+    ioloop_post(loop, &p.post[1]);
+    ioloop_run(loop);
+    g_assert_cmpuint(p.ran, ==, 2);
+    g_assert_false(p.post[0].queued);
+}
+
 static bool poll_three_times(void *opaque)
 {
     int *n = opaque;
@@ -168,6 +204,7 @@ int main(int argc, char **argv)
     TEST(a_post_that_is_queued_is_not_queued_twice);
     TEST(timers_run_in_the_order_of_their_deadlines);
     TEST(a_watch_taken_off_gets_no_event_of_the_same_batch);
+    TEST(a_post_that_was_taken_back_does_not_run);
     TEST(the_loop_does_not_sleep_while_a_poller_finds_work);
     TEST(a_file_that_cannot_be_watched_is_an_error_with_its_number);
     return g_test_run();
