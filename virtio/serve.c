@@ -8,7 +8,8 @@
  * Polling.  A device with its own I/O thread goes on looking at its rings for a moment
  * before it sleeps, with kicks turned off: that spares a busy guest the exits and us the
  * wake-ups.  The window grows while kicks come soon after we fell asleep and closes when
- * one comes late, so that an idle guest, or a slow one, costs nothing. */
+ * one comes late, so that an idle guest, or a slow one, costs nothing.  A device that is
+ * about to answer requests opens it, because the driver may well send more at once. */
 #include "util/fd.h"
 #include "virtio/virtq_internal.h"
 
@@ -65,6 +66,14 @@ static void open_window(VirtioDevice *v)
     v->polling.on = true;
     for (unsigned i = 0; i < v->n_queues; i++)
         vq_disable_kicks(&v->queues[i].vq);
+}
+
+void virtio_expect(VirtioDevice *v)
+{
+    VirtioPolling *p = &v->polling;
+
+    if (!p->on && p->window_ns && v->live && !v->quiesced)
+        open_window(v);
 }
 
 /* True if something came just before kicks were on. */
@@ -210,6 +219,8 @@ void virtio_serve_resume(VirtioDevice *v)
 {
     for (unsigned i = 0; i < v->n_queues; i++)
         v->queues[i].vq.active = v->queues[i].vq.desc != NULL;
+    if (v->ops->resume)
+        v->ops->resume(v);
     listen(v);
 }
 

@@ -241,9 +241,8 @@ static void release(Device *d)
     if (t->region.mapped)
         assign_kicks(t, false);
     bus_unmap(t->bus, &t->region);
-    virtio_reset(t->v);
-    irq_set(&t->irq, false);
     virtio_free(t->v);
+    irq_set(&t->irq, false); /* until here it may interrupt */
     device_finish(&t->dev);
     g_free(t);
 }

@@ -397,17 +397,15 @@ static void resume(Device *d)
     virtio_resume(((VirtioPci *)d)->v);
 }
 
-/* The BAR goes first, and with it the kernel's use of the kick_fds; the device last, for
- * until it is gone it may interrupt. */
+/* The BAR goes first, and with it the kernel's use of the kick_fds, then the device; what
+ * it interrupts by goes last, for until it is gone its threads may do so. */
 static void release(Device *d)
 {
     VirtioPci *t = (VirtioPci *)d;
-    VirtioDevice *v = t->v;
 
-    virtio_reset(v);
-    virtio_bind(v, NULL, NULL);
+    pci_silence(&t->pci);
+    virtio_free(t->v);
     pci_device_finish(&t->pci);
-    virtio_free(v);
     g_free(t);
 }
 

@@ -59,16 +59,15 @@ VirtioDevice *virtio_new(const VirtioOps *ops, const char *id, const void *optio
 {
     const VirtioCommonOptions *common = ops->params ? options : NULL;
     VirtioDevice *v = g_malloc0(ops->size);
+    const char *name = common && common->id ? common->id : id ? id : ops->name;
 
     v->ops = ops;
     v->env = env;
     v->gm = env->gm;
-    g_strlcpy(v->id,
-              common && common->id ? common->id
-              : id                 ? id
-                                   : ops->name,
-              sizeof(v->id));
-    if (make(v, common, error))
+    if (g_strlcpy(v->id, name, sizeof(v->id)) >= sizeof(v->id))
+        fail(error, VM_ERROR_INVALID, "id '%s' is longer than %zu bytes", name,
+             sizeof(v->id) - 1);
+    else if (make(v, common, error))
         return v;
     g_prefix_error(error, "%s: ", v->id);
     virtio_free(v);
@@ -80,12 +79,33 @@ static void stop(void *opaque)
     virtio_serve_stop(opaque);
 }
 
+static void retire(void *opaque)
+{
+    VirtioDevice *v = opaque;
+
+    virtio_serve_stop(v);
+    ioloop_post(v->env->main, v->retired);
+}
+
+void virtio_retire(VirtioDevice *v, IoPost *retired)
+{
+    v->retired = retired;
+    v->retire = (IoPost){.fn = retire, .opaque = v};
+    ioloop_post(v->loop, &v->retire);
+}
+
+/* What retire() did is before this call in the loop's queue. */
+void virtio_wait_retired(VirtioDevice *v)
+{
+    ioloop_call(v->loop, stop, v);
+}
+
 void virtio_free(VirtioDevice *v)
 {
     if (!v)
         return;
-    if (v->live)
-        ioloop_call(v->loop, stop, v);
+    if (v->retired || v->live)
+        virtio_wait_retired(v);
     if (v->ops->release)
         v->ops->release(v);
     for (unsigned i = 0; v->queues && i < v->n_queues; i++)

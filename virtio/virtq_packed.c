@@ -198,6 +198,8 @@ static void packed_show_kicks(Virtqueue *vq, bool on)
         vq->kick_at = at;
         __atomic_store_n(&event->off_wrap, at, __ATOMIC_RELAXED);
         put_event(vq, EVENT_DESC);
+    } else if (!on && vq->kick_at == at) {
+        put_event(vq, EVENT_DISABLE);
     }
 }
 

@@ -162,6 +162,8 @@ static void split_show_kicks(Virtqueue *vq, bool on)
     } else if (on && (vq->kicks_off || vq->kick_at != vq->avail_idx)) {
         vq->kick_at = vq->avail_idx;
         put(vq, event, vq->kick_at);
+    } else if (!on && vq->kick_at == vq->avail_idx) {
+        put(vq, event, (uint16_t)(vq->kick_at - 1)); /* which it has passed */
     }
 }
 

@@ -18,6 +18,7 @@
 typedef struct BlockDev BlockDev;
 typedef struct BlockQueue BlockQueue;
 typedef struct BlockReq BlockReq;
+typedef struct BlockJob BlockJob;
 
 typedef enum { BLOCK_FORMAT_AUTO, BLOCK_FORMAT_RAW, BLOCK_FORMAT_QCOW2 } BlockFormat;
 typedef enum {
@@ -30,19 +31,77 @@ typedef enum {
     BLOCK_CACHE_AUTO,
     BLOCK_CACHE_NONE,
     BLOCK_CACHE_WRITEBACK,
+    BLOCK_CACHE_WRITETHROUGH,
     BLOCK_CACHE_UNSAFE
 } BlockCache;
+typedef enum { BLOCK_BACKING_AUTO, BLOCK_BACKING_ON, BLOCK_BACKING_OFF } BlockBacking;
+
+/* Limits, a second; 0: none.  A burst is how much may come on top at once, after a rest.
+ */
+typedef struct BlockLimits {
+    uint64_t bps, bps_read, bps_write, bps_burst;     /* bytes */
+    uint64_t iops, iops_read, iops_write, iops_burst; /* requests */
+} BlockLimits;
 
 typedef struct BlockOptions {
     char *path;
     int format; /* BlockFormat: AUTO goes by the name alone, never by content */
     bool readonly;
-    int aio;   /* BlockAio: AUTO takes the first that works: io_uring, libaio (with
-                  cache=none), threads */
-    int cache; /* BlockCache: NONE is O_DIRECT; AUTO is NONE where the file can, else
-                  WRITEBACK; UNSAFE answers flushes at once */
-    bool lock; /* take OFD locks on the bytes QEMU uses; on unless locking=off */
+    int aio;     /* BlockAio: AUTO takes the first that works: io_uring, libaio (with
+                    cache=none), threads */
+    int cache;   /* BlockCache: NONE is O_DIRECT; AUTO is NONE where the file can, else
+                    WRITEBACK; WRITETHROUGH flushes each write; UNSAFE answers flushes at
+                    once */
+    bool lock;   /* take OFD locks on the bytes QEMU uses; on unless locking=off */
+    int backing; /* BlockBacking: AUTO follows what hutch itself put below it */
+    BlockLimits limits;
+    char *throttle_group; /* limits are shared with the disks that name the same */
+    uint64_t cache_size;  /* bytes of metadata to keep in memory, for each image; 0: the
+                             format's default */
 } BlockOptions;
+
+/* The keys of BlockLimits. */
+#define BLOCK_LIMIT_PARAMS(type_, member)                                                \
+    {.key = "bps",                                                                       \
+     .type = PARAM_SIZE,                                                                 \
+     .offset = offsetof(type_, member.bps),                                              \
+     .arg = "SIZE",                                                                      \
+     .help = "bytes a second, reads and writes together"},                               \
+        {.key = "bps-read",                                                              \
+         .type = PARAM_SIZE,                                                             \
+         .offset = offsetof(type_, member.bps_read),                                     \
+         .arg = "SIZE",                                                                  \
+         .help = "bytes a second, of reads"},                                            \
+        {.key = "bps-write",                                                             \
+         .type = PARAM_SIZE,                                                             \
+         .offset = offsetof(type_, member.bps_write),                                    \
+         .arg = "SIZE",                                                                  \
+         .help = "bytes a second, of writes"},                                           \
+        {.key = "bps-burst",                                                             \
+         .type = PARAM_SIZE,                                                             \
+         .offset = offsetof(type_, member.bps_burst),                                    \
+         .arg = "SIZE",                                                                  \
+         .help = "bytes that may come at once after a rest"},                            \
+        {.key = "iops",                                                                  \
+         .type = PARAM_UINT,                                                             \
+         .offset = offsetof(type_, member.iops),                                         \
+         .arg = "N",                                                                     \
+         .help = "requests a second, reads and writes together"},                        \
+        {.key = "iops-read",                                                             \
+         .type = PARAM_UINT,                                                             \
+         .offset = offsetof(type_, member.iops_read),                                    \
+         .arg = "N",                                                                     \
+         .help = "requests a second, of reads"},                                         \
+        {.key = "iops-write",                                                            \
+         .type = PARAM_UINT,                                                             \
+         .offset = offsetof(type_, member.iops_write),                                   \
+         .arg = "N",                                                                     \
+         .help = "requests a second, of writes"},                                        \
+    {                                                                                    \
+        .key = "iops-burst", .type = PARAM_UINT,                                         \
+        .offset = offsetof(type_, member.iops_burst), .arg = "N",                        \
+        .help = "requests that may come at once after a rest"                            \
+    }
 
 /* The keys of BlockOptions, for a device's own table to include; `type_` is the struct
  * and `member` the BlockOptions in it. */
@@ -75,6 +134,23 @@ typedef struct BlockOptions {
          .choices = block_cache_names,                                                   \
          .def = "auto",                                                                  \
          .help = "none: O_DIRECT; unsafe: flushes are not carried out"},                 \
+        {.key = "backing",                                                               \
+         .type = PARAM_ENUM,                                                             \
+         .offset = offsetof(type_, member.backing),                                      \
+         .choices = block_backing_names,                                                 \
+         .def = "auto",                                                                  \
+         .help = "open the files that an image names; auto: if hutch put them there"},   \
+        {.key = "cache-size",                                                            \
+         .type = PARAM_SIZE,                                                             \
+         .offset = offsetof(type_, member.cache_size),                                   \
+         .arg = "SIZE",                                                                  \
+         .help = "metadata of a qcow2 image kept in memory; 0: 32M at most"},            \
+        BLOCK_LIMIT_PARAMS(type_, member.limits),                                        \
+        {.key = "throttle-group",                                                        \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.throttle_group),                               \
+         .arg = "NAME",                                                                  \
+         .help = "share the limits with the disks that name the same group"},            \
     {                                                                                    \
         .key = "locking", .type = PARAM_BOOL, .offset = offsetof(type_, member.lock),    \
         .def = "on", .help = "keep other VMs, QEMU's too, from using the file"           \
@@ -83,6 +159,7 @@ typedef struct BlockOptions {
 extern const char *const block_format_names[];
 extern const char *const block_aio_names[];
 extern const char *const block_cache_names[];
+extern const char *const block_backing_names[];
 
 typedef enum {
     BLOCK_READ,
@@ -105,7 +182,7 @@ struct BlockReq {
 
     /* src/block's, while the request is in flight. */
     BlockReq *next;
-    uint64_t priv[12];
+    uint64_t priv[16];
 };
 
 /* Main thread.  Errors name the file.  A raw image that begins with another format's
@@ -115,9 +192,37 @@ BlockDev *block_open(const BlockOptions *options, GError **error);
 void block_close(BlockDev *dev);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockDev, block_close)
 
+/* Any thread: the VM ends.  Requests that storage of other hosts does not answer within
+ * seconds fail from now on, so that block_drain() and block_close() do not wait for ever.
+ */
+void block_hurry(BlockDev *dev);
+
+/* The main thread uses a disk for another thread, which gives it back: block_close()
+ * waits for that. */
+void block_use(BlockDev *dev);
+void block_unuse(BlockDev *dev);
+
 uint64_t block_size(const BlockDev *dev); /* bytes */
 bool block_readonly(const BlockDev *dev);
+/* Any thread. */
+typedef struct BlockStats {
+    uint64_t ops[3], bytes[3], failed[3], ns[3]; /* reads, writes, flushes */
+    uint64_t others;                             /* discards, zeroes */
+} BlockStats;
+void block_stats(BlockDev *dev, BlockStats *ret);
+
+/* Any thread.  Replaces all limits; those of a group are the group's. */
+void block_set_limits(BlockDev *dev, const BlockLimits *limits);
+void block_limits(BlockDev *dev, BlockLimits *ret);
+const char *block_throttle_group(const BlockDev *dev); /* NULL: none */
+
+/* Before there is a queue.  fn is called on any thread when the size has changed. */
+void block_on_resize(BlockDev *dev, void (*fn)(void *opaque), void *opaque);
+
 bool block_can_discard(const BlockDev *dev);
+bool block_writethrough(const BlockDev *dev); /* each write is to be flushed */
+bool block_is_direct(const BlockDev *dev);    /* O_DIRECT is on, in the top image */
+bool block_is_unsafe(const BlockDev *dev);    /* flushes are not carried out */
 const char *block_engine_name(const BlockDev *dev);
 /* Block sizes to tell the guest: the smallest it should address, and what costs the host
  * no read before a write.  Powers of two, logical <= physical. */

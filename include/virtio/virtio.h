@@ -60,6 +60,14 @@ typedef struct VirtioEnv {
                           are none */
     unsigned n_cpus;
     const char *name; /* the VM's; NULL: it has none */
+
+    /* Any thread, whatever it holds; neither waits, and either may be NULL.  stop: device
+     * `id` cannot go on (an I/O error under werror=stop): the VM is stopped soon, and
+     * resumes when a person says so.  event: a QMP event for whoever listens; takes
+     * `data`, which may be NULL. */
+    void (*stop)(void *opaque, const char *id);
+    void (*event)(void *opaque, const char *name, json_t *data);
+    void *opaque;
 } VirtioEnv;
 
 typedef struct VirtioOps {
@@ -86,12 +94,15 @@ typedef struct VirtioOps {
 
     /* The device's I/O thread. activate: queues are live, v->features is final (may be
      * NULL); handle: the guest notified vq; quiesce: complete everything in flight, touch
-     * no ring after (may be NULL); reset: forget what the driver told us (may be NULL).
-     */
+     * no ring after (may be NULL); resume: go on after that (may be NULL); reset: forget
+     * what the driver told us, and what is held back (may be NULL). */
     bool (*activate)(VirtioDevice *v, GError **error);
     void (*handle)(VirtioDevice *v, Virtqueue *vq);
+    void (*hurry)(VirtioDevice *v); /* any thread, may be NULL: the VM ends, do not wait
+                                       long for what does not answer */
     bool (*poll)(VirtioDevice *v); /* optional: true if there was work; see IoPoller */
     void (*quiesce)(VirtioDevice *v);
+    void (*resume)(VirtioDevice *v);
     void (*reset)(VirtioDevice *v);
 } VirtioOps;
 
@@ -140,6 +151,8 @@ struct VirtioDevice {
     VirtioPolling polling;
     const VirtioBinding *binding;
     void *binding_opaque;
+    IoPost retire;   /* to its loop */
+    IoPost *retired; /* to the main loop; NULL: it is not being retired */
 };
 
 /* ---- for devices ---------------------------------------------------------------- */
@@ -148,6 +161,9 @@ struct VirtioDevice {
  * one line (rate-limited), and no queue of the device is served until it is reset. */
 void virtio_broken(VirtioDevice *v, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool virtio_is_broken(const VirtioDevice *v);
+
+/* The I/O thread, before it returns requests that took a while: more may follow at once. */
+void virtio_expect(VirtioDevice *v);
 
 /* Any thread.  The config space changed: new generation, then the interrupt. */
 void virtio_config_changed(VirtioDevice *v);
@@ -182,6 +198,12 @@ const VqConfig *virtio_queue_peek(const VirtioDevice *v,
 void virtio_queue_kick(VirtioDevice *v, unsigned queue); /* any thread */
 void virtio_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len);
 void virtio_config_write(VirtioDevice *v, uint32_t offset, const void *buf, uint32_t len);
+
+/* Main thread, when no vCPU reaches the device any more.  Its I/O thread ends what is in
+ * flight, which may take as long as the backend does, and then posts `retired` to the
+ * main loop: virtio_free() will then not have to wait. */
+void virtio_retire(VirtioDevice *v, IoPost *retired);
+void virtio_wait_retired(VirtioDevice *v); /* until nothing is in flight */
 
 /* Main thread, vCPUs parked. */
 void virtio_reset(VirtioDevice *v);

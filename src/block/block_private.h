@@ -1,77 +1,84 @@
-/* Private to src/block: how formats, queues and engines fit together.
+/* Private to src/block: how disks, queues and engines fit together.
  *
  *     BlockReq -> queue.c: range checks, ordering of read-modify-write
- *              -> format:  where in the file it lies          (raw.c; qcow2 later)
+ *              -> image:   where in which file it lies        (image.c, formats)
  *              -> engine:  asynchronous I/O on the file       (engine_*.c)
- *           or -> workers: a thread that may sleep            (engine_threads.c, sync.c)
+ *           or -> workers: a thread that may sleep            (engine_threads.c, image.c)
  *
  * An engine carries out what is one aligned transfer, and flushes.  Everything else goes
  * to the workers, which do it step by step: buffers or sectors that O_DIRECT refuses,
- * transfers cut short, discards, ranges to be zeroed. */
+ * transfers cut short, what has to be allocated first, discards, ranges to be zeroed. */
 #pragma once
 
 #include "backend/block.h"
+#include "backend/blockjob.h"
+#include "image_private.h"
 #include "util/lock.h"
 
 typedef struct BlockEngine BlockEngine;
-typedef struct BlockFormatOps BlockFormatOps;
 typedef struct BlockWorkers BlockWorkers;
-
-enum {
-    BLOCK_BOUNCE_SIZE = 128 * 1024, /* bytes per worker */
-    BLOCK_MAX_ALIGN = 64 * 1024,    /* of O_DIRECT; above, the page cache is used */
-};
+typedef struct BlockThrottle BlockThrottle;
+typedef struct BlockDirty BlockDirty;
 
 /* Written by the main thread before the first queue is made, then only read, except
  * where said. */
 struct BlockDev {
     char *path;
-    int fd;
-    uint64_t size;
+    BlockImage *top; /* changes only with the gate closed */
+    uint64_t size;   /* atomic: top's, for threads that may not look at it */
     bool readonly;
-    bool direct;    /* O_DIRECT is on */
-    bool unsafe;    /* flushes are not carried out */
-    bool is_device; /* a block device, not a file */
+    bool unsafe; /* flushes are not carried out */
+    bool writethrough;
+    bool direct; /* the first image was opened with O_DIRECT */
     bool can_discard;
-    bool no_zero_range;           /* atomic: fallocate cannot zero here; set by workers */
-    unsigned mem_align, io_align; /* what the file wants of addresses, and of offsets and
-                                     lengths; 1 without O_DIRECT */
-    unsigned logical, physical;   /* block sizes to show the guest */
-    const BlockFormatOps *format;
+    unsigned logical, physical; /* block sizes to show the guest */
     const BlockEngine *engine;
-    void *spare;   /* atomic; the engine's, see probe() */
-    Lock rmw_lock; /* leaf, workers: one read-modify-write at a time */
+    void *spare; /* atomic; the engine's, see probe() */
+    BlockThrottle *throttle;
+    BlockOptions options; /* as opened; its strings are gone */
+
+    Lock chain_lock; /* held while `top` or what is below it changes, or is walked by
+                        who is not the disk's job */
+    Lock lock;       /* leaf; guards the rest, but for what is said */
+    pthread_cond_t changed; /* of the gate */
+    bool gate;              /* closed; also read without the lock */
+    bool gate_owned;
+    BlockQueue *queues;
+    void (*on_resize)(void *opaque);
+    void *resize_opaque;
+    BlockJob *job; /* the last one; see job.c */
+    bool job_starting;
+    unsigned uses;     /* block_use() */
+    bool hurry;        /* atomic: block_hurry() */
+    BlockDirty *dirty; /* changes only with the gate closed */
 };
 
-/* What an image format is.  One const table each, listed in block.c. */
-struct BlockFormatOps {
-    const char *name;
-
-    /* Main thread, the file open and locked: judges the file, which is hostile, and sets
-     * dev->size.  `named`: the user gave this format explicitly. */
-    bool (*open)(BlockDev *dev, bool named, GError **error);
-
-    /* The queue's thread, on the hot path: true if all of a READ or WRITE is one piece
-     * of the file, at *ret_offset.  False leaves it to perform(). */
-    bool (*map)(const BlockDev *dev, const BlockReq *req, uint64_t *ret_offset);
-
-    /* A worker thread: carries out the request but for its first `skip` bytes, which
-     * have been.  Returns 0 or an errno. */
-    int (*perform)(BlockDev *dev, const BlockReq *req, uint64_t skip, uint8_t *bounce);
+/* One bit a chunk of the disk: written since a job looked. */
+struct BlockDirty {
+    unsigned shift;
+    uint64_t n;      /* bits */
+    uint64_t *words; /* atomic */
 };
-extern const BlockFormatOps block_raw_format;
-
-/* For open(): reads the first *len bytes of the file; fewer at its end, with *len
- * changed.
- */
-bool block_read_head(const BlockDev *dev, void *buf, size_t *len, GError **error);
+void block_dirty_mark(BlockDirty *d, uint64_t offset, uint64_t len);
 
 typedef struct BlockList {
     BlockReq *head, *tail;
 } BlockList;
 
+/* map.c */
+typedef struct BlockMapEntry {
+    BlockFile *file; /* NULL: empty */
+    uint64_t file_offset, granule;
+    bool in_place;
+} BlockMapEntry;
+typedef struct BlockMap {
+    unsigned shift;         /* a granule is 1 << shift bytes; 0: nothing is to be kept */
+    BlockMapEntry *entries; /* NULL: none yet */
+} BlockMap;
+
 struct BlockQueue {
     BlockDev *dev;
+    IoLoop *loop;
     unsigned depth;
     unsigned in_flight; /* submitted, not yet done() */
     unsigned active;    /* of these, with the engine or the workers */
@@ -85,8 +92,20 @@ struct BlockQueue {
     BlockWorkers *workers;
 
     BlockList instant; /* to be answered without I/O, with BlockPriv.err */
-    BlockList held;    /* behind a read-modify-write, in order of submission */
-    bool exclusive;    /* a read-modify-write is active, alone */
+    BlockList held;    /* behind one that runs alone, in order of submission */
+    bool exclusive;    /* that one is active */
+    bool draining;     /* limits do not count */
+
+    BlockList waiting[2]; /* for their time by the throttle: reads, writes */
+    IoTimer wake;
+    unsigned limits; /* generation that waiting[] goes by */
+
+    BlockMap map;
+    BlockStats stats; /* atomic, written by this thread only */
+
+    bool gated;       /* as this thread has seen the gate */
+    bool quiet;       /* under dev->lock: gated with nothing active */
+    BlockQueue *next; /* under dev->lock: of dev->queues */
 
     void (*batch_end)(void *opaque);
     void *batch_opaque;
@@ -95,6 +114,7 @@ struct BlockQueue {
 /* What an engine is.  State belongs to one queue and to its thread. */
 struct BlockEngine {
     const char *name;
+    bool only_direct; /* asynchronous on files with O_DIRECT only */
 
     /* Main thread.  Whether it can serve this file on this host.  What was made to find
      * out may be left in dev->spare, for the first queue or for unprobe(). */
@@ -117,11 +137,14 @@ extern const BlockEngine block_libaio_engine, block_io_uring_engine, block_threa
 /* The part of a request that is ours, in BlockReq.priv. */
 typedef struct BlockPriv {
     BlockQueue *q;
+    int fd;               /* with the engine */
     uint64_t file_offset; /* READ, WRITE with the engine */
     uint64_t skip;        /* bytes done before the workers got it */
+    int64_t start_ns;     /* when it was submitted */
+    int64_t turn_ns;      /* when it may begin; the first of q->waiting has one */
     int err;              /* the verdict */
     bool slow;            /* with the workers */
-    bool rmw;             /* may have to read before it writes: runs alone */
+    bool alone;           /* nothing else may be active with it, see queue.c */
     uint64_t engine[8];   /* struct iocb */
 } BlockPriv;
 _Static_assert(sizeof(BlockPriv) <= sizeof(((BlockReq *)0)->priv), "BlockReq.priv");
@@ -168,20 +191,40 @@ void block_workers_stop(BlockWorkers *w); /* NULL is fine */
 void block_workers_submit(BlockWorkers *w, BlockReq *req);
 unsigned block_workers_reap(BlockWorkers *w);
 
-/* ---- sync.c: a worker thread.  0 or an errno -------------------------------------- */
+/* ---- gate.c ----------------------------------------------------------------------- */
 
-/* Moves bytes [skip, skip + len) of the request's list from or to the file at `offset`,
- * by way of the bounce buffer where O_DIRECT wants that. */
-int block_file_rw(BlockDev *dev, bool write, uint64_t offset, const BlockReq *req,
-                  uint64_t skip, uint64_t len, uint8_t *bounce);
-int block_file_zero(BlockDev *dev, uint64_t offset, uint64_t len, bool may_unmap,
-                    uint8_t *bounce);
-int block_file_discard(BlockDev *dev, uint64_t offset, uint64_t len);
-int block_file_flush(BlockDev *dev);
+/* A thread that may sleep, and no loop's.  On return nothing is active, and nothing will
+ * be until block_gate_open(): images may be exchanged.  One closes it at a time; the
+ * others wait. */
+void block_gate_close(BlockDev *dev);
+void block_gate_open(BlockDev *dev);
 
-/* ---- lock.c ----------------------------------------------------------------------- */
+/* The queue's thread. */
+void block_gate_see(BlockQueue *q);
+void block_gate_join(BlockQueue *q);
+void block_gate_leave(BlockQueue *q);
 
-/* Main thread.  Takes the locks that a VM takes in QEMU, and gives them back: closing
- * alone would not, as long as an io_uring refers to the file. */
-bool block_lock(int fd, const char *path, bool readonly, GError **error);
-void block_unlock(int fd);
+/* ---- map.c: the queue's thread ------------------------------------------------------
+ */
+
+/* Where [offset, offset + len) lies, if it is within one granule of one piece. */
+bool block_map_find(BlockMap *m, BlockImage *top, uint64_t offset, uint64_t len,
+                    BlockMapEntry *ret);
+void block_map_forget(BlockMap *m, uint64_t offset, uint64_t len);
+void block_map_forget_all(BlockMap *m);
+
+/* ---- throttle.c: any thread ----------------------------------------------------------
+ */
+
+/* The group of that name, made at its first use; NULL: one without a name. */
+BlockThrottle *block_throttle_get(const char *name);
+void block_throttle_put(BlockThrottle *t); /* NULL is fine */
+void block_throttle_set(BlockThrottle *t, const BlockLimits *limits);
+void block_throttle_read(BlockThrottle *t, BlockLimits *ret);
+const char *block_throttle_name(const BlockThrottle *t);
+bool block_throttle_on(const BlockThrottle *t);
+unsigned block_throttle_generation(const BlockThrottle *t); /* of block_throttle_set() */
+bool block_limits_any(const BlockLimits *limits);
+/* When a request may begin (CLOCK_MONOTONIC, not before now): its place is taken. */
+int64_t block_throttle_reserve(BlockThrottle *t, bool write, uint64_t bytes,
+                               int64_t now_ns);

@@ -26,7 +26,7 @@ typedef struct AioRing {
 } AioRing;
 
 typedef struct AioEngine {
-    int fd, event_fd;
+    int event_fd;
     io_context_t ctx;
     bool has_ring;
     unsigned in_kernel, limit;
@@ -61,7 +61,7 @@ static bool aio_probe(BlockDev *dev, GError **error)
 {
     io_context_t ctx;
 
-    if (!dev->direct)
+    if (!dev->top->file->direct)
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "Linux AIO is asynchronous only with O_DIRECT, which is off here or "
                     "not possible on this file system (choose aio=io_uring or "
@@ -82,7 +82,6 @@ static void *aio_start(BlockQueue *q, GError **error)
 {
     AioEngine *e = g_new0(AioEngine, 1);
 
-    e->fd = q->dev->fd;
     e->event_fd = q->event_fd;
     e->limit = MIN(q->depth, MAX_EVENTS);
     e->ctx = __atomic_exchange_n(&q->dev->spare, NULL, __ATOMIC_ACQ_REL);
@@ -112,13 +111,13 @@ static void aio_submit(void *engine, BlockReq *req)
     bool write = req->op == BLOCK_WRITE;
 
     if (req->op == BLOCK_FLUSH)
-        io_prep_fdsync(cb, e->fd);
+        io_prep_fdsync(cb, priv->fd);
     else if (req->n_iov == 1 && req->len <= INT_MAX)
-        (write ? io_prep_pwrite : io_prep_pread)(cb, e->fd, req->iov->iov_base, req->len,
-                                                 offset);
+        (write ? io_prep_pwrite : io_prep_pread)(cb, priv->fd, req->iov->iov_base,
+                                                 req->len, offset);
     else
-        (write ? io_prep_pwritev : io_prep_preadv)(cb, e->fd, req->iov, (int)req->n_iov,
-                                                   offset);
+        (write ? io_prep_pwritev : io_prep_preadv)(cb, priv->fd, req->iov,
+                                                   (int)req->n_iov, offset);
     io_set_eventfd(cb, e->event_fd);
     cb->data = req;
     block_list_add(&e->pending, req);
@@ -209,6 +208,7 @@ static unsigned aio_reap(void *engine)
 
 const BlockEngine block_libaio_engine = {
     .name = "libaio",
+    .only_direct = true,
     .probe = aio_probe,
     .unprobe = aio_unprobe,
     .start = aio_start,

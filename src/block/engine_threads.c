@@ -4,9 +4,8 @@
  * aio=threads it is the engine.  A thread takes one request at a time from a list that is
  * as long as the queue is deep, and gives it back on another.  Threads are added while
  * all are busy, up to a limit; what cannot be had is done without. */
+#include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "block_private.h"
 #include "util/fd.h"
@@ -17,7 +16,6 @@ enum { MAX_WORKERS = 16, STACK_SIZE = 256 * 1024 };
 typedef struct Worker {
     BlockWorkers *pool;
     pthread_t thread;
-    uint8_t *bounce; /* BLOCK_BOUNCE_SIZE bytes; untouched, it costs nothing */
 } Worker;
 
 struct BlockWorkers {
@@ -34,12 +32,23 @@ struct BlockWorkers {
     bool stop;
 };
 
-static void perform(Worker *worker, BlockReq *req)
+static int perform(BlockImage *img, const BlockReq *req, uint64_t skip)
 {
-    BlockDev *dev = worker->pool->dev;
-    BlockPriv *priv = block_priv(req);
+    uint64_t offset = req->offset + skip, len = req->len - skip;
 
-    priv->err = dev->format->perform(dev, req, priv->skip, worker->bounce);
+    switch (req->op) {
+    case BLOCK_READ:
+        return image_readv(img, offset, req->iov, req->n_iov, skip, len);
+    case BLOCK_WRITE:
+        return image_writev(img, offset, req->iov, req->n_iov, skip, len);
+    case BLOCK_FLUSH:
+        return image_flush(img);
+    case BLOCK_DISCARD:
+        return image_discard(img, offset, len);
+    case BLOCK_WRITE_ZEROES:
+        return image_zero(img, offset, len, req->may_unmap);
+    }
+    return EINVAL;
 }
 
 static void *worker_thread(void *opaque)
@@ -60,7 +69,7 @@ static void *worker_thread(void *opaque)
         }
         w->n_todo--;
         lock_release(&w->lock);
-        perform(worker, req);
+        block_priv(req)->err = perform(w->dev->top, req, block_priv(req)->skip);
         lock_acquire(&w->lock);
         block_list_add(&w->finished, req);
         if (__atomic_fetch_add(&w->n_finished, 1, __ATOMIC_RELEASE) == 0)
@@ -77,16 +86,11 @@ static int add_worker(BlockWorkers *w)
     int err;
 
     worker->pool = w;
-    worker->bounce = aligned_alloc(BLOCK_MAX_ALIGN, BLOCK_BOUNCE_SIZE);
-    if (!worker->bounce)
-        return ENOMEM;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_SIZE);
     err = pthread_create(&worker->thread, &attr, worker_thread, worker);
     pthread_attr_destroy(&attr);
-    if (err)
-        free(worker->bounce);
-    else
+    if (!err)
         w->n++;
     return err;
 }
@@ -117,10 +121,8 @@ void block_workers_stop(BlockWorkers *w)
     w->stop = true;
     pthread_cond_broadcast(&w->work);
     lock_release(&w->lock);
-    for (unsigned i = 0; i < w->n; i++) {
+    for (unsigned i = 0; i < w->n; i++)
         pthread_join(w->worker[i].thread, NULL);
-        free(w->worker[i].bounce);
-    }
     pthread_cond_destroy(&w->work);
     lock_finish(&w->lock);
     g_free(w);

@@ -88,9 +88,7 @@ static void *uring_start(BlockQueue *q, GError **error)
         g_free(e);
         return NULL;
     }
-    r = io_uring_register_files(&e->ring, &q->dev->fd, 1);
-    if (r == 0)
-        r = io_uring_register_eventfd(&e->ring, q->event_fd);
+    r = io_uring_register_eventfd(&e->ring, q->event_fd);
     if (r < 0) {
         errno = -r;
         fail_errno(error, "'%s': set up io_uring (aio=threads does without)",
@@ -112,19 +110,18 @@ static void prepare(struct io_uring_sqe *sqe, BlockReq *req)
 {
     uint64_t offset = block_priv(req)->file_offset;
     bool write = req->op == BLOCK_WRITE;
+    int fd = block_priv(req)->fd;
 
-    /* 0 is the index of the registered file. */
     if (req->op == BLOCK_FLUSH)
-        io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
+        io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
     else if (req->n_iov == 1 && req->len <= INT_MAX && write)
-        io_uring_prep_write(sqe, 0, req->iov->iov_base, (unsigned)req->len, offset);
+        io_uring_prep_write(sqe, fd, req->iov->iov_base, (unsigned)req->len, offset);
     else if (req->n_iov == 1 && req->len <= INT_MAX)
-        io_uring_prep_read(sqe, 0, req->iov->iov_base, (unsigned)req->len, offset);
+        io_uring_prep_read(sqe, fd, req->iov->iov_base, (unsigned)req->len, offset);
     else if (write)
-        io_uring_prep_writev(sqe, 0, req->iov, req->n_iov, offset);
+        io_uring_prep_writev(sqe, fd, req->iov, req->n_iov, offset);
     else
-        io_uring_prep_readv(sqe, 0, req->iov, req->n_iov, offset);
-    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+        io_uring_prep_readv(sqe, fd, req->iov, req->n_iov, offset);
     io_uring_sqe_set_data(sqe, req);
 }
 

@@ -1,11 +1,11 @@
 /* A queue of requests: from block_submit() to done().
  *
- * Requests go out as they come, and come back in any order, but for one case: with
+ * Requests go out as they come, and come back in any order, but for two cases.  With
  * O_DIRECT, a write that covers only part of a block of the host's has to read the rest
  * of the block and write it back, and would undo another write to the block that is under
- * way.  Such a request waits until nothing is active, then runs alone, and whatever is
- * submitted meanwhile is held behind it, in order.  Guests whose sectors are as large as
- * the host's never see this.
+ * way; and what an image frees may be given to another write while an old one is still on
+ * its way there.  Such a request waits until nothing is active, then runs alone, and
+ * whatever is submitted meanwhile is held behind it, in order.
  *
  * Completions come in batches: one wake-up, done() for each, then batch_end() once. */
 #include <errno.h>
@@ -17,9 +17,12 @@
 #include "util/bits.h"
 #include "util/fd.h"
 
+#define LIMITS_LOOK_NS (100 * 1000 * 1000)
 enum {
+    PATIENCE_MS = 3000,
     ASIDE_WORKERS = 4, /* beside an engine */
     MAX_WORKERS = 16,  /* as the engine */
+    MAP_SHIFT = 16,    /* 64 KiB: what nearly all qcow2 images have for clusters */
 };
 
 static void on_event(void *opaque, uint32_t events)
@@ -33,7 +36,9 @@ BlockQueue *block_queue_new(BlockDev *dev, IoLoop *loop, unsigned depth, GError 
     g_autoptr(BlockQueue) q = g_new0(BlockQueue, 1);
 
     q->dev = dev;
+    q->loop = loop;
     q->depth = MAX(depth, 1);
+    q->map.shift = dev->top->format == &raw_format ? 0 : MAP_SHIFT;
     q->event_fd = fd_event(error);
     if (q->event_fd < 0)
         return NULL;
@@ -47,6 +52,7 @@ BlockQueue *block_queue_new(BlockDev *dev, IoLoop *loop, unsigned depth, GError 
     if (!ioloop_watch(loop, &q->watch, q->event_fd, EPOLLIN | EPOLLET, on_event, q,
                       error))
         return NULL;
+    block_gate_join(q);
     return g_steal_pointer(&q);
 }
 
@@ -54,7 +60,10 @@ void block_queue_free(BlockQueue *q)
 {
     if (!q)
         return;
+    block_gate_leave(q);
+    ioloop_timer_cancel(&q->wake);
     ioloop_unwatch(&q->watch);
+    block_map_forget_all(&q->map);
     block_workers_stop(q->workers);
     if (q->engine)
         q->dev->engine->stop(q->engine);
@@ -75,38 +84,84 @@ static bool is_transfer(const BlockReq *req)
     return req->op == BLOCK_READ || req->op == BLOCK_WRITE;
 }
 
-static bool buffers_aligned(const BlockDev *dev, const BlockReq *req)
+static bool buffers_aligned(const BlockFile *f, const BlockReq *req)
 {
-    uint64_t bases = 0, lens = req->offset | req->len;
+    uint64_t bases = 0, lens = block_priv((BlockReq *)req)->file_offset | req->len;
 
-    if (!dev->direct)
+    if (!f->direct)
         return true;
     for (unsigned i = 0; i < req->n_iov; i++) {
         bases |= (uintptr_t)req->iov[i].iov_base;
         lens |= req->iov[i].iov_len;
     }
-    return is_aligned(bases, dev->mem_align) && is_aligned(lens, dev->io_align);
+    return is_aligned(bases, f->mem_align) && is_aligned(lens, f->io_align);
 }
 
-static bool fits_engine(const BlockDev *dev, BlockReq *req)
+static bool engine_takes(BlockQueue *q, const BlockFile *f, BlockReq *req)
+{
+    block_priv(req)->fd = f->fd;
+    return f->fd >= 0 && (f->direct || !q->dev->engine->only_direct);
+}
+
+/* Where all of a transfer lies, if it is one piece of one file. */
+static bool locate(BlockQueue *q, BlockReq *req, BlockMapEntry *ret)
+{
+    BlockImage *top = q->dev->top;
+    Extent e;
+
+    if (q->map.shift && block_map_find(&q->map, top, req->offset, req->len, ret))
+        return true;
+    if (image_lookup_now(top, req->offset, req->len, &e) || e.kind != EXTENT_DATA ||
+        e.len < req->len)
+        return false;
+    *ret = (BlockMapEntry){
+        .file = e.file, .file_offset = e.file_offset, .in_place = e.in_place};
+    return true;
+}
+
+static bool map_transfer(BlockQueue *q, BlockReq *req)
+{
+    BlockMapEntry e;
+
+    if (req->n_iov > IOV_MAX || !locate(q, req, &e) ||
+        (req->op == BLOCK_WRITE && !e.in_place))
+        return false;
+    block_priv(req)->file_offset = e.file_offset;
+    return engine_takes(q, e.file, req) && buffers_aligned(e.file, req);
+}
+
+static bool fits_engine(BlockQueue *q, BlockReq *req)
 {
     if (req->op == BLOCK_FLUSH)
-        return true;
-    return is_transfer(req) && req->n_iov <= IOV_MAX &&
-           dev->format->map(dev, req, &block_priv(req)->file_offset) &&
-           buffers_aligned(dev, req);
+        return !image_flush_is_slow(q->dev->top) &&
+               engine_takes(q, q->dev->top->file, req);
+    return is_transfer(req) && map_transfer(q, req);
 }
 
-static bool may_read_to_write(const BlockDev *dev, const BlockReq *req)
+/* What has to read before it writes, and what frees places that others write to. */
+static bool runs_alone(const BlockDev *dev, const BlockReq *req)
 {
-    return (req->op == BLOCK_WRITE || req->op == BLOCK_WRITE_ZEROES) &&
-           !is_aligned(req->offset | req->len, dev->io_align);
+    const BlockImage *top = dev->top;
+
+    switch (req->op) {
+    case BLOCK_WRITE:
+        return !is_aligned(req->offset | req->len, top->file->io_align);
+    case BLOCK_WRITE_ZEROES:
+        return top->slow_discard ||
+               !is_aligned(req->offset | req->len, top->file->io_align);
+    case BLOCK_DISCARD:
+        return top->slow_discard;
+    case BLOCK_READ:
+    case BLOCK_FLUSH:
+        break;
+    }
+    return false;
 }
 
 static void dispatch(BlockQueue *q, BlockReq *req)
 {
     q->active++;
-    if (fits_engine(q->dev, req))
+    if (fits_engine(q, req))
         q->dev->engine->submit(q->engine, req);
     else
         block_use_worker(req);
@@ -122,12 +177,12 @@ void block_use_worker(BlockReq *req)
 
 static void dispatch_held(BlockQueue *q)
 {
-    while (q->held.head && !q->exclusive) {
-        bool rmw = block_priv(q->held.head)->rmw;
+    while (q->held.head && !q->exclusive && !q->gated) {
+        bool alone = block_priv(q->held.head)->alone;
 
-        if (rmw && q->active)
+        if (alone && q->active)
             return;
-        q->exclusive = rmw;
+        q->exclusive = alone;
         dispatch(q, block_list_take(&q->held));
     }
 }
@@ -136,32 +191,112 @@ static void dispatch_held(BlockQueue *q)
 static int judge(const BlockDev *dev, const BlockReq *req)
 {
     if (req->op == BLOCK_FLUSH)
-        return dev->unsafe || dev->readonly ? 0 : -1;
+        return dev->readonly ? 0 : -1;
     if (req->op != BLOCK_READ && dev->readonly)
         return EPERM;
-    if (!range_within(req->offset, req->len, dev->size))
+    if (!range_within(req->offset, req->len, image_size_now(dev->top)))
         return EIO;
     return req->len ? -1 : 0;
+}
+
+static void admit(BlockQueue *q, BlockReq *req)
+{
+    BlockPriv *priv = block_priv(req);
+
+    priv->alone = runs_alone(q->dev, req);
+    if (priv->alone || q->held.head || q->exclusive || q->gated) {
+        block_list_add(&q->held, req);
+        dispatch_held(q);
+    } else {
+        dispatch(q, req);
+    }
+}
+
+/* ---- limits --------------------------------------------------------------------------
+ */
+
+static void reserve(BlockQueue *q, BlockReq *req, int64_t now_ns)
+{
+    block_priv(req)->turn_ns = block_throttle_reserve(
+        q->dev->throttle, req->op != BLOCK_READ, is_transfer(req) ? req->len : 0, now_ns);
+}
+
+static void on_turn(void *opaque);
+
+/* Looks again before long: somebody may change the limits. */
+static void set_alarm(BlockQueue *q, int64_t turn_ns, int64_t now_ns)
+{
+    ioloop_timer(q->loop, &q->wake, MIN(turn_ns, now_ns + LIMITS_LOOK_NS), on_turn, q);
+}
+
+static void see_new_limits(BlockQueue *q, int64_t now_ns)
+{
+    unsigned set = block_throttle_generation(q->dev->throttle);
+
+    for (unsigned dir = 0; dir < G_N_ELEMENTS(q->waiting) && set != q->limits; dir++)
+        if (q->waiting[dir].head)
+            reserve(q, q->waiting[dir].head, now_ns);
+    q->limits = set;
+}
+
+/* Each direction keeps its order; only the first of each has a place in time. */
+static void on_turn(void *opaque)
+{
+    BlockQueue *q = opaque;
+    int64_t now_ns = clock_ns(), next_ns = INT64_MAX;
+
+    see_new_limits(q, now_ns);
+    for (unsigned dir = 0; dir < G_N_ELEMENTS(q->waiting); dir++) {
+        BlockReq *req;
+
+        while ((req = q->waiting[dir].head) &&
+               (q->draining || block_priv(req)->turn_ns <= now_ns)) {
+            block_list_take(&q->waiting[dir]);
+            admit(q, req);
+            if (q->waiting[dir].head && !q->draining)
+                reserve(q, q->waiting[dir].head, now_ns);
+        }
+        if (req)
+            next_ns = MIN(next_ns, block_priv(req)->turn_ns);
+    }
+    if (next_ns != INT64_MAX)
+        set_alarm(q, next_ns, now_ns);
+    block_commit(q);
+}
+
+static bool has_to_wait(BlockQueue *q, BlockReq *req)
+{
+    BlockList *list = &q->waiting[req->op != BLOCK_READ];
+    int64_t now_ns = block_priv(req)->start_ns;
+
+    if (req->op == BLOCK_FLUSH || q->draining)
+        return false;
+    if (!list->head) {
+        if (!block_throttle_on(q->dev->throttle))
+            return false;
+        reserve(q, req, now_ns);
+        if (block_priv(req)->turn_ns <= now_ns)
+            return false;
+    }
+    block_list_add(list, req);
+    if (list->head == req &&
+        (!q->wake.loop || q->wake.deadline_ns > block_priv(req)->turn_ns))
+        set_alarm(q, block_priv(req)->turn_ns, now_ns);
+    return true;
 }
 
 void block_submit(BlockQueue *q, BlockReq *req)
 {
     BlockPriv *priv = block_priv(req);
 
-    *priv = (BlockPriv){.q = q, .err = judge(q->dev, req)};
+    *priv = (BlockPriv){.q = q, .err = judge(q->dev, req), .start_ns = clock_ns()};
     q->in_flight++;
     if (priv->err >= 0) {
         if (!q->instant.head) /* block_poll() answers it, and has to be called */
             fd_event_signal(q->event_fd);
         block_list_add(&q->instant, req);
-        return;
-    }
-    priv->rmw = may_read_to_write(q->dev, req);
-    if (priv->rmw || q->held.head || q->exclusive) {
-        block_list_add(&q->held, req);
-        dispatch_held(q);
-    } else {
-        dispatch(q, req);
+    } else if (!has_to_wait(q, req)) {
+        admit(q, req);
     }
 }
 
@@ -172,10 +307,40 @@ void block_commit(BlockQueue *q)
 
 /* ---- and back ---------------------------------------------------------------------- */
 
+static void count(BlockQueue *q, const BlockReq *req, int err)
+{
+    BlockStats *stats = &q->stats;
+    unsigned kind = req->op == BLOCK_READ    ? 0
+                    : req->op == BLOCK_WRITE ? 1
+                    : req->op == BLOCK_FLUSH ? 2
+                                             : 3;
+
+    if (kind == 3) {
+        stats->others++;
+        return;
+    }
+    stats->ops[kind]++;
+    stats->failed[kind] += err != 0;
+    stats->bytes[kind] += is_transfer(req) && !err ? req->len : 0;
+    stats->ns[kind] += (uint64_t)(clock_ns() - block_priv((BlockReq *)req)->start_ns);
+}
+
 static void answer(BlockQueue *q, BlockReq *req, int err)
 {
     q->in_flight--;
+    count(q, req, err);
     req->done(req, err);
+}
+
+/* Before the submitter hears of it. */
+static void note_change(BlockQueue *q, const BlockReq *req)
+{
+    if (req->op == BLOCK_READ || req->op == BLOCK_FLUSH)
+        return;
+    if (block_priv((BlockReq *)req)->slow && q->map.shift)
+        block_map_forget(&q->map, req->offset, req->len);
+    if (q->dev->dirty)
+        block_dirty_mark(q->dev->dirty, req->offset, req->len);
 }
 
 void block_finish(BlockReq *req, int err)
@@ -183,8 +348,9 @@ void block_finish(BlockReq *req, int err)
     BlockQueue *q = block_priv(req)->q;
 
     q->active--;
-    if (block_priv(req)->rmw)
+    if (block_priv(req)->alone)
         q->exclusive = false;
+    note_change(q, req);
     answer(q, req, err);
 }
 
@@ -210,7 +376,7 @@ void block_finish_io(BlockReq *req, int64_t res)
     if (res < 0) {
         block_finish(req, (int)-res);
     } else { /* cut short: the rest is done step by step, from a block's start */
-        priv->skip = align_down((uint64_t)res, priv->q->dev->io_align);
+        priv->skip = align_down((uint64_t)res, priv->q->dev->top->file->io_align);
         block_use_worker(req);
     }
 }
@@ -232,6 +398,8 @@ bool block_poll(BlockQueue *q)
     unsigned n = q->dev->engine->reap(q->engine);
 
     n += block_workers_reap(q->workers);
+    if (q->gated || __atomic_load_n(&q->dev->gate, __ATOMIC_ACQUIRE))
+        block_gate_see(q);
     if (q->instant.head)
         n += answer_instant(q);
     dispatch_held(q);
@@ -241,16 +409,29 @@ bool block_poll(BlockQueue *q)
     return n > 0;
 }
 
+/* Nothing was done for a while. */
+static void lose_patience(BlockQueue *q)
+{
+    if (!__atomic_load_n(&q->dev->hurry, __ATOMIC_ACQUIRE))
+        return;
+    lock_acquire(&q->dev->chain_lock);
+    image_cancel(q->dev->top);
+    lock_release(&q->dev->chain_lock);
+}
+
 void block_drain(BlockQueue *q)
 {
     struct pollfd p = {.fd = q->event_fd, .events = POLLIN};
 
-    block_commit(q);
+    q->draining = true;
+    on_turn(q);
     for (;;) {
         fd_event_take(q->event_fd); /* first: what is signalled later is seen by poll() */
         block_poll(q);
         if (!q->in_flight)
-            return;
-        poll(&p, 1, -1);
+            break;
+        if (poll(&p, 1, PATIENCE_MS) == 0)
+            lose_patience(q);
     }
+    q->draining = false;
 }

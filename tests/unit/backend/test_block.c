@@ -79,7 +79,7 @@ static bool disk_open(Disk *d, const Variant *v, unsigned depth)
         return false;
     }
     if (v->io_align)
-        d->dev->io_align = d->dev->mem_align = v->io_align;
+        d->dev->top->file->io_align = d->dev->top->file->mem_align = v->io_align;
     d->loop = ioloop_new(NULL);
     d->q = block_queue_new(d->dev, d->loop, depth, &error);
     g_assert_no_error(error);
@@ -232,7 +232,7 @@ static void scattered_pieces_keep_their_order(const void *data)
 /* A request larger than a bounce buffer, from an odd address, at an odd sector. */
 static void no_alignment_is_asked_of_the_caller(const void *data)
 {
-    enum { LEN = 3 * BLOCK_BOUNCE_SIZE + 512 };
+    enum { LEN = 3 * (128 * 1024) + 512 };
     Disk d;
     uint8_t *before, *out, *in;
 
@@ -385,7 +385,7 @@ static void zeroed_and_discarded_ranges_end_where_they_should(const void *data)
     in = new_buf(DISK_SIZE);
     fill(model, DISK_SIZE, 1);
     for (unsigned i = 0; i < 3; i++) {
-        d.dev->no_zero_range = i == 2; /* as on a file system that cannot */
+        d.dev->top->file->no_zero_range = i == 2; /* as on a file system that cannot */
         g_assert_cmpint(do_buf(&d, BLOCK_WRITE, 0, model, DISK_SIZE), ==, 0);
         g_assert_cmpint(do_range(&d, BLOCK_WRITE_ZEROES, AT, LEN, i == 1), ==, 0);
         g_assert_cmpint(do_buf(&d, BLOCK_READ, 0, in, DISK_SIZE), ==, 0);

@@ -1,0 +1,490 @@
+/* NBD exports as storage: requests of any alignment and length, as commands that the
+ * server takes.  See nbd_private.h for the parts below, docs/remote-disks.md for users.
+ *
+ * A server may want offsets and lengths to be multiples of a block.  What covers a block
+ * only in part goes by a copy of that block; a write then reads it first, under rmw_lock,
+ * as sync.c does. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "file_private.h"
+#include "nbd_private.h"
+#include "util/bits.h"
+#include "util/iov.h"
+
+enum {
+    BOUNCE_SIZE = 1024 * 1024, /* per thread; untouched, it costs nothing */
+    DIRECT_MIN = 64 * 1024,    /* pieces of a list that have a command of their own */
+    ZEROES_SIZE = 64 * 1024,
+    MAX_LOGICAL = 4096, /* of guests' block sizes; Linux knew none larger for long */
+    MAX_PHYSICAL = 64 * 1024,
+    DEFAULT_PHYSICAL = 4096,
+    MAX_EFFECT = 1 << 30, /* of commands without data: they may take time */
+};
+_Static_assert(BOUNCE_SIZE <= 1024 * 1024, "what any server takes");
+
+typedef struct Nbd {
+    NbdTarget target;
+    NbdExport export;
+    NbdLink *link;
+    bool no_zero; /* atomic: the server says that it can, and cannot */
+} Nbd;
+
+/* What is moved: bytes of a list from `skip` on, or zeroes if iov is NULL. */
+typedef struct Transfer {
+    const struct iovec *iov;
+    unsigned n_iov;
+    uint64_t skip, offset, len;
+} Transfer;
+
+static void advance(Transfer *t, uint64_t n)
+{
+    t->skip += n;
+    t->offset += n;
+    t->len -= n;
+}
+
+/* ---- buffers -------------------------------------------------------------------------
+ */
+
+static uint8_t zeroes[ZEROES_SIZE]; /* never written */
+
+static pthread_key_t bounce_key;
+static pthread_once_t bounce_once = PTHREAD_ONCE_INIT;
+
+static void make_bounce_key(void)
+{
+    pthread_key_create(&bounce_key, free);
+}
+
+/* One a thread, from its first use to its end. */
+static uint8_t *bounce_buffer(void)
+{
+    uint8_t *buf;
+
+    pthread_once(&bounce_once, make_bounce_key);
+    buf = pthread_getspecific(bounce_key);
+    if (!buf && (buf = malloc(BOUNCE_SIZE)))
+        pthread_setspecific(bounce_key, buf);
+    return buf;
+}
+
+/* ---- commands ------------------------------------------------------------------------
+ */
+
+static NbdCommand *add_command(NbdCall *call, NbdOp op, void *buf, uint64_t offset,
+                               uint64_t len)
+{
+    NbdCommand *c = &call->command[call->n++];
+
+    *c = (NbdCommand){.op = op, .buf = buf, .offset = offset, .len = len};
+    return c;
+}
+
+static int run_one(Nbd *n, NbdOp op, void *buf, uint64_t offset, uint64_t len)
+{
+    NbdCall call = {.n = 0};
+
+    add_command(&call, op, buf, offset, len);
+    return nbd_link_run(n->link, &call);
+}
+
+/* ---- a block in part ------------------------------------------------------------------
+ */
+
+/* t does not reach beyond the block in which it begins. */
+static int part_of_block(BlockFile *f, bool write, const Transfer *t)
+{
+    Nbd *n = f->priv;
+    unsigned size = n->export.min_block;
+    uint64_t start = align_down(t->offset, size);
+    uint8_t *block = bounce_buffer(), *bytes;
+    int err;
+
+    if (!block)
+        return ENOMEM;
+    bytes = block + (t->offset - start);
+    if (write)
+        lock_acquire(&f->rmw_lock);
+    err = run_one(n, NBD_READ, block, start, size);
+    if (!err && !write)
+        iov_from_buf(t->iov, t->n_iov, t->skip, bytes, t->len);
+    if (!err && write) {
+        if (t->iov)
+            iov_to_buf(t->iov, t->n_iov, t->skip, bytes, t->len);
+        else
+            memset(bytes, 0, t->len);
+        err = run_one(n, NBD_WRITE, block, start, size);
+    }
+    if (write)
+        lock_release(&f->rmw_lock);
+    return err;
+}
+
+/* ---- whole blocks ---------------------------------------------------------------------
+ */
+
+/* Where in its list a transfer stands. */
+typedef struct Cursor {
+    const struct iovec *iov, *end;
+    size_t at;
+} Cursor;
+
+static Cursor cursor_at(const Transfer *t)
+{
+    Cursor c = {t->iov, t->iov + t->n_iov, t->skip};
+
+    while (c.iov < c.end && c.at >= c.iov->iov_len)
+        c.at -= c.iov++->iov_len;
+    return c;
+}
+
+static void cursor_move(Cursor *c, size_t n)
+{
+    c->at += n;
+    while (c->iov < c->end && c->at >= c->iov->iov_len)
+        c->at -= c->iov++->iov_len;
+}
+
+/* Bytes in a row in memory. */
+static size_t stretch(const Cursor *c)
+{
+    return c->iov < c->end ? c->iov->iov_len - c->at : 0;
+}
+
+/* Small pieces on to where a large one begins, in whole blocks: their number of bytes, 0
+ * at the end of the list or without room. */
+static size_t gather(Cursor *c, bool write, uint8_t *to, size_t room, uint64_t len,
+                     unsigned block)
+{
+    size_t n = 0;
+
+    len = MIN(len, room);
+    while (n < len) {
+        size_t part = MIN(stretch(c), len - n);
+
+        if (!part)
+            return 0;
+        if (part >= DIRECT_MIN && n)
+            part = align_up(n, block) - n;
+        if (!part)
+            break;
+        if (write)
+            memcpy(to + n, (char *)c->iov->iov_base + c->at, part);
+        cursor_move(c, part);
+        n += part;
+    }
+    return n;
+}
+
+/* Fills a call with commands for the first part of t; *ret_bounced has a bit for each of
+ * them that goes by the bounce buffer.  The number of bytes, 0: the list is too short. */
+static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const Transfer *t,
+                          uint8_t *bounce, unsigned *ret_bounced)
+{
+    unsigned block = n->export.min_block;
+    Cursor c = cursor_at(t);
+    size_t used = 0;
+    uint64_t done = 0;
+
+    call->n = 0;
+    *ret_bounced = 0;
+    while (done < t->len && call->n < NBD_CALL_COMMANDS) {
+        uint64_t left = t->len - done;
+        size_t len = align_down(MIN(stretch(&c), left), block);
+        void *buf;
+
+        if (len && (len >= DIRECT_MIN || len == left)) {
+            len = MIN(len, n->export.max_data);
+            buf = (char *)c.iov->iov_base + c.at;
+            cursor_move(&c, len);
+        } else {
+            size_t room = MIN(BOUNCE_SIZE - used, n->export.max_data);
+
+            buf = bounce + used;
+            len = gather(&c, write, buf, room, left, block);
+            if (!len)
+                break;
+            used += len;
+            *ret_bounced |= BIT(call->n);
+        }
+        add_command(call, write ? NBD_WRITE : NBD_READ, buf, t->offset + done, len);
+        done += len;
+    }
+    return done;
+}
+
+static int move_blocks(BlockFile *f, bool write, Transfer t)
+{
+    uint8_t *bounce = bounce_buffer();
+    int err = bounce ? 0 : ENOMEM;
+    NbdCall call;
+
+    while (t.len && !err) {
+        unsigned bounced;
+        uint64_t done = fill_call(f->priv, &call, write, &t, bounce, &bounced);
+
+        if (!done)
+            return EINVAL; /* the list is shorter than the request */
+        err = nbd_link_run(((Nbd *)f->priv)->link, &call);
+        for (unsigned i = 0; i < call.n && !write && !err; i++)
+            if (bounced & BIT(i))
+                iov_from_buf(t.iov, t.n_iov, t.skip + call.command[i].offset - t.offset,
+                             call.command[i].buf, call.command[i].len);
+        advance(&t, done);
+    }
+    return err;
+}
+
+static int write_zeroes(BlockFile *f, Transfer t)
+{
+    Nbd *n = f->priv;
+    int err = 0;
+
+    while (t.len && !err) {
+        NbdCall call = {.n = 0};
+
+        while (t.len && call.n < NBD_CALL_COMMANDS) {
+            uint64_t len = MIN(t.len, MIN(ZEROES_SIZE, n->export.max_data));
+
+            add_command(&call, NBD_WRITE, zeroes, t.offset, len);
+            advance(&t, len);
+        }
+        err = nbd_link_run(n->link, &call);
+    }
+    return err;
+}
+
+static bool lacks(int err)
+{
+    return err == ENOTSUP || err == EINVAL;
+}
+
+/* Commands without data, over whole blocks. */
+static int run_effect(Nbd *n, NbdOp op, bool no_hole, uint64_t offset, uint64_t len)
+{
+    int err = 0;
+
+    while (len && !err) {
+        NbdCall call = {.n = 0};
+
+        while (len && call.n < NBD_CALL_COMMANDS) {
+            uint64_t part = MIN(len, MAX_EFFECT);
+
+            add_command(&call, op, NULL, offset, part)->no_hole = no_hole;
+            offset += part;
+            len -= part;
+        }
+        err = nbd_link_run(n->link, &call);
+    }
+    return err;
+}
+
+static int zero_blocks(BlockFile *f, const Transfer *t, bool may_unmap)
+{
+    Nbd *n = f->priv;
+    int err = ENOTSUP;
+
+    if (n->export.can_zero && !__atomic_load_n(&n->no_zero, __ATOMIC_RELAXED)) {
+        err = run_effect(n, NBD_ZERO, !may_unmap, t->offset, t->len);
+        if (err == ENOTSUP)
+            __atomic_store_n(&n->no_zero, true, __ATOMIC_RELAXED);
+    }
+    return lacks(err) ? write_zeroes(f, *t) : err;
+}
+
+/* ---- any range ------------------------------------------------------------------------
+ */
+
+typedef enum { MOVE_READ, MOVE_WRITE, MOVE_ZERO, MOVE_ZERO_UNMAP } Move;
+
+static int move_whole(BlockFile *f, Move move, const Transfer *t)
+{
+    return move == MOVE_READ || move == MOVE_WRITE
+               ? move_blocks(f, move == MOVE_WRITE, *t)
+               : zero_blocks(f, t, move == MOVE_ZERO_UNMAP);
+}
+
+/* The block in which it begins, if it begins within; whole ones; the one in which it
+ * ends. */
+static int move_range(BlockFile *f, Move move, Transfer t)
+{
+    unsigned block = ((Nbd *)f->priv)->export.min_block;
+    int err = 0;
+
+    while (t.len && !err) {
+        uint64_t within = t.offset & (block - 1);
+        Transfer now = t;
+
+        if (within || t.len < block) {
+            now.len = MIN(t.len, block - within);
+            err = part_of_block(f, move != MOVE_READ, &now);
+        } else {
+            now.len = align_down(t.len, block);
+            err = move_whole(f, move, &now);
+        }
+        advance(&t, now.len);
+    }
+    return err;
+}
+
+static int check_range(const BlockFile *f, bool change, uint64_t offset, uint64_t len)
+{
+    if (change && f->readonly)
+        return EPERM;
+    return range_within(offset, len, block_file_size(f)) ? 0 : change ? ENOSPC : EIO;
+}
+
+static int nbd_file_rw(BlockFile *f, bool write, uint64_t offset, const struct iovec *iov,
+                       unsigned n_iov, uint64_t skip, uint64_t len)
+{
+    uint64_t size = block_file_size(f);
+    Transfer t = {iov, n_iov, skip, offset, len};
+    int err;
+
+    if (!write && f->zero_tail && !range_within(offset, len, size)) {
+        uint64_t inside = offset < size ? MIN(len, size - offset) : 0;
+
+        iov_fill(iov, n_iov, skip + inside, 0, len - inside);
+        t.len = inside;
+    }
+    err = check_range(f, write, t.len ? offset : 0, t.len);
+    return err ? err : move_range(f, write ? MOVE_WRITE : MOVE_READ, t);
+}
+
+static int nbd_file_flush(BlockFile *f)
+{
+    Nbd *n = f->priv;
+
+    /* proto.md: without the flag there is no such command, nor anything to flush */
+    return n->export.can_flush ? run_one(n, NBD_FLUSH, NULL, 0, 0) : 0;
+}
+
+static int nbd_file_zero(BlockFile *f, uint64_t offset, uint64_t len, bool may_unmap)
+{
+    int err = check_range(f, true, offset, len);
+
+    return err ? err
+               : move_range(f, may_unmap ? MOVE_ZERO_UNMAP : MOVE_ZERO,
+                            (Transfer){NULL, 0, 0, offset, len});
+}
+
+static int nbd_file_discard(BlockFile *f, uint64_t offset, uint64_t len)
+{
+    Nbd *n = f->priv;
+    uint64_t block = n->export.min_block;
+    int err = check_range(f, true, offset, len);
+    uint64_t start, end;
+
+    if (err || !n->export.can_trim)
+        return err;
+    start = align_up(offset, block);
+    end = align_down(offset + len, block);
+    err = start < end ? run_effect(n, NBD_TRIM, false, start, end - start) : 0;
+    return lacks(err) ? 0 : err; /* it is only a hint */
+}
+
+static int nbd_file_truncate(BlockFile *f, uint64_t size)
+{
+    return ENOTSUP;
+}
+
+static int nbd_file_extent(BlockFile *f, uint64_t offset, uint64_t len, bool *ret_data,
+                           uint64_t *ret_len)
+{
+    Nbd *n = f->priv;
+    uint64_t start = align_down(offset, n->export.min_block);
+    NbdCall call = {.n = 0};
+    NbdCommand *c;
+    int err = check_range(f, false, offset, len);
+
+    if (err)
+        return err;
+    *ret_data = true;
+    *ret_len = len;
+    if (!n->export.has_extents || !len)
+        return 0;
+    c = add_command(&call, NBD_STATUS, NULL, start,
+                    MIN(align_up(offset + len, n->export.min_block) - start, MAX_EFFECT));
+    err = nbd_link_run(n->link, &call);
+    /* An answer that does not reach us, or none, is no such knowledge. */
+    if (err || c->data_len <= offset - start)
+        return err == EIO ? EIO : 0;
+    *ret_data = c->data;
+    *ret_len = MIN(len, c->data_len - (offset - start));
+    return 0;
+}
+
+/* ---- opening -------------------------------------------------------------------------
+ */
+
+static bool accept_export(BlockFile *f, const NbdExport *e, bool readonly, GError **error)
+{
+    if (e->readonly && !readonly)
+        return fail(error, VM_ERROR_INVALID,
+                    "'%s': the server exports it for reading only (add readonly to only "
+                    "read it)",
+                    f->path);
+    f->size = e->size;
+    f->io_align = e->min_block;
+    f->logical = CLAMP(e->min_block, BLOCK_SECTOR, MAX_LOGICAL);
+    f->physical = e->preferred ? MIN(e->preferred, MAX_PHYSICAL) : DEFAULT_PHYSICAL;
+    f->physical = MAX(f->physical, f->logical);
+    f->can_discard = !readonly && e->can_trim;
+    f->readonly = readonly;
+    nbd_link_set_writing(((Nbd *)f->priv)->link, !readonly);
+    return true;
+}
+
+static bool nbd_file_open(BlockFile *f, const BlockOptions *options, GError **error)
+{
+    Nbd *n = f->priv = g_new0(Nbd, 1);
+
+    f->is_device = true;
+    /* Any cache but `unsafe` is the same: this host keeps no copy. */
+    return nbd_target_parse(&n->target, f->path, error) &&
+           (n->link = nbd_link_open(&n->target, &n->export, error)) &&
+           accept_export(f, &n->export, options->readonly, error);
+}
+
+static void nbd_file_close(BlockFile *f)
+{
+    Nbd *n = f->priv;
+
+    if (n) {
+        nbd_link_close(n->link);
+        nbd_target_clear(&n->target);
+    }
+    g_clear_pointer(&f->priv, g_free);
+}
+
+/* NBD's clients do not say whether they will write, so that most often there is nothing
+ * to do.  A server that is to be written to now, and did not let us, is asked again. */
+static bool nbd_file_reopen(BlockFile *f, bool readonly, GError **error)
+{
+    Nbd *n = f->priv;
+
+    if (!readonly && n->export.readonly && !nbd_link_redial(n->link, &n->export, error))
+        return false;
+    return accept_export(f, &n->export, readonly, error);
+}
+
+static void nbd_file_cancel(BlockFile *f)
+{
+    nbd_link_cancel(((Nbd *)f->priv)->link);
+}
+
+const BlockFileOps block_nbd_ops = {
+    .name = "nbd",
+    .open = nbd_file_open,
+    .close = nbd_file_close,
+    .rw = nbd_file_rw,
+    .flush = nbd_file_flush,
+    .zero = nbd_file_zero,
+    .discard = nbd_file_discard,
+    .truncate = nbd_file_truncate,
+    .extent = nbd_file_extent,
+    .reopen = nbd_file_reopen,
+    .cancel = nbd_file_cancel,
+};
