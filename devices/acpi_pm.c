@@ -47,7 +47,8 @@ typedef struct AcpiPmState { /* guest-visible */
 typedef struct AcpiPm {
     Device dev;
     AcpiPmState s;
-    int64_t epoch_ns; /* when the timer read 0 */
+    uint8_t gpe_level[GPE_EN]; /* as their sources hold them */
+    int64_t epoch_ns;          /* when the timer read 0 */
     BusRegion pm, gpe, reset, smi;
     Bus *pio;
     IrqLine sci;
@@ -77,8 +78,11 @@ static void update(AcpiPm *pm)
         s->half_seen = half;
         s->sts |= PM1_TIMER;
     }
-    sci = (s->sts & s->en) || (s->gpe_sts[0] & s->gpe_en[0]) ||
-          (s->gpe_sts[1] & s->gpe_en[1]);
+    sci = s->sts & s->en;
+    for (unsigned i = 0; i < GPE_EN; i++) {
+        s->gpe_sts[i] |= pm->gpe_level[i];
+        sci |= (s->gpe_sts[i] & s->gpe_en[i]) != 0;
+    }
     irq_set(&pm->sci, sci && (s->cnt & CNT_SCI_EN));
 
     if ((s->en & PM1_TIMER) && !(s->sts & PM1_TIMER) && !pm->armed) {
@@ -245,7 +249,7 @@ static void reset_write(Device *d, uint64_t offset, unsigned size, uint64_t valu
 
 static const BusOps reset_ops = {reset_read, reset_write};
 
-/* ---- main thread ----------------------------------------------------------- */
+/* ---- the machine's side ----------------------------------------------------- */
 
 void acpi_pm_power_button(Device *d)
 {
@@ -266,12 +270,36 @@ void acpi_pm_raise_gpe(Device *d, unsigned bit)
     update(pm);
 }
 
+void acpi_pm_set_gpe(Device *d, unsigned bit, bool level)
+{
+    AcpiPm *pm = (AcpiPm *)d;
+
+    g_return_if_fail(bit < 8 * GPE_EN);
+    LOCK_GUARD(&d->lock);
+    if (level)
+        pm->gpe_level[bit / 8] |= BIT(bit % 8);
+    else
+        pm->gpe_level[bit / 8] &= ~BIT(bit % 8);
+    update(pm);
+}
+
+bool acpi_pm_gpe_enabled(Device *d, unsigned bit)
+{
+    AcpiPm *pm = (AcpiPm *)d;
+
+    g_return_val_if_fail(bit < 8 * GPE_EN, false);
+    LOCK_GUARD(&d->lock);
+    return (pm->s.cnt & CNT_SCI_EN) && (pm->s.gpe_en[bit / 8] & BIT(bit % 8));
+}
+
 static void acpi_pm_reset(Device *d)
 {
     AcpiPm *pm = (AcpiPm *)d;
 
     LOCK_GUARD(&d->lock);
     pm->s = (AcpiPmState){0};
+    memset(pm->gpe_level, 0,
+           sizeof(pm->gpe_level)); /* a source that stands sets it again */
     pm->epoch_ns = clock_ns();
     update(pm);
 }

@@ -48,17 +48,6 @@ void pci_device_init(PciDevice *p, const DeviceOps *ops, const char *id,
     p->cap_end = FIRST_CAP;
 }
 
-void pci_device_finish(PciDevice *p)
-{
-    store_le16(p->s.config + PCI_COMMAND, 0);
-    pci_update_bars(p);
-    pci_set_intx(p, false);
-    msix_free(p->msix);
-    p->msix = NULL;
-    lock_finish(&p->intx_lock);
-    device_finish(&p->dev);
-}
-
 /* ---- BARs ------------------------------------------------------------------ */
 
 void pci_add_bar(PciDevice *p, unsigned n, uint64_t size, bool io, bool is64,
@@ -174,6 +163,30 @@ void pci_device_reset(PciDevice *p)
     pci_update_bars(p);
     if (p->msix)
         msix_reset(p->msix);
+}
+
+/* Whoever drives the device may go on to interrupt: the line is off, vectors masked. */
+void pci_silence(PciDevice *p)
+{
+    LOCK_GUARD(&p->dev.lock);
+    {
+        LOCK_GUARD(&p->intx_lock);
+
+        store_le16(p->s.config + PCI_COMMAND, PCI_COMMAND_INTX_OFF);
+        set_intx_line(p);
+    }
+    pci_update_bars(p);
+    if (p->msix)
+        msix_reset(p->msix);
+}
+
+void pci_device_finish(PciDevice *p)
+{
+    pci_silence(p);
+    msix_free(p->msix);
+    p->msix = NULL;
+    lock_finish(&p->intx_lock);
+    device_finish(&p->dev);
 }
 
 static bool is_config_access(unsigned offset, unsigned size)

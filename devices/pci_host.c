@@ -9,7 +9,9 @@
  *
  * Locking: the bus has a lock of its own, held by dispatch during a configuration access,
  * inside which the function's lock is taken; never the other way round, and never two
- * functions' locks at once. */
+ * functions' locks at once.  The main thread alone changes the slots: under the lock to
+ * add a function while vCPUs run, and with vCPUs parked to take one away, since a vCPU
+ * may be about to enter one of its BARs. */
 #include <inttypes.h>
 
 #include "devices/pci.h"
@@ -43,6 +45,7 @@ struct PciBus {
     PciBusConfig config;
     BusRegion address, data, ecam;
     PciDevice *slot[PCI_MAX_SLOTS];
+    uint32_t hidden; /* atomic; slots that config accesses do not reach */
     Window io, mmio32, mmio64;
 };
 
@@ -67,9 +70,11 @@ static unsigned next_piece(uint64_t where, unsigned left)
 
 static PciDevice *function_at(PciBus *bus, uint64_t where)
 {
-    unsigned function = where >> 12 & 7, offset = where & 0xfff;
+    unsigned slot = where >> 15 & 31, function = where >> 12 & 7;
+    bool hidden = __atomic_load_n(&bus->hidden, __ATOMIC_SEQ_CST) >> slot & 1;
 
-    return function || offset >= PCI_CONFIG_SIZE ? NULL : bus->slot[where >> 15 & 31];
+    return hidden || function || (where & 0xfff) >= PCI_CONFIG_SIZE ? NULL
+                                                                    : bus->slot[slot];
 }
 
 static uint64_t config_read(PciBus *bus, uint64_t where, uint64_t end, unsigned size)
@@ -172,6 +177,20 @@ static bool take(Window *w, uint64_t size, uint64_t *ret)
     return true;
 }
 
+static Window window(uint64_t base, uint64_t size)
+{
+    return (Window){base, base + size, 4096};
+}
+
+static void open_windows(PciBus *bus)
+{
+    const PciBusConfig *c = &bus->config;
+
+    bus->io = (Window){FIRST_IO, IO_END, 16};
+    bus->mmio32 = window(c->mmio32_base, c->mmio32_size);
+    bus->mmio64 = window(c->mmio64_base, c->mmio64_size);
+}
+
 /* As firmware does, a small BAR goes below 4 GiB even if it could go above: 32-bit
  * kernels reach it there. */
 static bool place_bar(PciBus *bus, PciBar *bar, uint64_t *ret)
@@ -184,11 +203,13 @@ static bool place_bar(PciBus *bus, PciBar *bar, uint64_t *ret)
            take(&bus->mmio64, bar->size, ret) || take(&bus->mmio32, bar->size, ret);
 }
 
+/* What finds no place stays without. */
 static bool place_bars(PciBus *bus, PciDevice *p, GError **error)
 {
     for (unsigned n = 0; n < PCI_BARS; n++) {
         PciBar *bar = &p->bar[n];
 
+        bar->home = 0;
         if (bar->size && !place_bar(bus, bar, &bar->home))
             return fail(error, VM_ERROR_BUSY,
                         "%s: no room on the PCI bus for a BAR of %" PRIu64
@@ -216,7 +237,7 @@ static bool choose_slot(PciBus *bus, PciDevice *p, int wanted, unsigned *ret,
     if (slot == PCI_MAX_SLOTS)
         return fail(error, VM_ERROR_BUSY,
                     "%s: all %d PCI slots are taken; use fewer "
-                    "devices",
+                    "devices, or remove one first",
                     p->dev.id, PCI_MAX_SLOTS);
     *ret = slot;
     return true;
@@ -228,22 +249,55 @@ static unsigned slot_gsi(const PciBus *bus, unsigned slot, unsigned pin)
     return bus->config.gsi_base + (slot + pin) % 4;
 }
 
-bool pci_attach(PciBus *bus, PciDevice *p, int wanted, GError **error)
+/* It is complete before a config access can find it. */
+static void attach(PciBus *bus, PciDevice *p, unsigned slot)
 {
-    unsigned slot = 0;
-
-    if (!choose_slot(bus, p, wanted, &slot, error) || !place_bars(bus, p, error))
-        return false;
     p->slot = slot;
     p->bus = bus;
-    bus->slot[slot] = p;
     if (p->s.config[PCI_INTERRUPT_PIN]) {
         unsigned gsi = slot_gsi(bus, slot, p->s.config[PCI_INTERRUPT_PIN] - 1);
         irq_connect(&p->intx, bus->config.ic, gsi);
         p->s.config[PCI_INTERRUPT_LINE] = gsi;
     }
     pci_device_reset(p);
+    LOCK_GUARD(&bus->dev.lock);
+    bus->slot[slot] = p;
+}
+
+bool pci_attach(PciBus *bus, PciDevice *p, int wanted, GError **error)
+{
+    unsigned slot = 0;
+
+    if (!choose_slot(bus, p, wanted, &slot, error) || !place_bars(bus, p, error))
+        return false;
+    attach(bus, p, slot);
     return true;
+}
+
+bool pci_plug(PciBus *bus, PciDevice *p, GError **error)
+{
+    unsigned slot = 0;
+
+    if (!choose_slot(bus, p, -1, &slot, error))
+        return false;
+    attach(bus, p, slot);
+    return true;
+}
+
+void pci_hide(PciBus *bus, uint32_t slots)
+{
+    __atomic_fetch_or(&bus->hidden, slots, __ATOMIC_SEQ_CST);
+}
+
+void pci_unplug(PciDevice *p)
+{
+    PciBus *bus = p->bus;
+
+    pci_silence(p);
+    bus->slot[p->slot] = NULL;
+    __atomic_fetch_and(&bus->hidden, ~BIT(p->slot), __ATOMIC_SEQ_CST);
+    p->bus = NULL;
+    pci_bus_retry_bars(bus); /* its addresses may be wanted */
 }
 
 PciDevice *pci_device_at(PciBus *bus, unsigned slot)
@@ -271,9 +325,12 @@ void pci_bus_retry_bars(PciBus *bus)
 void pci_bus_reset(PciBus *bus)
 {
     bus->s.address = 0;
+    open_windows(bus);
     for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++) {
         PciDevice *p = bus->slot[slot];
 
+        if (p)
+            place_bars(bus, p, NULL);
         if (p && p->dev.ops->reset)
             device_reset(&p->dev);
         else if (p)
@@ -333,11 +390,6 @@ static bool map_host(PciBus *bus, GError **error)
     return true;
 }
 
-static Window window(uint64_t base, uint64_t size)
-{
-    return (Window){base, base + size, 4096};
-}
-
 PciBus *pci_bus_new(const PciBusConfig *config, GError **error)
 {
     PciBus *bus = g_new0(PciBus, 1);
@@ -345,9 +397,7 @@ PciBus *pci_bus_new(const PciBusConfig *config, GError **error)
 
     device_init(&bus->dev, &host_ops, "pci");
     bus->config = *config;
-    bus->io = (Window){FIRST_IO, IO_END, 16};
-    bus->mmio32 = window(config->mmio32_base, config->mmio32_size);
-    bus->mmio64 = window(config->mmio64_base, config->mmio64_size);
+    open_windows(bus);
     pci_device_init(bridge, &bridge_ops, "pci-bridge", &bridge_ids);
     if (!map_host(bus, error) || !pci_attach(bus, bridge, 0, error)) {
         device_release(&bridge->dev);

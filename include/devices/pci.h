@@ -86,7 +86,7 @@ typedef struct PciIds {
 /* Main thread. */
 void pci_device_init(PciDevice *p, const DeviceOps *ops, const char *id,
                      const PciIds *ids);
-void pci_device_finish(PciDevice *p); /* unmaps BARs, frees msix */
+void pci_device_finish(PciDevice *p); /* silences it, frees msix */
 void pci_device_reset(
     PciDevice *p); /* command, BARs and MSI-X to power-on; keeps the rest */
 
@@ -120,7 +120,24 @@ void pci_bus_free(PciBus *bus); /* releases the devices on it; NULL is fine */
  * that a kernel booted without firmware finds them placed. */
 bool pci_attach(PciBus *bus, PciDevice *p, int slot, GError **error);
 PciDevice *pci_device_at(PciBus *bus, unsigned slot); /* NULL: empty */
-void pci_bus_reset(PciBus *bus);
+void pci_bus_reset(PciBus *bus); /* places all BARs anew, as firmware does */
+
+/* Main thread, vCPUs may run.  Attaches at the next free slot without addresses: those
+ * are the operating system's to give, until a reset gives them. */
+bool pci_plug(PciBus *bus, PciDevice *p, GError **error);
+
+/* Main thread, vCPUs may run; takes the device's lock.  No BAR answers and no interrupt
+ * leaves any more, until the guest turns them on again. */
+void pci_silence(PciDevice *p);
+
+/* Main thread, vCPUs parked.  Takes it off the bus, silent for good; it is then the
+ * caller's to release.  To silence it before spares parked vCPUs the time that the kernel
+ * takes to forget its kicks: milliseconds. */
+void pci_unplug(PciDevice *p);
+
+/* Any thread.  No config access reaches the functions of these slots (a bit each) any
+ * more, until they are unplugged. */
+void pci_hide(PciBus *bus, uint32_t slots);
 void pci_bus_quiesce(PciBus *bus); /* vCPUs parked, as for the two beside it */
 void pci_bus_resume(PciBus *bus);
 Bus *pci_bus_mmio(const PciBus *bus); /* where memory BARs are mapped */

@@ -61,6 +61,11 @@ Device *acpi_pm_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
 void acpi_pm_power_button(Device *pm); /* main thread; takes the device's lock */
 void acpi_pm_raise_gpe(Device *pm, unsigned bit); /* main thread */
 
+/* Any thread, pm's lock not held.  An event whose cause may last: while `level`, its
+ * status cannot be cleared. */
+void acpi_pm_set_gpe(Device *pm, unsigned bit, bool level);
+bool acpi_pm_gpe_enabled(Device *pm, unsigned bit); /* the same; and ACPI is on */
+
 /* VM generation ID (Microsoft's vmgenid, QEMU docs/specs/vmgenid): 16 bytes of guest RAM,
  * at the page `gpa`, filled with `guid`, which changes when a VM is cloned. */
 enum { VMGENID_OFFSET = 40, VMGENID_GPE = 5 };

@@ -8,6 +8,7 @@
 #include <linux/kvm.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "core/bus.h"
 #include "kvm/kvm.h"
@@ -40,6 +41,7 @@ struct Vcpu {
     struct kvm_run *run;
     pthread_t thread;
     bool started;
+    pid_t tid; /* atomic; 0 until the thread runs */
 
     unsigned requests; /* atomic; bits of src/kvm/vcpu.c's */
     Lock lock;         /* guards parked */

@@ -2,6 +2,7 @@
  * implements it; machine.c is the same for all. */
 #pragma once
 
+#include "devices/pci.h"
 #include "devices/platform.h"
 #include "kvm/arch.h"
 #include "machine/boot.h"
@@ -14,15 +15,27 @@ typedef struct BoardContext {
     const BootSource *source;
     Kvm *kvm;
     GuestMem *gm;
-    IoLoop *main, *shared_io;
+    IoLoop *main;
     PlatformEvents events;
+    void (*stop)(void *opaque, const char *id); /* these two as in VirtioEnv */
+    void (*event)(void *opaque, const char *name, json_t *data);
+    void *opaque; /* of both */
 } BoardContext;
 
 /* Main thread.  board_memory() lays out RAM, before anything else; board_new() makes and
- * connects every device; the context is kept by reference. */
+ * connects every device but those of virtio; the context is kept by reference. */
 bool board_memory(GuestMem *gm, uint64_t size, GError **error);
 Board *board_new(const BoardContext *context, GError **error);
 void board_free(Board *board); /* NULL is fine */
+
+/* Main thread.  Puts a virtio device on the transport that the Config says, and takes it
+ * over, on failure too.  `running`: the guest is there already, which PCI alone allows.
+ * *ret_pci is its function, NULL on virtio-mmio. */
+bool board_plug(Board *board, VirtioDevice *v, bool running, PciDevice **ret_pci,
+                GError **error);
+VirtioEnv *board_virtio_env(Board *board);
+PciBus *board_pci_bus(Board *board);     /* NULL: virtio-mmio */
+Device *board_pci_hotplug(Board *board); /* devices/pci_hotplug.h; NULL: virtio-mmio */
 
 Bus *board_pio(Board *board);
 Bus *board_mmio(Board *board);
@@ -34,6 +47,3 @@ void board_quiesce(Board *board);
 void board_resume(Board *board);
 
 void board_power_button(Board *board); /* main thread */
-
-/* Main thread: what each device counted, by its id. */
-json_t *board_counters(Board *board);

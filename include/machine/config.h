@@ -26,8 +26,10 @@ typedef struct Config {
     uint64_t cpus;
     GuestMemOptions memory;
     char *name;
-    int transport; /* Transport */
-    bool no_reboot, debug_exit, json;
+    bool run_folder; /* the name is its own, not its image's: it has a run folder */
+    char *control, *control_readonly; /* paths of control sockets; NULL: none */
+    int transport;                    /* Transport */
+    bool no_reboot, debug_exit, json, paused;
     uint64_t timeout_s; /* 0: none */
 
     ChardevOptions *serial[CONFIG_MAX_SERIALS]; /* COM1, COM2; NULL: unconnected */
@@ -50,6 +52,7 @@ typedef enum {
 
 typedef struct ConfigOption {
     const char *name; /* without dashes */
+    char letter;      /* its short name; 0: none */
     const char *help;
     ConfigValue value;
     bool repeats;            /* adds one each time; an array in JSON */

@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "machine/config.h"
+#include "util/ioloop.h"
 
 typedef struct Machine Machine;
 
@@ -24,6 +25,23 @@ typedef enum {
     END_PANIC,      /* 127 */
     END_QUIT,       /* by a signal or Ctrl-A x: 128 + the signal's number */
 } MachineEnd;
+
+/* Whether the guest runs, and if not, why; the words of QMP's RunState. */
+typedef enum {
+    STATE_PRELAUNCH, /* --paused: it has not begun */
+    STATE_RUNNING,
+    STATE_PAUSED,   /* somebody said stop */
+    STATE_IO_ERROR, /* a device did (werror=stop); what it holds back waits for cont */
+    STATE_SHUTDOWN, /* it has ended */
+} MachineState;
+
+/* Who is told of what happens to the machine, as QMP events: STOP, RESUME, RESET,
+ * POWERDOWN, SHUTDOWN, GUEST_PANICKED, and what devices report.  Any thread, which may
+ * hold a device's lock: must not wait.  Takes `data`, which may be NULL. */
+typedef struct MachineListener {
+    void (*event)(void *opaque, const char *name, json_t *data);
+    void *opaque;
+} MachineListener;
 
 typedef struct MachineResult {
     MachineEnd end;
@@ -46,8 +64,33 @@ void machine_run(Machine *m, MachineResult *ret);
 void machine_free(Machine *m); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Machine, machine_free)
 
-/* Main thread, vCPUs running / paused. */
+/* Main thread, before machine_run(); the listener must outlive the machine. */
+void machine_set_listener(Machine *m, const MachineListener *listener);
+void machine_event(Machine *m, const char *name, json_t *data); /* any thread */
+
+/* Main thread.  Parks the vCPUs and quiesces the devices; the reverse.  Calls nest, and a
+ * stopped machine holds one pause: who pauses for a change of his own may do so in any
+ * state, and leaves it as it was. */
 void machine_pause(Machine *m);
 void machine_resume(Machine *m);
+
+/* Main thread.  machine_stop() stops a guest that runs, and `why` becomes the state; a
+ * guest that is stopped stays so for the reason it had.  machine_cont() lets it go.
+ * A machine that is reset while it is stopped stays stopped. */
+void machine_stop(Machine *m, MachineState why);
+void machine_cont(Machine *m);
+MachineState machine_state(const Machine *m);
+const char *machine_state_name(MachineState state);
+
+/* Main thread.  As a person would: press reset, the power button, and pull the plug,
+ * which counts as SIGTERM. */
+void machine_reset(Machine *m);
+void machine_power_button(Machine *m);
+void machine_quit(Machine *m);
+
+IoLoop *machine_loop(Machine *m); /* the main loop */
+const Config *machine_config(const Machine *m);
+unsigned machine_n_vcpus(const Machine *m);
+int machine_vcpu_tid(const Machine *m, unsigned i); /* Linux thread id; 0: not yet */
 
 const char *machine_end_reason(MachineEnd end); /* as in MachineResult */

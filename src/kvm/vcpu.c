@@ -261,6 +261,7 @@ static void *vcpu_thread(void *opaque)
 
     g_snprintf(name, sizeof(name), "vcpu%u", c->index);
     thread_set_name(name);
+    __atomic_store_n(&c->tid, gettid(), __ATOMIC_RELAXED);
     lock_acquire(&c->lock);
     stay_parked_locked(c); /* since vcpu_start() */
     lock_release(&c->lock);

@@ -7,12 +7,13 @@
 #include "acpi_dsdt.h"
 
 #include "aml.h"
-#include "devices/pci.h"
+#include "devices/pci_hotplug.h"
 #include "devices/platform.h"
 #include "machine/layout.h"
 #include "util/bits.h"
 
 enum { COM_PORTS = 8, GPE_EVENT_NAME = 6 };
+enum { DEVICE_CHECK = 1, EJECT_REQUEST = 3, STATUS_CHANGED = 0x80 }; /* 5.6.6 */
 
 /* 32 slots, four pins each, wired to an I/O APIC pin directly: no link device (6.2.13).
  */
@@ -28,6 +29,45 @@ static void dsdt_pci_routing(Aml *a, const AcpiConfig *c)
             aml_int(a, c->intx_gsi_base + (slot + pin) % 4);
             aml_end(a);
         }
+    }
+    aml_end(a);
+}
+
+/* "S001"; by hand, as printing would take a third of the table's time. */
+static void slot_name(char name[5], unsigned slot)
+{
+    const char digits[5] = {'S', '0', (char)('0' + slot / 10), (char)('0' + slot % 10)};
+
+    memcpy(name, digits, sizeof(digits));
+}
+
+/* What devices/pci_hotplug.c answers.  Every slot but the host bridge's can be filled and
+ * emptied: it has an _EJ0, by which operating systems know it (6.3.3), and no _STA, so
+ * that they look whether a function answers there.  HPNT(slots, event) passes an event
+ * on to the slots of a mask. */
+static void dsdt_pci_slots(Aml *a)
+{
+    static const char *const fields[] = {"HPUP", "HPDN", "HPEJ"};
+    char name[5];
+
+    aml_io_region(a, "HPRG", PCI_HOTPLUG_PORT, PCI_HOTPLUG_SIZE);
+    aml_dword_fields(a, "HPRG", fields, G_N_ELEMENTS(fields));
+    for (unsigned slot = 1; slot < PCI_MAX_SLOTS; slot++) {
+        slot_name(name, slot);
+        aml_device(a, name);
+        aml_name_int(a, "_ADR", slot << 16);
+        aml_name_int(a, "_SUN", slot);
+        aml_method(a, "_EJ0", 1);
+        aml_store_int(a, BIT(slot), "HPEJ");
+        aml_end(a);
+        aml_end(a);
+    }
+    aml_method(a, "HPNT", 2);
+    for (unsigned slot = 1; slot < PCI_MAX_SLOTS; slot++) {
+        slot_name(name, slot);
+        aml_if_bits(a, 0, BIT(slot));
+        aml_notify_arg(a, name, 1);
+        aml_end(a);
     }
     aml_end(a);
 }
@@ -54,6 +94,7 @@ static void dsdt_pci(Aml *a, const AcpiConfig *c)
         aml_window_memory64(&r, c->mmio64_base, c->mmio64_base + c->mmio64_size - 1);
     aml_crs_end(a, &r);
     dsdt_pci_routing(a, c);
+    dsdt_pci_slots(a);
     aml_end(a);
 
     /* Kernels use MCFG only if its memory is reserved (PCI Firmware 3.2, 4.1.2). */
@@ -61,6 +102,7 @@ static void dsdt_pci(Aml *a, const AcpiConfig *c)
     aml_name_eisaid(a, "_HID", "PNP0C02");
     aml_name_int(a, "_UID", 0);
     aml_crs_begin(&r);
+    aml_io(&r, PCI_HOTPLUG_PORT, PCI_HOTPLUG_SIZE);
     if (c->ecam_base < 4 * GIB)
         aml_memory32_fixed(&r, c->ecam_base, 1 * MIB);
     else
@@ -150,17 +192,30 @@ static void dsdt_virtio_mmio(Aml *a, const AcpiConfig *c)
     }
 }
 
-static void dsdt_events(Aml *a, const AcpiConfig *c)
+/* A method's name says which event it is for, and whether that is an edge or a level
+ * (5.6.4.1). */
+static void dsdt_event(Aml *a, char kind, unsigned gpe)
 {
     char name[GPE_EVENT_NAME];
 
-    if (!c->vmgenid)
-        return;
-    g_snprintf(name, sizeof(name), "_E%02X", VMGENID_GPE);
+    g_snprintf(name, sizeof(name), "_%c%02X", kind, gpe);
+    aml_method(a, name, 0);
+}
+
+static void dsdt_events(Aml *a, const AcpiConfig *c)
+{
     aml_scope(a, "\\_GPE");
-    aml_method(a, name);
-    aml_notify(a, "\\_SB.VGEN", 0x80);
-    aml_end(a);
+    if (c->pci) {
+        dsdt_event(a, 'L', PCI_HOTPLUG_GPE);
+        aml_call_with_field(a, "\\_SB.PCI0.HPNT", "\\_SB.PCI0.HPDN", EJECT_REQUEST);
+        aml_call_with_field(a, "\\_SB.PCI0.HPNT", "\\_SB.PCI0.HPUP", DEVICE_CHECK);
+        aml_end(a);
+    }
+    if (c->vmgenid) {
+        dsdt_event(a, 'E', VMGENID_GPE);
+        aml_notify(a, "\\_SB.VGEN", STATUS_CHANGED);
+        aml_end(a);
+    }
     aml_end(a);
 }
 

@@ -20,8 +20,15 @@ enum {
     OP_PACKAGE = 0x12,
     OP_METHOD = 0x14,
     OP_EXT = 0x5b,
+    OP_EXT_REGION = 0x80,
+    OP_EXT_FIELD = 0x81,
     OP_EXT_DEVICE = 0x82,
+    OP_LOCAL0 = 0x60,
+    OP_ARG0 = 0x68,
+    OP_STORE = 0x70,
+    OP_AND = 0x7b,
     OP_NOTIFY = 0x86,
+    OP_IF = 0xa0,
     PREFIX_DUAL = 0x2e,
     PREFIX_MULTI = 0x2f,
 };
@@ -104,21 +111,24 @@ static void name_segment(Aml *a, const char *name, size_t length)
 
 static void name_path(Aml *a, const char *path)
 {
-    g_auto(GStrv) parts = NULL;
-    unsigned n;
+    unsigned n = 1;
 
     if (*path == '\\')
         op(a, *path++);
-    parts = g_strsplit(path, ".", 0);
-    n = g_strv_length(parts);
+    for (const char *at = path; *at; at++)
+        n += *at == '.';
     if (n == 2)
         op(a, PREFIX_DUAL);
     if (n > 2) {
         op(a, PREFIX_MULTI);
         op(a, n);
     }
-    for (unsigned i = 0; i < n; i++)
-        name_segment(a, parts[i], strlen(parts[i]));
+    while (n--) {
+        size_t length = strcspn(path, ".");
+
+        name_segment(a, path, length);
+        path += length + 1;
+    }
 }
 
 /* ---- objects --------------------------------------------------------------- */
@@ -186,12 +196,23 @@ void aml_device(Aml *a, const char *text)
     name_path(a, text);
 }
 
-void aml_method(Aml *a, const char *text)
+void aml_method(Aml *a, const char *text, unsigned n_args)
 {
     op(a, OP_METHOD);
     open_block(a);
     name_path(a, text);
-    op(a, 0); /* flags: no arguments */
+    op(a, n_args);
+}
+
+/* And() leaves its result nowhere: a null target. */
+void aml_if_bits(Aml *a, unsigned arg, uint64_t bits)
+{
+    op(a, OP_IF);
+    open_block(a);
+    op(a, OP_AND);
+    op(a, OP_ARG0 + arg);
+    aml_int(a, bits);
+    op(a, OP_ZERO);
 }
 
 void aml_package(Aml *a, unsigned n)
@@ -212,6 +233,58 @@ void aml_notify(Aml *a, const char *path, unsigned value)
     op(a, OP_NOTIFY);
     name_path(a, path);
     aml_int(a, value);
+}
+
+void aml_notify_arg(Aml *a, const char *path, unsigned arg)
+{
+    op(a, OP_NOTIFY);
+    name_path(a, path);
+    op(a, OP_ARG0 + arg);
+}
+
+void aml_store_int(Aml *a, uint64_t value, const char *path)
+{
+    op(a, OP_STORE);
+    aml_int(a, value);
+    name_path(a, path);
+}
+
+void aml_call_with_field(Aml *a, const char *method, const char *path, uint64_t value)
+{
+    op(a, OP_STORE);
+    name_path(a, path);
+    op(a, OP_LOCAL0);
+    name_path(a, method);
+    op(a, OP_LOCAL0);
+    aml_int(a, value);
+}
+
+/* ---- registers (20.2.5.2) -------------------------------------------------- */
+
+enum { REGION_SYSTEM_IO = 1, FIELD_DWORD_ZEROS = 3 | 2 << 5 };
+
+void aml_io_region(Aml *a, const char *text, uint16_t port, unsigned length)
+{
+    op(a, OP_EXT);
+    op(a, OP_EXT_REGION);
+    name_path(a, text);
+    op(a, REGION_SYSTEM_IO);
+    aml_int(a, port);
+    aml_int(a, length);
+}
+
+void aml_dword_fields(Aml *a, const char *region, const char *const *names, unsigned n)
+{
+    op(a, OP_EXT);
+    op(a, OP_EXT_FIELD);
+    open_block(a);
+    name_path(a, region);
+    op(a, FIELD_DWORD_ZEROS);
+    for (unsigned i = 0; i < n; i++) {
+        name_segment(a, names[i], strlen(names[i]));
+        op(a, 32); /* bits: a package length that does not count itself */
+    }
+    aml_end(a);
 }
 
 /* ---- resource descriptors (6.4) -------------------------------------------- */

@@ -23,7 +23,8 @@ GByteArray *aml_finish(Aml *a); /* the caller's to free */
  * "\\_SB.PCI0" for aml_scope(). */
 void aml_scope(Aml *a, const char *path);
 void aml_device(Aml *a, const char *name);
-void aml_method(Aml *a, const char *name); /* no arguments, not serialized */
+void aml_method(Aml *a, const char *name, unsigned n_args);   /* not serialized */
+void aml_if_bits(Aml *a, unsigned arg, uint64_t bits);        /* If (Arg & bits) */
 void aml_named_package(Aml *a, const char *name, unsigned n); /* n elements follow */
 void aml_package(Aml *a, unsigned n);
 void aml_end(Aml *a);
@@ -37,6 +38,16 @@ void aml_name_eisaid(Aml *a, const char *name, const char *id); /* "PNP0A03" */
 void aml_int(Aml *a, uint64_t value);
 void aml_string(Aml *a, const char *text);
 void aml_notify(Aml *a, const char *path, unsigned value);
+void aml_notify_arg(Aml *a, const char *path,
+                    unsigned arg); /* with an argument's value */
+void aml_store_int(Aml *a, uint64_t value, const char *path);
+/* Store(path, Local0), then a call of method(Local0, value): reads the field once. */
+void aml_call_with_field(Aml *a, const char *method, const char *path, uint64_t value);
+
+/* OperationRegion(name, SystemIO, port, length), and a Field over it of dwords, one for
+ * each of the names. */
+void aml_io_region(Aml *a, const char *name, uint16_t port, unsigned length);
+void aml_dword_fields(Aml *a, const char *region, const char *const *names, unsigned n);
 
 /* A resource template: Name(_CRS, ResourceTemplate() { ... }) between begin and end. */
 typedef struct AmlResources {

@@ -1,5 +1,6 @@
 /* The PC board: PCI (or virtio-mmio) and the legacy devices that stock kernels look for;
  * addresses are those of machine/layout.h. */
+#include "devices/pci_hotplug.h"
 #include "machine/acpi.h"
 #include "machine/board.h"
 #include "machine/layout.h"
@@ -15,12 +16,11 @@ struct Board {
     IrqController ic;
     Bus *pio, *mmio;
     PciBus *pci;
-    Device *acpi_pm;
+    Device *acpi_pm, *hotplug;
     Device *devices[MAX_DEVICES]; /* all but those on PCI, in the order they were made */
     unsigned n_devices;
-    VirtioDevice *virtio[MAX_DEVICES]; /* owned by their transports */
-    unsigned n_virtio;
     AcpiMmioDevice mmio_devices[MAX_VIRTIO_MMIO];
+    unsigned n_mmio;
     VirtioEnv env;
     uint8_t guid[16];
     char *cmdline; /* the user's, with virtio-mmio devices announced */
@@ -123,25 +123,28 @@ static bool add_pci_bus(Board *b, GError **error)
     };
 
     b->pci = pci_bus_new(&config, error);
-    return b->pci != NULL;
+    if (!b->pci)
+        return false;
+    b->hotplug = add(b, pci_hotplug_new(b->pio, b->pci, b->acpi_pm));
+    return true;
 }
 
-static bool add_on_pci(Board *b, VirtioDevice *v, GError **error)
+static PciDevice *add_on_pci(Board *b, VirtioDevice *v, bool running, GError **error)
 {
     PciDevice *p = virtio_pci_new(v);
 
-    if (pci_attach(b->pci, p, -1, error))
-        return true;
+    if (running ? pci_plug(b->pci, p, error) : pci_attach(b->pci, p, -1, error))
+        return p;
     device_release(&p->dev);
-    return false;
+    return NULL;
 }
 
 static bool add_on_mmio(Board *b, VirtioDevice *v, GError **error)
 {
-    unsigned i = b->n_virtio;
+    unsigned i = b->n_mmio;
     AcpiMmioDevice where = {LAYOUT_VIRTIO_MMIO + i * LAYOUT_VIRTIO_MMIO_STEP,
                             VIRTIO_MMIO_SIZE, GSI_VIRTIO_MMIO + i};
-    g_autofree char *old = b->cmdline;
+    char *cmdline;
 
     if (i == MAX_VIRTIO_MMIO) {
         virtio_free(v);
@@ -151,36 +154,37 @@ static bool add_on_mmio(Board *b, VirtioDevice *v, GError **error)
     }
     if (!add(b, virtio_mmio_new(v, b->mmio, where.base, &b->ic, where.gsi, error)))
         return false;
-    b->mmio_devices[i] = where;
-    b->cmdline = g_strdup_printf("%s virtio_mmio.device=%u@0x%" G_GINT64_MODIFIER "x:%u",
-                                 old, where.size, (guint64)where.base, where.gsi);
+    b->mmio_devices[b->n_mmio++] = where;
+    cmdline = g_strdup_printf("%s virtio_mmio.device=%u@0x%" G_GINT64_MODIFIER "x:%u",
+                              b->cmdline, where.size, (guint64)where.base, where.gsi);
+    g_free(b->cmdline);
+    b->source.cmdline = b->cmdline = cmdline;
     return true;
 }
 
-static bool add_virtio_devices(Board *b, GError **error)
+bool board_plug(Board *b, VirtioDevice *v, bool running, PciDevice **ret_pci,
+                GError **error)
 {
-    const Config *config = b->ctx->config;
-    bool mmio = config->transport == TRANSPORT_MMIO;
+    *ret_pci = NULL;
+    if (!b->pci)
+        return add_on_mmio(b, v, error);
+    *ret_pci = add_on_pci(b, v, running, error);
+    return *ret_pci != NULL;
+}
 
-    if (!mmio && !add_pci_bus(b, error))
-        return false;
-    for (unsigned i = 0, nth = 0; i < config->n_devices; i++) {
-        const ConfigDevice *d = &config->devices[i];
-        char id[32];
-        VirtioDevice *v;
+VirtioEnv *board_virtio_env(Board *b)
+{
+    return &b->env;
+}
 
-        nth = i && d->ops == config->devices[i - 1].ops ? nth + 1 : 0;
-        g_snprintf(id, sizeof(id), "%s%u", d->ops->option, nth);
-        if (b->n_virtio == MAX_DEVICES / 2)
-            return fail(error, VM_ERROR_INVALID,
-                        "--%s: a machine has at most %d virtio devices", d->ops->option,
-                        MAX_DEVICES / 2);
-        v = virtio_new(d->ops, id, d->options, &b->env, error);
-        if (!v || !(mmio ? add_on_mmio : add_on_pci)(b, v, error))
-            return false;
-        b->virtio[b->n_virtio++] = v;
-    }
-    return true;
+PciBus *board_pci_bus(Board *b)
+{
+    return b->pci;
+}
+
+Device *board_pci_hotplug(Board *b)
+{
+    return b->hotplug;
 }
 
 /* ---- life-cycle
@@ -200,16 +204,19 @@ Board *board_new(const BoardContext *ctx, GError **error)
     b->env = (VirtioEnv){
         .gm = ctx->gm,
         .main = ctx->main,
-        .shared_io = ctx->shared_io,
         .n_cpus = (unsigned)ctx->config->cpus,
         .name = ctx->config->name,
+        .stop = ctx->stop,
+        .event = ctx->event,
+        .opaque = ctx->opaque,
     };
-    if (!add_legacy_devices(b, error) || !add_virtio_devices(b, error)) {
+    b->source = *ctx->source;
+    b->source.cmdline = b->cmdline;
+    if (!add_legacy_devices(b, error) ||
+        (ctx->config->transport == TRANSPORT_PCI && !add_pci_bus(b, error))) {
         board_free(b);
         return NULL;
     }
-    b->source = *ctx->source;
-    b->source.cmdline = b->cmdline;
     return b;
 }
 
@@ -272,7 +279,7 @@ static bool put_tables(Board *b, GError **error)
         .vmgenid = LAYOUT_VMGENID + VMGENID_OFFSET,
         .serial = {b->ctx->config->serial[0] != NULL, b->ctx->config->serial[1] != NULL},
         .mmio = b->mmio_devices,
-        .n_mmio = b->pci ? 0 : b->n_virtio,
+        .n_mmio = b->n_mmio,
     };
 
     return acpi_write(b->ctx->gm, &acpi, error);
@@ -321,24 +328,4 @@ void board_resume(Board *b)
 void board_power_button(Board *b)
 {
     acpi_pm_power_button(b->acpi_pm);
-}
-
-json_t *board_counters(Board *b)
-{
-    json_t *all = json_object();
-
-    for (unsigned i = 0; i < b->n_virtio; i++) {
-        const VirtioDevice *v = b->virtio[i];
-        json_int_t requests = 0, interrupts = 0, kicks = 0;
-
-        for (unsigned q = 0; q < v->n_queues; q++) {
-            requests += (json_int_t)v->queues[q].vq.requests;
-            interrupts += (json_int_t)v->queues[q].vq.interrupts;
-            kicks += (json_int_t)v->queues[q].vq.kicks;
-        }
-        json_object_set_new(all, v->id,
-                            json_pack("{s:I, s:I, s:I}", "requests", requests,
-                                      "interrupts", interrupts, "kicks", kicks));
-    }
-    return all;
 }

@@ -33,6 +33,7 @@ static const ParamDesc scalars[] = {
      .arg = "STRING",
      .help = "kernel command line; by default the console in use, \"reboot=k panic=-1\""},
     {.key = "cpus",
+     .letter = 'c',
      .type = PARAM_UINT,
      .offset = offsetof(Config, cpus),
      .arg = "N",
@@ -44,7 +45,21 @@ static const ParamDesc scalars[] = {
      .type = PARAM_STRING,
      .offset = offsetof(Config, name),
      .arg = "NAME",
-     .help = "name of the VM"},
+     .help = "name of the VM; its control socket is in a run folder of that name"},
+    {.key = "control",
+     .type = PARAM_PATH,
+     .offset = offsetof(Config, control),
+     .arg = "PATH",
+     .help = "make a control socket here, which speaks QMP"},
+    {.key = "control-readonly",
+     .type = PARAM_PATH,
+     .offset = offsetof(Config, control_readonly),
+     .arg = "PATH",
+     .help = "likewise, but only for commands that change nothing"},
+    {.key = "paused",
+     .type = PARAM_BOOL,
+     .offset = offsetof(Config, paused),
+     .help = "do not start the guest until 'cont' is said on a control socket"},
     {.key = "transport",
      .type = PARAM_ENUM,
      .offset = offsetof(Config, transport),
@@ -116,10 +131,14 @@ static const ParamTable memory_table = {
 ConfigOption config_scalar_option(const ParamDesc *desc)
 {
     return (ConfigOption){.name = desc->key,
+                          .letter = desc->letter,
                           .help = desc->help,
                           .scalar = desc,
-                          .value = desc->type == PARAM_BOOL ? CONFIG_VALUE_OPTIONAL
-                                                            : CONFIG_VALUE_REQUIRED};
+                          .table = desc->keys,
+                          .repeats = desc->type == PARAM_LIST,
+                          .value = desc->type == PARAM_BOOL || desc->bare
+                                       ? CONFIG_VALUE_OPTIONAL
+                                       : CONFIG_VALUE_REQUIRED};
 }
 
 /* A device whose first key is its id has nothing that must be said: --rng. */
@@ -147,6 +166,7 @@ const ConfigOption *config_options(void)
         all[n++] = config_scalar_option(desc);
         if (g_str_equal(desc->key, "cpus"))
             all[n++] = (ConfigOption){.name = "memory",
+                                      .letter = 'm',
                                       .help = "guest memory, 512M if not given",
                                       .table = &memory_table,
                                       .value = CONFIG_VALUE_REQUIRED};

@@ -2,21 +2,23 @@
 #include "machine/machine.h"
 
 #include <signal.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include "kvm/arch.h"
-#include "machine/board.h"
+#include "machine_private.h"
 #include "util/fd.h"
 
 struct Machine {
     const Config *config;
-    IoLoop *main, *shared_io;
+    IoLoop *main;
     Kvm *kvm;
     GuestMem gm;
     BootSource source;
     BoardContext context;
     Board *board;
+    Hotplug *hotplug;
     Vcpu **vcpus;
     unsigned n_vcpus;
     VcpuEvents vcpu_events;
@@ -27,6 +29,15 @@ struct Machine {
     char *end_text;
     IoPost end_post, reset_post, power_post, nmi_post;
     bool reset_wanted; /* atomic: the guest asked since its last reset */
+    bool quit_wanted;  /* by the control socket */
+
+    MachineState state;
+    unsigned pauses; /* how many hold it; a stopped machine is one of them */
+    const MachineListener *listener;
+    IoPost stop_post;
+    Lock stop_lock; /* guards stop_id: the device that could not go on */
+    char stop_id[32];
+    LogLimit stop_log;
 
     int signal_fd;
     IoWatch signals;
@@ -38,12 +49,18 @@ struct Machine {
 static const struct {
     const char *reason;
     int status;
+    bool guest;        /* its own doing */
+    const char *cause; /* QMP's ShutdownCause */
 } ends[] = {
-    [END_NONE] = {"none", 125},       [END_POWER_OFF] = {"power-off", 0},
-    [END_RESET] = {"reset", 0},       [END_DEBUG_EXIT] = {"debug-exit", 0},
-    [END_TIMEOUT] = {"timeout", 124}, [END_ERROR] = {"error", 125},
-    [END_CRASH] = {"crash", 126},     [END_PANIC] = {"panic", 127},
-    [END_QUIT] = {"quit", 128},
+    [END_NONE] = {"none", 125, false, "none"},
+    [END_POWER_OFF] = {"power-off", 0, true, "guest-shutdown"},
+    [END_RESET] = {"reset", 0, true, "guest-reset"},
+    [END_DEBUG_EXIT] = {"debug-exit", 0, true, "guest-shutdown"},
+    [END_TIMEOUT] = {"timeout", 124, false, "host-signal"},
+    [END_ERROR] = {"error", 125, false, "host-error"},
+    [END_CRASH] = {"crash", 126, true, "guest-panic"},
+    [END_PANIC] = {"panic", 127, true, "guest-panic"},
+    [END_QUIT] = {"quit", 128, false, "host-signal"},
 };
 
 const char *machine_end_reason(MachineEnd end)
@@ -57,6 +74,35 @@ void machine_result_clear(MachineResult *r)
     json_decref(r->times);
     json_decref(r->counters);
     *r = (MachineResult){0};
+}
+
+/* ---- who is told ----------------------------------------------------------------------
+ */
+
+void machine_set_listener(Machine *m, const MachineListener *listener)
+{
+    m->listener = listener;
+}
+
+void machine_event(Machine *m, const char *name, json_t *data)
+{
+    if (m->listener)
+        m->listener->event(m->listener->opaque, name, data);
+    else
+        json_decref(data);
+}
+
+/* A device's, on any thread. */
+static void on_device_event(void *opaque, const char *name, json_t *data)
+{
+    machine_event(opaque, name, data);
+}
+
+/* RESET and SHUTDOWN */
+static void tell_cause(Machine *m, const char *name, bool guest, const char *cause)
+{
+    if (m->listener)
+        machine_event(m, name, json_pack("{s:b, s:s}", "guest", guest, "reason", cause));
 }
 
 /* ---- how it ends ----------------------------------------------------------------------
@@ -78,7 +124,14 @@ static void end_with(Machine *m, MachineEnd end, int number, const char *text)
 static void on_end(void *opaque)
 {
     Machine *m = opaque;
+    MachineEnd end = (MachineEnd)__atomic_load_n(&m->end, __ATOMIC_ACQUIRE);
+    bool by_control = end == END_QUIT && m->quit_wanted;
 
+    m->state = STATE_SHUTDOWN;
+    if (end == END_PANIC && m->listener)
+        machine_event(m, "GUEST_PANICKED", json_pack("{s:s}", "action", "poweroff"));
+    tell_cause(m, "SHUTDOWN", ends[end].guest,
+               by_control ? "host-qmp-quit" : ends[end].cause);
     ioloop_quit(m->main);
 }
 
@@ -139,9 +192,7 @@ static void on_timeout(void *opaque)
 
 static void on_power_button(void *opaque)
 {
-    Machine *m = opaque;
-
-    board_power_button(m->board);
+    machine_power_button(opaque);
 }
 
 static void on_nmi(void *opaque)
@@ -177,7 +228,7 @@ static void on_signal(void *opaque, uint32_t events)
 
     while (read(m->signal_fd, &info, sizeof(info)) == sizeof(info)) {
         if (info.ssi_signo == SIGPWR)
-            board_power_button(m->board);
+            machine_power_button(m);
         else
             end_with(m, END_QUIT, (int)info.ssi_signo, "ended by a signal");
     }
@@ -186,20 +237,48 @@ static void on_signal(void *opaque, uint32_t events)
 /* ---- pause, resume, reset
  * --------------------------------------------------------------- */
 
-void machine_pause(Machine *m)
+static void park_vcpus(Machine *m)
 {
     for (unsigned i = 0; i < m->n_vcpus; i++)
         vcpu_request_pause(m->vcpus[i]);
     for (unsigned i = 0; i < m->n_vcpus; i++)
         vcpu_wait_parked(m->vcpus[i]);
+}
+
+static void unpark_vcpus(Machine *m)
+{
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_resume(m->vcpus[i]);
+}
+
+/* A paused machine's vCPUs are parked already, and stay so. */
+void machine_park(Machine *m)
+{
+    if (!m->pauses)
+        park_vcpus(m);
+}
+
+void machine_unpark(Machine *m)
+{
+    if (!m->pauses)
+        unpark_vcpus(m);
+}
+
+void machine_pause(Machine *m)
+{
+    if (m->pauses++)
+        return;
+    park_vcpus(m);
     board_quiesce(m->board);
+    hotplug_quiesce(m->hotplug);
 }
 
 void machine_resume(Machine *m)
 {
+    if (--m->pauses)
+        return;
     board_resume(m->board);
-    for (unsigned i = 0; i < m->n_vcpus; i++)
-        vcpu_resume(m->vcpus[i]);
+    unpark_vcpus(m);
 }
 
 /* Everything as at power-on: devices, interrupt controllers, registers, RAM. */
@@ -208,6 +287,7 @@ static bool power_on(Machine *m, GError **error)
     BootEntry entry;
 
     if (m->resets) {
+        hotplug_reset(m->hotplug);
         board_reset(m->board);
         if (!arch_vm_reset(m->kvm, error))
             return false;
@@ -220,14 +300,10 @@ static bool power_on(Machine *m, GError **error)
            arch_vcpu_enter(m->vcpus[0], &entry, error);
 }
 
-static void do_reset(void *opaque)
+static void reset_now(Machine *m, bool guest, const char *cause)
 {
-    Machine *m = opaque;
     g_autoptr(GError) error = NULL;
 
-    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE ||
-        !__atomic_load_n(&m->reset_wanted, __ATOMIC_ACQUIRE))
-        return;
     machine_pause(m);
     /* Kernels ask again until they are gone: it is the same reset. */
     __atomic_store_n(&m->reset_wanted, false, __ATOMIC_RELAXED);
@@ -236,7 +312,101 @@ static void do_reset(void *opaque)
         end_with(m, END_ERROR, 0, error->message);
         return;
     }
+    tell_cause(m, "RESET", guest, cause);
     machine_resume(m);
+}
+
+static void do_reset(void *opaque)
+{
+    Machine *m = opaque;
+
+    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE ||
+        !__atomic_load_n(&m->reset_wanted, __ATOMIC_ACQUIRE))
+        return;
+    reset_now(m, true, "guest-reset");
+}
+
+void machine_reset(Machine *m)
+{
+    if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) == END_NONE)
+        reset_now(m, false, "host-qmp-system-reset");
+}
+
+/* ---- stop and cont
+ * ---------------------------------------------------------------------- */
+
+static const char *const state_names[] = {
+    [STATE_PRELAUNCH] = "prelaunch", [STATE_RUNNING] = "running",
+    [STATE_PAUSED] = "paused",       [STATE_IO_ERROR] = "io-error",
+    [STATE_SHUTDOWN] = "shutdown",
+};
+
+const char *machine_state_name(MachineState state)
+{
+    return state_names[state];
+}
+
+MachineState machine_state(const Machine *m)
+{
+    return m->state;
+}
+
+void machine_stop(Machine *m, MachineState why)
+{
+    if (m->state != STATE_RUNNING)
+        return;
+    machine_pause(m);
+    m->state = why;
+    machine_event(m, "STOP", NULL);
+}
+
+void machine_cont(Machine *m)
+{
+    if (m->state == STATE_RUNNING || m->state == STATE_SHUTDOWN)
+        return;
+    m->state = STATE_RUNNING;
+    machine_event(m, "RESUME", NULL);
+    machine_resume(m);
+}
+
+/* A device's I/O thread, or any other: its guest is to be stopped. */
+static void on_device_stop(void *opaque, const char *id)
+{
+    Machine *m = opaque;
+
+    lock_acquire(&m->stop_lock);
+    g_strlcpy(m->stop_id, id, sizeof(m->stop_id));
+    lock_release(&m->stop_lock);
+    ioloop_post(m->main, &m->stop_post);
+}
+
+static void stop_for_device(void *opaque)
+{
+    Machine *m = opaque;
+    char id[sizeof(m->stop_id)];
+
+    if (m->state != STATE_RUNNING)
+        return;
+    lock_acquire(&m->stop_lock);
+    memcpy(id, m->stop_id, sizeof(id));
+    lock_release(&m->stop_lock);
+    machine_stop(m, STATE_IO_ERROR);
+    if (log_limit(&m->stop_log))
+        log_warn("%s: an I/O error stopped the VM; 'cont' on its control socket tries "
+                 "again",
+                 id);
+}
+
+void machine_power_button(Machine *m)
+{
+    board_power_button(m->board);
+    machine_event(m, "POWERDOWN", NULL);
+}
+
+void machine_quit(Machine *m)
+{
+    m->quit_wanted = true;
+    end_with(m, END_QUIT, SIGTERM, "quit by the control socket");
 }
 
 /* ---- making it
@@ -270,18 +440,9 @@ static void raise_descriptor_limit(void)
     }
 }
 
-static bool wants_shared_io(const Config *config)
-{
-    for (unsigned i = 0; i < config->n_devices; i++)
-        if (!config->devices[i].ops->own_thread)
-            return true;
-    return false;
-}
-
 static bool make_loops(Machine *m, GError **error)
 {
-    return (m->main = ioloop_new(error)) && take_signals(m, error) &&
-           (!wants_shared_io(m->config) || (m->shared_io = ioloop_start("io", error)));
+    return (m->main = ioloop_new(error)) && take_signals(m, error);
 }
 
 static bool make_memory(Machine *m, GError **error)
@@ -306,11 +467,16 @@ static bool make_board(Machine *m, GError **error)
         .kvm = m->kvm,
         .gm = &m->gm,
         .main = m->main,
-        .shared_io = m->shared_io,
         .events = {on_power_off, on_reset, on_panic, on_debug_exit, m},
+        .stop = on_device_stop,
+        .event = on_device_event,
+        .opaque = m,
     };
     m->board = board_new(&m->context, error);
-    return m->board != NULL;
+    if (!m->board)
+        return false;
+    m->hotplug = hotplug_new(m, m->main, m->board);
+    return hotplug_add_configured(m->hotplug, m->config, error);
 }
 
 static bool make_vcpus(Machine *m, GError **error)
@@ -341,6 +507,8 @@ Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
     m->reset_post = (IoPost){.fn = do_reset, .opaque = m};
     m->power_post = (IoPost){.fn = on_power_button, .opaque = m};
     m->nmi_post = (IoPost){.fn = on_nmi, .opaque = m};
+    m->stop_post = (IoPost){.fn = stop_for_device, .opaque = m};
+    lock_init(&m->stop_lock);
     chardev_set_escape(on_key, m);
     raise_descriptor_limit();
     if (!boot_open(&m->source, config->kernel, config->initrd, config->cmdline, error) ||
@@ -357,8 +525,9 @@ void machine_free(Machine *m)
     while (m->n_vcpus)
         vcpu_free(m->vcpus[--m->n_vcpus]);
     g_free(m->vcpus);
+    hotplug_finish(m->hotplug);
     board_free(m->board);
-    ioloop_free(m->shared_io);
+    hotplug_free(m->hotplug);
     kvm_free(m->kvm);
     gm_finish(&m->gm);
     boot_close(&m->source);
@@ -367,8 +536,39 @@ void machine_free(Machine *m)
     ioloop_unwatch(&m->signals);
     fd_close(&m->signal_fd);
     ioloop_free(m->main);
+    lock_finish(&m->stop_lock);
     g_free(m->end_text);
     g_free(m);
+}
+
+Hotplug *machine_hotplug(Machine *m)
+{
+    return m->hotplug;
+}
+
+Board *machine_board(Machine *m)
+{
+    return m->board;
+}
+
+IoLoop *machine_loop(Machine *m)
+{
+    return m->main;
+}
+
+const Config *machine_config(const Machine *m)
+{
+    return m->config;
+}
+
+unsigned machine_n_vcpus(const Machine *m)
+{
+    return m->n_vcpus;
+}
+
+int machine_vcpu_tid(const Machine *m, unsigned i)
+{
+    return (int)__atomic_load_n(&m->vcpus[i]->tid, __ATOMIC_RELAXED);
 }
 
 /* ---- running
@@ -403,7 +603,8 @@ static void describe_result(const Machine *m, MachineResult *ret)
                            (double)(m->entered_ns - m->started_ns) / 1e9, "run_s",
                            (double)(m->ended_ns - m->entered_ns) / 1e9),
         .counters = json_pack("{s:o, s:I, s:o}", "exits", exit_counters(m), "resets",
-                              (json_int_t)m->resets, "devices", board_counters(m->board)),
+                              (json_int_t)m->resets, "devices",
+                              hotplug_counters(m->hotplug)),
     };
     if (end == END_DEBUG_EXIT)
         ret->status = m->end_number;
@@ -418,10 +619,16 @@ void machine_run(Machine *m, MachineResult *ret)
                      clock_ns() + (int64_t)m->config->timeout_s * 1000000000, on_timeout,
                      m);
     m->entered_ns = clock_ns();
-    for (unsigned i = 0; i < m->n_vcpus; i++)
-        vcpu_resume(m->vcpus[i]);
+    if (m->config->paused) {
+        machine_pause(m);
+    } else {
+        m->state = STATE_RUNNING;
+        for (unsigned i = 0; i < m->n_vcpus; i++)
+            vcpu_resume(m->vcpus[i]);
+    }
     ioloop_run(m->main);
     m->ended_ns = clock_ns();
+    hotplug_hurry(m->hotplug);
     machine_pause(m);
     describe_result(m, ret);
 }

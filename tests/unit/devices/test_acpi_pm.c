@@ -110,6 +110,24 @@ static void general_events_follow_status_and_enable(Fixture *f, gconstpointer un
     g_assert_false(f->b.gsi[SCI]);
 }
 
+static void an_event_that_stands_cannot_be_cleared(Fixture *f, gconstpointer unused)
+{
+    out(&f->b, ACPI_SMI_CMD, 1, ACPI_ENABLE);
+    out(&f->b, ACPI_GPE0 + 3, 1, 2);
+    g_assert_true(acpi_pm_gpe_enabled(f->pm, 9));
+    g_assert_false(acpi_pm_gpe_enabled(f->pm, 8));
+    acpi_pm_set_gpe(f->pm, 9, true);
+    g_assert_true(f->b.gsi[SCI]);
+    out(&f->b, ACPI_GPE0 + 1, 1, 2);
+    g_assert_true(f->b.gsi[SCI]);
+    acpi_pm_set_gpe(f->pm, 9, false);
+    g_assert_true(f->b.gsi[SCI]); /* until the guest has dealt with it */
+    out(&f->b, ACPI_GPE0 + 1, 1, 2);
+    g_assert_false(f->b.gsi[SCI]);
+    out(&f->b, ACPI_SMI_CMD, 1, ACPI_DISABLE);
+    g_assert_false(acpi_pm_gpe_enabled(f->pm, 9));
+}
+
 static void the_timer_runs_at_its_frequency(Fixture *f, gconstpointer unused)
 {
     int64_t from = clock_ns(), ns;
@@ -165,6 +183,7 @@ int main(int argc, char **argv)
     TEST(a_press_before_acpi_is_on_waits);
     TEST(only_s5_switches_off_and_only_with_slp_en);
     TEST(general_events_follow_status_and_enable);
+    TEST(an_event_that_stands_cannot_be_cleared);
     TEST(the_timer_runs_at_its_frequency);
     TEST(the_reset_port_needs_its_bit);
     TEST(a_reset_clears_everything);
