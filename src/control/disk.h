@@ -1,0 +1,14 @@
+/* Private to the commands about disks: which disk is meant, and may it be used. */
+#pragma once
+
+#include "backend/blockjob.h"
+#include "control/control.h"
+
+/* A thread of the pool.  The disk of that id, in use until block_unuse(); NULL with
+ * VM_ERROR_NOT_FOUND. */
+BlockDev *control_disk_use(ControlCall *call, const char *id, GError **error);
+
+/* A thread of the pool: calls fn for each disk, in use meanwhile. */
+bool control_disks_each(ControlCall *call,
+                        void (*fn)(void *opaque, const char *id, BlockDev *disk),
+                        void *opaque, GError **error);

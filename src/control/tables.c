@@ -1,0 +1,16 @@
+/* All commands and events there are: one line for each file that has some. */
+#include "control/control.h"
+
+const ControlTable *const control_tables[] = {
+    &control_protocol_table, &control_machine_table, &control_device_table,
+    &control_block_table,    &control_job_table,     NULL,
+};
+
+const ControlCommand *control_command(const char *name)
+{
+    for (const ControlTable *const *t = control_tables; *t; t++)
+        for (const ControlCommand *c = (*t)->commands; c->name; c++)
+            if (g_str_equal(c->name, name))
+                return c;
+    return NULL;
+}

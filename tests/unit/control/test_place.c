@@ -1,0 +1,186 @@
+/* Run folders: a name is one VM's at a time, whatever became of the one before. */
+#include "control/place.h"
+
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char *runtime; /* XDG_RUNTIME_DIR */
+
+static char *in_folder(const char *name, const char *file)
+{
+    return g_build_filename(runtime, "hutch", name, file, NULL);
+}
+
+static bool exists(const char *name, const char *file)
+{
+    g_autofree char *path = in_folder(name, file);
+
+    return g_file_test(path, G_FILE_TEST_EXISTS);
+}
+
+static void claim(Place *p, const char *name)
+{
+    GError *error = NULL;
+
+    place_claim(p, name, &error);
+    g_assert_no_error(error);
+}
+
+static void refused(const char *name, const char *why)
+{
+    g_autoptr(GError) error = NULL;
+    Place p;
+
+    g_assert_false(place_claim(&p, name, &error));
+    if (!strstr(error->message, why))
+        g_error("refused with \"%s\", not \"%s\"", error->message, why);
+    place_release(&p);
+}
+
+static void a_claimed_folder_is_private_and_gone_when_released(void)
+{
+    g_autofree char *folder = in_folder("a", NULL);
+    struct stat st;
+    Place p;
+
+    claim(&p, "a");
+    g_assert_cmpint(stat(folder, &st), ==, 0);
+    g_assert_cmpuint(st.st_mode & 0777, ==, 0700);
+    place_release(&p);
+    g_assert_false(g_file_test(folder, G_FILE_TEST_EXISTS));
+    place_release(&p);
+}
+
+static void a_name_in_use_is_refused_with_the_process_that_has_it(void)
+{
+    g_autofree char *pid = g_strdup_printf("process %d", (int)getpid());
+    Place p, other;
+
+    claim(&p, "b");
+    refused("b", pid);
+    refused("b", "runs already");
+    claim(&other, "c");
+    place_release(&other);
+    place_release(&p);
+    claim(&p, "b");
+    place_release(&p);
+}
+
+static void what_a_dead_monitor_left_is_taken_over(void)
+{
+    g_autofree char *socket = in_folder("d", "control.sock");
+    pid_t child = fork();
+    Place p;
+    int status;
+
+    if (!child) {
+        claim(&p, "d");
+        g_file_set_contents(socket, "", 0, NULL);
+        _exit(0); /* without releasing it */
+    }
+    waitpid(child, &status, 0);
+    g_assert_true(exists("d", "lock"));
+    claim(&p, "d");
+    g_assert_false(exists("d", "control.sock"));
+    place_release(&p);
+    g_assert_false(exists("d", NULL));
+}
+
+static int held; /* atomic */
+
+static void *contend(void *opaque)
+{
+    for (unsigned i = 0; i < 300; i++) {
+        Place p;
+
+        if (!place_claim(&p, "e", NULL))
+            continue;
+        g_assert_cmpint(__atomic_add_fetch(&held, 1, __ATOMIC_SEQ_CST), ==, 1);
+        g_assert_true(exists("e", "lock"));
+        __atomic_sub_fetch(&held, 1, __ATOMIC_SEQ_CST);
+        place_release(&p);
+    }
+    return NULL;
+}
+
+static void of_many_that_claim_and_release_one_has_it_at_a_time(void)
+{
+    pthread_t threads[4];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++)
+        pthread_create(&threads[i], NULL, contend, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(threads); i++)
+        pthread_join(threads[i], NULL);
+    g_assert_false(exists("e", NULL));
+}
+
+static void names_that_could_leave_the_folder_are_refused(void)
+{
+    g_autofree char *longer = g_strnfill(65, 'x');
+    static const char *const bad[] = {"",  ".",  "..",  ".a",  "a/b",
+                                      "/", "-a", "a\n", "\xff"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++)
+        refused(bad[i], "cannot be a VM's name");
+    refused(longer, "64 bytes");
+    g_assert_null(place_find("../x", NULL));
+}
+
+static void a_folder_that_is_something_else_is_refused(void)
+{
+    g_autofree char *path = in_folder("f", NULL);
+    g_autofree char *lock = in_folder("g", "lock");
+    g_autofree char *folder = in_folder("g", NULL);
+
+    g_assert_cmpint(symlink(runtime, path), ==, 0);
+    refused("f", "open the folder");
+    g_remove(path);
+    g_mkdir(folder, 0700);
+    g_assert_cmpint(symlink("/dev/null", lock), ==, 0);
+    refused("g", "lock");
+    g_remove(lock);
+    g_rmdir(folder);
+}
+
+static void without_a_place_for_it_the_way_out_is_told(void)
+{
+    g_autofree char *root = NULL;
+
+    g_unsetenv("XDG_RUNTIME_DIR");
+    if (geteuid() == 0) {
+        root = place_find("x", NULL);
+        g_assert_cmpstr(root, ==, "/run/hutch/x/control.sock");
+    } else {
+        refused("x", "XDG_RUNTIME_DIR");
+    }
+    g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
+}
+
+int main(int argc, char **argv)
+{
+    int status;
+    g_autofree char *hutch = NULL;
+
+    g_test_init(&argc, &argv, NULL);
+    runtime = g_dir_make_tmp("hutch-place-XXXXXX", NULL);
+    hutch = g_build_filename(runtime, "hutch", NULL);
+    g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
+#define TEST(name) g_test_add_func("/control/place/" #name, name)
+    TEST(a_claimed_folder_is_private_and_gone_when_released);
+    TEST(a_name_in_use_is_refused_with_the_process_that_has_it);
+    TEST(what_a_dead_monitor_left_is_taken_over);
+    TEST(of_many_that_claim_and_release_one_has_it_at_a_time);
+    TEST(names_that_could_leave_the_folder_are_refused);
+    TEST(a_folder_that_is_something_else_is_refused);
+    TEST(without_a_place_for_it_the_way_out_is_told);
+    status = g_test_run();
+    g_rmdir(hutch);
+    g_rmdir(runtime);
+    g_free(runtime);
+    return status;
+}
