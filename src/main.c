@@ -58,6 +58,7 @@ static bool flush_text(void)
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
+    g_autoptr(GError) error = NULL;
     const Verb *verb;
     int status;
 
@@ -72,11 +73,11 @@ int main(int argc, char **argv)
         name = "version";
     if (g_str_equal(name, "--help") || g_str_equal(name, "-h"))
         name = "help";
-    verb = verb_find(name);
+    verb = verb_find(verbs, "", name, &error);
     if (!verb) {
-        log_error("there is no verb '%s'; see 'hutch help'", name);
+        log_error("%s", error->message);
         return EXIT_CANNOT;
     }
-    status = verb->run(MAX(argc - 1, 1), argc > 1 ? argv + 1 : argv);
+    status = verb_main(verb, "", MAX(argc - 1, 1), argc > 1 ? argv + 1 : argv);
     return flush_text() ? status : EXIT_CANNOT;
 }

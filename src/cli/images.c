@@ -1,6 +1,7 @@
 /* The user's image folder: each folder in it with a config.json is a guest that `hutch
  * run NAME` starts. */
 #include <stdio.h>
+#include <string.h>
 
 #include "src/cli/cli.h"
 #include "util/log.h"
@@ -9,7 +10,7 @@
     "build one with guest-images/build in hutch's source (--list names them), or set "   \
     "HUTCH_IMAGES to a folder that has some"
 
-static char *images_folder(void)
+char *images_folder(void)
 {
     const char *given = g_getenv("HUTCH_IMAGES");
 
@@ -26,6 +27,13 @@ static char *config_of(const char *folder, const char *name)
 static int by_name(const void *a, const void *b)
 {
     return g_strcmp0(*(char *const *)a, *(char *const *)b);
+}
+
+bool images_check_name(const char *name, GError **error)
+{
+    return (*name && *name != '.' && !strchr(name, '/')) ||
+           fail(error, VM_ERROR_INVALID,
+                "'%s' is no image's name; files are given by --config or --kernel", name);
 }
 
 /* Sorted names, never NULL. */

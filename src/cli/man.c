@@ -35,15 +35,16 @@ static void term(GString *out, const char *bold, const char *plain, const char *
     add_line(out, text);
 }
 
-static void add_keys(GString *out, const ParamTable *table)
+static void add_keys(GString *out, const ConfigOption *o)
 {
     g_string_append(out, ".RS\n");
-    for (const ParamDesc *d = table->desc; d->key; d++) {
+    for (const ParamDesc *d = o->table->desc; d->key; d++) {
         g_autofree char *value = help_key_placeholder(d);
         g_autofree char *plain = g_strdup_printf("=%s", value);
         g_autofree char *text = help_key_text(d);
 
-        term(out, d->key, plain, text);
+        if (help_shows_key(o, d))
+            term(out, d->key, plain, text);
     }
     g_string_append(out, ".RE\n");
 }
@@ -51,14 +52,14 @@ static void add_keys(GString *out, const ParamTable *table)
 static void add_option(GString *out, const ConfigOption *o)
 {
     g_autofree char *value = help_placeholder(o);
-    char letter[] = {'-', run_option_letter(o->name), ',', ' ', 0};
+    char letter[] = {'-', o->letter, ',', ' ', 0};
     g_autofree char *bold = g_strdup_printf("%s--%s", letter[1] ? letter : "", o->name);
     g_autofree char *plain = g_strdup_printf("%s%s", *value ? " " : "", value);
     g_autofree char *text = help_option_text(o);
 
     term(out, bold, plain, text);
     if (o->table)
-        add_keys(out, o->table);
+        add_keys(out, o);
 }
 
 static void add_notation(GString *out)
@@ -84,34 +85,106 @@ static void add_keyboard(GString *out)
         term(out, (char[]){k->key, 0}, "", k->meaning);
 }
 
-char *man_page(void)
+static void add_statuses(GString *out, const ExitStatus *statuses)
 {
-    GString *out = g_string_new(".TH HUTCH 1 \"\" \"hutch " HUTCH_VERSION "\"\n");
+    for (const ExitStatus *e = statuses; e && e->status; e++)
+        term(out, e->status, "", e->meaning);
+}
 
-    g_string_append(out, ".SH NAME\nhutch \\- run virtual machines on Linux KVM\n"
-                         ".SH SYNOPSIS\n");
-    for (const Verb *v = verbs; v->name; v++) {
+static void add_options(GString *out, const Verb *verb)
+{
+    ConfigOption options[MAX_VERB_OPTIONS + 1];
+
+    verb_options(verb, options);
+    for (const ConfigOption *o = options; o->name; o++)
+        add_option(out, o);
+}
+
+static void add_paragraphs(GString *out, const char *text)
+{
+    g_auto(GStrv) lines = g_strsplit(text ? text : "", "\n\n", -1);
+
+    for (unsigned i = 0; lines[i]; i++) {
+        g_string_append(out, ".PP\n");
+        add_line(out, lines[i]);
+    }
+}
+
+/* `where`: "", "image". */
+static void add_synopsis(GString *out, const Verb *table, const char *where)
+{
+    for (const Verb *v = table; v->name; v++) {
+        g_autofree char *path = g_strconcat(where, *where ? " " : "", v->name, NULL);
+
         if (v->hidden)
             continue;
-        g_string_append_printf(out, ".B hutch %s\n", v->name);
+        if (v->verbs) {
+            add_synopsis(out, v->verbs, path);
+            continue;
+        }
+        g_string_append_printf(out, ".B hutch %s\n", path);
         if (*v->args)
             add_line(out, v->args);
         g_string_append(out, ".br\n");
     }
+}
+
+static void add_verb(GString *out, const Verb *v)
+{
+    g_string_append_printf(out, "%c", g_ascii_toupper(*v->help));
+    add(out, v->help + 1);
+    g_string_append(out, ".\n");
+    add_paragraphs(out, v->about);
+    add_options(out, v);
+    add_paragraphs(out, v->notes);
+    if (v->statuses)
+        g_string_append(out, ".PP\nExit status:\n");
+    add_statuses(out, v->statuses);
+}
+
+/* A section for each verb but run, which is most of the page, and what has no options. */
+static void add_sections(GString *out)
+{
+    for (const Verb *v = verbs; v->name; v++) {
+        g_autofree char *heading = g_ascii_strup(v->name, -1);
+
+        if (v->verbs) {
+            g_string_append_printf(out, ".SH VERBS OF %s\n", heading);
+            add_paragraphs(out, v->about);
+        }
+        for (const Verb *below = v->verbs; below && below->name; below++) {
+            g_string_append_printf(out, ".SS hutch %s %s ", v->name, below->name);
+            add_line(out, below->args);
+            add_verb(out, below);
+        }
+        if (v->act && !v->hidden) {
+            g_string_append_printf(out, ".SH OPTIONS OF %s\n", heading);
+            add_verb(out, v);
+        }
+    }
+}
+
+char *man_page(void)
+{
+    const Verb *run = verb_find(verbs, "", "run", NULL);
+    GString *out = g_string_new(".TH HUTCH 1 \"\" \"hutch " HUTCH_VERSION "\"\n");
+
+    g_string_append(out, ".SH NAME\nhutch \\- run virtual machines on Linux KVM\n"
+                         ".SH SYNOPSIS\n");
+    add_synopsis(out, verbs, "");
     g_string_append(out, ".SH VERBS\n");
     for (const Verb *v = verbs; v->name; v++)
         if (!v->hidden)
             term(out, v->name, "", v->help);
     g_string_append(out, ".SH OPTIONS OF RUN\n");
-    for (const ConfigOption *o = run_options(); o->name; o++)
-        add_option(out, o);
+    add_options(out, run);
+    add_sections(out);
     g_string_append(out, ".SH NOTATION\n");
     add_notation(out);
     g_string_append(out, ".SH KEYBOARD\n");
     add_keyboard(out);
     g_string_append(out, ".SH EXIT STATUS\n");
-    for (const ExitStatus *e = exit_statuses; e->status; e++)
-        term(out, e->status, "", e->meaning);
+    add_statuses(out, run->statuses);
     g_string_append(out, ".SH ENVIRONMENT\n");
     term(out, "HUTCH_IMAGES", "",
          "the image folder; by default hutch/images in XDG_DATA_HOME or ~/.local/share");

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "control/control.h"
 #include "machine/machine.h"
 #include "src/cli/cli.h"
 #include "util/log.h"
@@ -19,6 +20,7 @@ static const ParamDesc own[] = {
      .offset = offsetof(RunOptions, print_config),
      .help = "print the options as such a file and end"},
     {.key = "help",
+     .letter = 'h',
      .type = PARAM_BOOL,
      .offset = offsetof(RunOptions, help),
      .help = "print this help and end"},
@@ -26,18 +28,29 @@ static const ParamDesc own[] = {
 };
 static const ParamTable own_table = {.size = sizeof(RunOptions), .desc = own};
 
-static const struct {
-    char letter;
-    const char *name;
-} letters[] = {{'c', "cpus"}, {'m', "memory"}, {'h', "help"}};
+const char run_about[] =
+    "IMAGE is the name of a folder of the image folder, ${HUTCH_IMAGES} or "
+    "${XDG_DATA_HOME:-~/.local/share}/hutch/images, with a config.json in it.  Without "
+    "any argument, the images there are listed.";
 
-char run_option_letter(const char *name)
-{
-    for (unsigned i = 0; i < G_N_ELEMENTS(letters); i++)
-        if (g_str_equal(letters[i].name, name))
-            return letters[i].letter;
-    return 0;
-}
+const char run_notes[] =
+    "A value is separate (--cpus 2) or joined (--cpus=2); -- ends the options.  In a "
+    "list "
+    "of KEY=VALUE the first key listed may be left out (--disk root.raw), a boolean may "
+    "stand alone (readonly), and a comma inside a value is doubled.\n\n"
+    "The guest's console is on standard output: its first serial port, or the virtio "
+    "console given to stdio.  On a terminal, Ctrl-A x quits and Ctrl-A h lists the keys.";
+
+const ExitStatus run_statuses[] = {
+    {"0", "the guest powered off, or rebooted under --no-reboot"},
+    {"1-123", "the status that the guest gave through the debug-exit port"},
+    {"124", "the time of --timeout was over"},
+    {"125", "hutch could not do it: usage, or the host"},
+    {"126", "the guest crashed: a triple fault, or an exit that KVM could not handle"},
+    {"127", "the guest's kernel panicked (pvpanic)"},
+    {"128+N", "hutch was ended by signal N; Ctrl-A x counts as 2, QMP's quit as 15"},
+    {0},
+};
 
 const ConfigOption *run_options(void)
 {
@@ -53,150 +66,54 @@ const ConfigOption *run_options(void)
     return all;
 }
 
-static bool is_own(const ConfigOption *o)
+/* ---- the arguments ---------------------------------------------------------------- */
+
+static bool check_names(const Arguments *a, GError **error)
 {
-    return o->scalar >= own && o->scalar < own + G_N_ELEMENTS(own);
-}
+    const char *name = a->names[0];
 
-/* ---- the arguments --------------------------------------------------------------------
- */
-
-typedef struct Given {
-    const ConfigOption *option;
-    const char *value; /* NULL: none */
-} Given;
-
-typedef struct Arguments {
-    const char *image;
-    Given *given; /* as many as there are arguments is enough */
-    unsigned n_given;
-    RunOptions *own;
-} Arguments;
-
-static void arguments_free(Arguments *a)
-{
-    g_free(a->given);
-    param_free(&own_table, a->own);
-}
-
-static const ConfigOption *find_option(const char *arg, size_t name_len, GError **error)
-{
-    const ConfigOption *near = NULL;
-    g_autofree char *name = name_len > 2 ? g_strndup(arg + 2, name_len - 2)
-                                         : g_strdup("");
-
-    for (const ConfigOption *o = run_options(); o->name; o++) {
-        if (arg[1] == '-' && g_str_equal(o->name, name))
-            return o;
-        if (arg[1] != '-' && name_len == 2 && arg[1] == run_option_letter(o->name))
-            return o;
-        if (arg[1] == '-' && !near && param_similar(name, o->name))
-            near = o;
-    }
-    if (near)
-        fail(error, VM_ERROR_INVALID, "there is no option '%.*s'; did you mean '--%s'?",
-             (int)name_len, arg, near->name);
-    else
-        fail(error, VM_ERROR_INVALID, "there is no option '%.*s'; see 'hutch run --help'",
-             (int)name_len, arg);
-    return NULL;
-}
-
-/* One argument that begins with a dash, and its value, which may be the next one. */
-static bool take_option(Arguments *a, char ***at, GError **error)
-{
-    const char *arg = *(*at)++;
-    const char *equals = strchr(arg, '=');
-    const ConfigOption *o = find_option(
-        arg, equals ? (size_t)(equals - arg) : strlen(arg), error);
-    const char *value = equals ? equals + 1 : NULL;
-    g_autofree char *wanted = NULL;
-
-    if (!o)
-        return false;
-    wanted = help_placeholder(o);
-    if (!value && o->value == CONFIG_VALUE_REQUIRED) {
-        value = **at;
-        if (!value)
-            return fail(error, VM_ERROR_INVALID, "--%s needs a value: %s", o->name,
-                        wanted);
-        if (g_str_has_prefix(value, "--"))
-            return fail(error, VM_ERROR_INVALID,
-                        "--%s needs a value: %s (if '%s' is meant, write --%s=%s)",
-                        o->name, wanted, value, o->name, value);
-        (*at)++;
-    }
-    for (unsigned i = 0; i < a->n_given && !o->repeats; i++)
-        if (a->given[i].option == o)
-            return fail(error, VM_ERROR_INVALID, "--%s is given twice", o->name);
-    a->given[a->n_given++] = (Given){o, value};
-    return true;
-}
-
-static bool take_image(Arguments *a, const char *name, GError **error)
-{
-    if (a->image)
+    if (a->n_names > 1)
         return fail(error, VM_ERROR_INVALID,
                     "'%s' and '%s' are both taken for an image's name; values of options "
                     "with a comma or space in them need quotes",
-                    a->image, name);
-    if (strchr(name, '/') || *name == '.' || !*name)
-        return fail(error, VM_ERROR_INVALID,
-                    "'%s' is no image's name; files are given by --config or --kernel",
-                    name);
-    a->image = name;
-    return true;
+                    a->names[0], a->names[1]);
+    return !name || images_check_name(name, error);
 }
 
-static bool take_arguments(Arguments *a, int argc, char **argv, GError **error)
+static bool take_arguments(Arguments *a, RunOptions *run, char **argv, GError **error)
 {
-    bool options = true;
+    if (!arguments_parse(a, "run", run_options(), argv, error) ||
+        !check_names(a, error) || !arguments_apply(a, &own_table, run, error))
+        return false;
+    return !a->n_names || !run->config ||
+           fail(error, VM_ERROR_INVALID,
+                "an image ('%s') is a --config of its own; give one of the two",
+                a->names[0]);
+}
 
-    a->given = g_new0(Given, argc + 1);
-    a->own = param_new(&own_table);
-    for (argv++; *argv;) {
-        if (options && g_str_equal(*argv, "--")) {
-            options = false;
-            argv++;
-        } else if (options && **argv == '-') {
-            if (!take_option(a, &argv, error))
-                return false;
-        } else if (!take_image(a, *argv++, error)) {
+/* ---- the config ------------------------------------------------------------------- */
+
+/* The file first, wherever on the line it was named, then what was said on top. */
+static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_options,
+                        GError **error)
+{
+    const char *image = a->names[0];
+    g_autofree char *file = image ? images_find(image, error)
+                                  : g_strdup(own_options->config);
+
+    if ((image && !file) || (file && !config_load(cfg, file, error)))
+        return false;
+    for (unsigned i = 0; i < a->n_given; i++) {
+        const ConfigOption *o = config_option(a->given[i].option->name);
+
+        if (o && !config_set(cfg, o, a->given[i].value, error)) {
+            g_prefix_error(error, "--");
             return false;
         }
     }
-    for (unsigned i = 0; i < a->n_given; i++)
-        if (is_own(a->given[i].option) &&
-            !param_set(a->given[i].option->scalar, a->own, a->given[i].value, error)) {
-            g_prefix_error(error, "--");
-            return false;
-        }
-    if (a->image && a->own->config)
-        return fail(error, VM_ERROR_INVALID,
-                    "an image ('%s') is a --config of its own; give one of the two",
-                    a->image);
-    return true;
-}
-
-/* ---- the config -----------------------------------------------------------------------
- */
-
-/* The file first, wherever on the line it was named, then what was said on top. */
-static bool make_config(Config *cfg, const Arguments *a, GError **error)
-{
-    g_autofree char *file = a->image ? images_find(a->image, error)
-                                     : g_strdup(a->own->config);
-
-    if ((a->image && !file) || (file && !config_load(cfg, file, error)))
-        return false;
-    for (unsigned i = 0; i < a->n_given; i++)
-        if (!is_own(a->given[i].option) &&
-            !config_set(cfg, a->given[i].option, a->given[i].value, error)) {
-            g_prefix_error(error, "--");
-            return false;
-        }
-    if (!cfg->name && a->image)
-        cfg->name = g_strdup(a->image);
+    cfg->run_folder = cfg->name != NULL;
+    if (!cfg->name && image)
+        cfg->name = g_strdup(image);
     return config_finish(cfg, error);
 }
 
@@ -210,16 +127,34 @@ static int print_config(const Config *cfg)
     return 0;
 }
 
-/* ---- running it -----------------------------------------------------------------------
- */
+/* ---- running it ------------------------------------------------------------------- */
+
+static bool open_control(const Config *cfg, ControlServer **ret, GError **error)
+{
+    ControlOptions options = {.name = cfg->run_folder ? cfg->name : NULL,
+                              .path = cfg->control,
+                              .readonly = cfg->control_readonly};
+
+    if (!control_open(&options, ret, error))
+        return false;
+    return !cfg->paused || options.name || options.path ||
+           fail(error, VM_ERROR_INVALID,
+                "--paused: nobody could start it without a control socket; give --name "
+                "or --control");
+}
 
 static bool run_machine(const Config *cfg, MachineResult *ret, GError **error)
 {
-    g_autoptr(Machine) m = machine_new(cfg, cli_started_ns, error);
+    g_autoptr(ControlServer) control = NULL; /* outlives the machine, which tells it of
+                                                events */
+    g_autoptr(Machine) m = NULL;
 
-    if (!m)
+    if (!open_control(cfg, &control, error) ||
+        !(m = machine_new(cfg, cli_started_ns, error)) ||
+        (control && !control_start(control, m, error)))
         return false;
     machine_run(m, ret);
+    control_stop(control);
     return true;
 }
 
@@ -267,16 +202,16 @@ static int run_config(const Config *cfg)
     return status;
 }
 
-static int run(const Arguments *a)
+static int run(const Arguments *a, const RunOptions *options)
 {
     g_autoptr(Config) cfg = config_new();
     g_autoptr(GError) error = NULL;
 
-    if (!make_config(cfg, a, &error)) {
+    if (!make_config(cfg, a, options, &error)) {
         log_error("%s", error->message);
         return EXIT_CANNOT;
     }
-    if (a->own->print_config)
+    if (options->print_config)
         return print_config(cfg);
     if (!cfg->kernel) {
         log_error("there is no kernel to boot; give --kernel FILE, --config FILE or an "
@@ -286,22 +221,28 @@ static int run(const Arguments *a)
     return run_config(cfg);
 }
 
+static int print_help(void)
+{
+    g_autofree char *text = help_verb(verb_find(verbs, "", "run", NULL), "");
+
+    fputs(text, stdout);
+    return 0;
+}
+
 int verb_run(int argc, char **argv)
 {
-    __attribute__((cleanup(arguments_free))) Arguments a = {0};
+    __attribute__((cleanup(arguments_clear))) Arguments a = {0};
     g_autoptr(GError) error = NULL;
+    RunOptions *options;
+    int status = EXIT_CANNOT;
 
     if (argc == 1)
         return images_print();
-    if (!take_arguments(&a, argc, argv, &error)) {
+    options = param_new(&own_table);
+    if (!take_arguments(&a, options, argv, &error))
         log_error("%s", error->message);
-        return EXIT_CANNOT;
-    }
-    if (a.own->help) {
-        g_autofree char *text = help_verb(verb_find("run"));
-
-        fputs(text, stdout);
-        return 0;
-    }
-    return run(&a);
+    else
+        status = options->help ? print_help() : run(&a, options);
+    param_free(&own_table, options);
+    return status;
 }

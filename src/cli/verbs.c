@@ -1,46 +1,111 @@
-/* What hutch can be told to do, and how it ends. */
+/* What hutch can be told to do, and the way from a name to a verb. */
+#include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "hutch-config.h"
 #include "src/cli/cli.h"
+#include "src/cli/control.h"
+#include "src/cli/disk.h"
+#include "src/cli/image.h"
 #include "util/log.h"
 
 int64_t cli_started_ns;
 
+static int verb_help(int argc, char **argv);
+static int verb_version(int argc, char **argv);
+static int verb_generate(int argc, char **argv);
+
 const Verb verbs[] = {
-    {"run", "[IMAGE] [OPTION]...", "start a VM and stay with it until it ends", false,
-     verb_run},
-    {"help", "[VERB]", "describe hutch, or one of its verbs", false, verb_help},
-    {"version", "", "print hutch's version", false, verb_version},
-    {"generate", "man|bash|zsh|fish", "print the man page or a completion script", true,
-     verb_generate},
+    {.name = "run",
+     .args = "[IMAGE] [OPTION]...",
+     .help = "start a VM and stay with it until it ends",
+     .names = NAMES_GUESTS,
+     .run = verb_run,
+     .options = run_options,
+     .about = run_about,
+     .notes = run_notes,
+     .statuses = run_statuses},
+    {.name = "image",
+     .args = "VERB ...",
+     .help = "make, convert, check and change disk images",
+     .verbs = image_verbs},
+    {.name = "disk",
+     .args = "VERB VM ...",
+     .help = "look at the disks of a running VM, and change them",
+     .verbs = disk_verbs},
+    {.name = "control",
+     .args = "VM COMMAND|- [ARGUMENT]...",
+     .help = "send a command to a running VM, or follow its events",
+     .act = control_act,
+     .params = &control_args,
+     .min_names = 1,
+     .max_names = UINT_MAX,
+     .about = control_about,
+     .notes = control_notes},
+    {.name = "help",
+     .args = "[VERB]...",
+     .help = "describe hutch, or one of its verbs",
+     .run = verb_help},
+    {.name = "version", .args = "", .help = "print hutch's version", .run = verb_version},
+    {.name = "generate",
+     .args = "man|bash|zsh|fish",
+     .help = "print the man page or a completion script",
+     .hidden = true,
+     .run = verb_generate},
     {0},
 };
 
-const ExitStatus exit_statuses[] = {
-    {"0", "the guest powered off, or rebooted under --no-reboot"},
-    {"1-123", "the status that the guest gave through the debug-exit port"},
-    {"124", "the time of --timeout was over"},
-    {"125", "hutch could not do it: usage, or the host"},
-    {"126", "the guest crashed: a triple fault, or an exit that KVM could not handle"},
-    {"127", "the guest's kernel panicked (pvpanic)"},
-    {"128+N", "hutch was ended by signal N; Ctrl-A x counts as 2"},
-    {0},
-};
-
-const Verb *verb_find(const char *name)
+const Verb *verb_find(const Verb *table, const char *where, const char *name,
+                      GError **error)
 {
-    for (const Verb *v = verbs; v->name; v++)
+    const Verb *near = NULL;
+
+    for (const Verb *v = table; v->name; v++) {
         if (g_str_equal(v->name, name))
             return v;
+        if (!v->hidden && !near && param_similar(name, v->name))
+            near = v;
+    }
+    if (near)
+        fail(error, VM_ERROR_INVALID, "there is no verb '%s%s%s'; did you mean '%s'?",
+             where, *where ? " " : "", name, near->name);
+    else
+        fail(error, VM_ERROR_INVALID, "there is no verb '%s%s%s'; see 'hutch help%s%s'",
+             where, *where ? " " : "", name, *where ? " " : "", where);
     return NULL;
 }
 
-int verb_version(int argc, char **argv)
+/* ---- the options of a verb -------------------------------------------------------- */
+
+/* Every verb has it. */
+typedef struct HelpOption {
+    bool help;
+} HelpOption;
+static const ParamDesc help_desc[] = {{.key = "help",
+                                       .letter = 'h',
+                                       .type = PARAM_BOOL,
+                                       .offset = offsetof(HelpOption, help),
+                                       .help = "print this help and end"},
+                                      {0}};
+static const ParamTable help_table = {.size = sizeof(HelpOption), .desc = help_desc};
+
+void verb_options(const Verb *verb, ConfigOption *ret)
 {
-    puts("hutch " HUTCH_VERSION);
-    return 0;
+    unsigned n = 0;
+
+    for (const ConfigOption *o = verb->options ? verb->options() : NULL; o && o->name;
+         o++)
+        ret[n++] = *o;
+    for (const ParamDesc *d = verb->params ? verb->params->desc : NULL; d && d->key; d++)
+        ret[n++] = config_scalar_option(d);
+    if (verb->act)
+        ret[n++] = config_scalar_option(help_desc);
+    g_assert(n <= MAX_VERB_OPTIONS);
+    ret[n] = (ConfigOption){0};
 }
+
+/* ---- doing it --------------------------------------------------------------------- */
 
 static int print(char *text)
 {
@@ -49,19 +114,107 @@ static int print(char *text)
     return 0;
 }
 
-int verb_help(int argc, char **argv)
+static bool count_names(const Verb *v, const char *path, const Arguments *a,
+                        GError **error)
 {
-    const Verb *v = argc > 1 ? verb_find(argv[1]) : NULL;
+    if (a->n_names < v->min_names)
+        return fail(error, VM_ERROR_INVALID, "%s: something is missing: hutch %s %s",
+                    path, path, v->args);
+    return a->n_names <= v->max_names ||
+           fail(error, VM_ERROR_INVALID,
+                "%s: '%s' is one argument too many (hutch %s %s); a value with spaces in "
+                "it needs quotes",
+                path, a->names[v->max_names], path, v->args);
+}
 
-    if (v)
-        return print(help_verb(v));
-    if (argc == 1)
-        return print(help_overview());
-    log_error("there is no verb '%s'; see 'hutch help'", argv[1]);
+/* `path`: "image create". */
+static bool act(const Verb *v, const char *path, const char *where, char **argv,
+                int *status, GError **error)
+{
+    ConfigOption options[MAX_VERB_OPTIONS + 1];
+    __attribute__((cleanup(arguments_clear))) Arguments a = {0};
+    HelpOption help = {0};
+    void *params;
+    bool ok;
+
+    verb_options(v, options);
+    if (!arguments_parse(&a, path, options, argv, error) ||
+        !arguments_apply(&a, &help_table, &help, error))
+        return false;
+    if (help.help) {
+        *status = print(help_verb(v, where));
+        return true;
+    }
+    params = param_new(v->params);
+    ok = count_names(v, path, &a, error) &&
+         arguments_apply(&a, v->params, params, error) &&
+         v->act(params, a.names, status, error);
+    param_free(v->params, params);
+    return ok;
+}
+
+static int dispatch(const Verb *v, const char *path, const char *where, int argc,
+                    char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "--help";
+    g_autoptr(GError) error = NULL;
+    const Verb *below;
+
+    if (g_str_equal(name, "--help") || g_str_equal(name, "-h"))
+        return print(help_verb(v, where));
+    below = verb_find(v->verbs, path, name, &error);
+    if (below)
+        return verb_main(below, path, argc - 1, argv + 1);
+    log_error("%s", error->message);
     return EXIT_CANNOT;
 }
 
-int verb_generate(int argc, char **argv)
+int verb_main(const Verb *verb, const char *where, int argc, char **argv)
+{
+    g_autofree char *path = g_strconcat(where, *where ? " " : "", verb->name, NULL);
+    g_autoptr(GError) error = NULL;
+    int status = 0;
+
+    if (verb->verbs)
+        return dispatch(verb, path, where, argc, argv);
+    if (verb->run)
+        return verb->run(argc, argv);
+    if (act(verb, path, where, argv, &status, &error))
+        return status;
+    log_error("%s", error->message);
+    if (interrupt_signal())
+        return 128 + interrupt_signal();
+    return status ? status : EXIT_CANNOT;
+}
+
+/* ---- the small ones --------------------------------------------------------------- */
+
+static int verb_version(int argc, char **argv)
+{
+    puts("hutch " HUTCH_VERSION);
+    return 0;
+}
+
+static int verb_help(int argc, char **argv)
+{
+    g_autoptr(GString) where = g_string_new(NULL);
+    g_autoptr(GError) error = NULL;
+    const Verb *v = NULL, *table = verbs;
+
+    for (int i = 1; i < argc && table; i++) {
+        if (v)
+            g_string_append_printf(where, "%s%s", where->len ? " " : "", v->name);
+        v = verb_find(table, where->str, argv[i], &error);
+        if (!v) {
+            log_error("%s", error->message);
+            return EXIT_CANNOT;
+        }
+        table = v->verbs;
+    }
+    return print(v ? help_verb(v, where->str) : help_overview());
+}
+
+static int verb_generate(int argc, char **argv)
 {
     const char *what = argc == 2 ? argv[1] : "";
     char *text = g_str_equal(what, "man") ? man_page() : completion_script(what);

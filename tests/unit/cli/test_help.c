@@ -8,51 +8,101 @@
 
 static char *folder; /* an image folder with "alpine" and "debian" in it */
 
-/* Asserts that the text names every option, and every key of lists after its option. */
-static void names_all(const char *text, const char *dashes)
+/* Asserts that the text names every option of the verb, and every key of lists after its
+ * option. */
+static void names_options(const Verb *v, const char *text, const char *dashes)
 {
-    for (const ConfigOption *o = run_options(); o->name; o++) {
+    ConfigOption options[MAX_VERB_OPTIONS + 1];
+
+    verb_options(v, options);
+    for (const ConfigOption *o = options; o->name; o++) {
         g_autofree char *option = g_strconcat(dashes, o->name, NULL);
         const char *at = strstr(text, option);
 
         if (!at)
-            g_error("%s is not mentioned", option);
+            g_error("%s: %s is not mentioned", v->name, option);
         for (const ParamDesc *d = o->table ? o->table->desc : NULL; d && d->key; d++)
-            if (!strstr(at, d->key))
-                g_error("key %s of %s is not mentioned", d->key, option);
+            if (help_shows_key(o, d) && !strstr(at, d->key))
+                g_error("%s: key %s of %s is not mentioned", v->name, d->key, option);
+    }
+}
+
+/* The same for all verbs, those of other verbs too. */
+static void names_all(const Verb *table, const char *text, const char *dashes)
+{
+    for (const Verb *v = table; v->name; v++) {
+        names_options(v, text, dashes);
+        if (v->verbs)
+            names_all(v->verbs, text, dashes);
+    }
+}
+
+static void help_is_whole(const Verb *table, const char *where)
+{
+    for (const Verb *v = table; v->name; v++) {
+        g_autofree char *text = help_verb(v, where);
+        g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+        names_options(v, text, "--");
+        for (const ExitStatus *e = v->statuses; e && e->status; e++)
+            g_assert_nonnull(strstr(text, e->status));
+        for (char **line = lines; *line; line++)
+            g_assert_cmpuint(strlen(*line), <=, 90);
+        for (const Verb *below = v->verbs; below && below->name; below++)
+            g_assert_nonnull(strstr(text, below->name));
+        if (v->verbs)
+            help_is_whole(v->verbs, v->name);
     }
 }
 
 static void help_names_every_option_and_every_key(void)
 {
-    g_autofree char *text = help_verb(verb_find("run"));
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-
-    names_all(text, "--");
-    for (const ExitStatus *e = exit_statuses; e->status; e++)
-        g_assert_nonnull(strstr(text, e->meaning) ? text : strstr(text, e->status));
-    for (char **line = lines; *line; line++)
-        g_assert_cmpuint(strlen(*line), <=, 90);
+    help_is_whole(verbs, "");
 }
 
 static void overview_names_every_verb_but_hidden_ones(void)
 {
     g_autofree char *text = help_overview();
 
-    for (const Verb *v = verbs; v->name; v++)
-        g_assert_cmpint(!v->hidden, ==, strstr(text, v->name) != NULL);
+    for (const Verb *v = verbs; v->name; v++) {
+        g_autofree char *line = g_strdup_printf("\n  %s ", v->name);
+
+        g_assert_cmpint(!v->hidden, ==, strstr(text, line) != NULL);
+    }
+}
+
+/* Two options of a verb with one letter, or a letter that stands for two things. */
+static void no_verb_has_a_name_or_a_letter_twice(const Verb *table)
+{
+    for (const Verb *v = table; v->name; v++) {
+        ConfigOption options[MAX_VERB_OPTIONS + 1];
+
+        verb_options(v, options);
+        for (const ConfigOption *a = options; a->name; a++)
+            for (const ConfigOption *b = a + 1; b->name; b++)
+                if (g_str_equal(a->name, b->name) ||
+                    (a->letter && a->letter == b->letter))
+                    g_error("%s: %s and %s", v->name, a->name, b->name);
+        if (v->verbs)
+            no_verb_has_a_name_or_a_letter_twice(v->verbs);
+    }
+}
+
+static void options_of_a_verb_are_distinct(void)
+{
+    no_verb_has_a_name_or_a_letter_twice(verbs);
 }
 
 static void man_page_names_all_and_is_safe_roff(void)
 {
-    static const char *const macros[] = {".TH", ".SH", ".TP", ".RS",
-                                         ".RE", ".PP", ".br", ".B "};
+    static const char *const macros[] = {".TH", ".SH", ".TP", ".RS", ".RE",
+                                         ".PP", ".br", ".B ", ".SS"};
     g_autofree char *text = man_page();
     g_autoptr(GString) plain = g_string_new(text);
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
     g_string_replace(plain, "\\-", "-", 0);
-    names_all(plain->str, "--");
+    names_all(verbs, plain->str, "--");
     for (char **line = lines; *line; line++) {
         bool known = **line != '.' && **line != '\'';
 
@@ -76,12 +126,20 @@ static void completions_name_every_option_and_every_key(void)
         g_autofree char *check = g_strdup_printf("%s %s", shells[i].check, path);
         int status = 0;
 
-        for (const ConfigOption *o = run_options(); o->name; o++) {
-            g_autofree char *option = g_strconcat(shells[i].dashes, o->name, NULL);
+        for (const Verb *v = verbs; v->name; v++) {
+            ConfigOption options[MAX_VERB_OPTIONS + 1];
 
-            g_assert_nonnull(strstr(text, option));
+            verb_options(v, options);
+            for (const ConfigOption *o = options; o->name; o++) {
+                g_autofree char *option = g_strconcat(shells[i].dashes, o->name, NULL);
+
+                g_assert_nonnull(strstr(text, option));
+            }
+            for (const Verb *below = v->verbs; below && below->name; below++)
+                g_assert_nonnull(strstr(text, below->name));
         }
         g_assert_nonnull(strstr(text, "hostfwd="));
+        g_assert_nonnull(strstr(text, "cluster_size="));
         if (!found)
             continue; /* the shell itself has a say only where it is installed */
         g_assert_true(g_file_set_contents(path, text, -1, NULL));
@@ -92,8 +150,7 @@ static void completions_name_every_option_and_every_key(void)
     g_assert_null(completion_script("tcsh"));
 }
 
-/* ---- arguments ------------------------------------------------------------------------
- */
+/* ---- arguments -------------------------------------------------------------------- */
 
 static char *read_all(int fd)
 {
@@ -161,7 +218,7 @@ static void bad_usage_is_one_sentence_and_status_125(void)
     refused("--kernal k", "did you mean '--kernel'?");
     refused("--warp", "there is no option '--warp'");
     refused("-x", "there is no option '-x'");
-    refused("-", "there is no option '-'");
+    refused("-", "there is no image '-'");
     refused("-- --cpus", "there is no image '--cpus'");
     refused("--cpus", "--cpus needs a value: N");
     refused("--disk", "--disk needs a value: FILE[,KEY=VALUE]...");
@@ -267,6 +324,7 @@ int main(int argc, char **argv)
 #define T(fn) g_test_add_func("/cli/" #fn, fn)
     T(help_names_every_option_and_every_key);
     T(overview_names_every_verb_but_hidden_ones);
+    T(options_of_a_verb_are_distinct);
     T(man_page_names_all_and_is_safe_roff);
     T(completions_name_every_option_and_every_key);
     T(bad_usage_is_one_sentence_and_status_125);
