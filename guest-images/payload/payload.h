@@ -167,7 +167,7 @@ typedef struct Test {
     void (*run)(void); /* returns: passed */
 } Test;
 
-extern const Test tests_basic[], tests_smp[], tests_pci[], tests_blk[], tests_net[],
-    tests_console[], tests_rng[], tests_hostile[];
+extern const Test tests_basic[], tests_smp[], tests_pci[], tests_blk[], tests_blk_bench[],
+    tests_verify[], tests_net[], tests_console[], tests_rng[], tests_hostile[];
 
 #endif

@@ -21,6 +21,8 @@ enum { VIRTIO_NET = 1, VIRTIO_BLK = 2, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4 };
 #define F_VERSION_1 BIT64(32)
 #define F_PACKED    BIT64(34)
 
+#define DOORBELLS 32
+
 typedef struct VirtioDevice VirtioDevice;
 
 /* What differs between virtio-pci (4.1) and virtio-mmio (4.2).  The queue_ operations act
@@ -48,6 +50,8 @@ struct VirtioDevice {
     volatile uint8_t *registers; /* common configuration, or the mmio window */
     volatile uint8_t *notify;    /* pci only, from here on */
     uint32_t notify_step;
+    volatile uint16_t
+        *doorbells[DOORBELLS]; /* of the first queues, once they were asked for */
     PciFunction function;
 };
 

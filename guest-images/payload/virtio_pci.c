@@ -110,20 +110,15 @@ static void queue_interrupt(VirtioDevice *d, unsigned index)
 /* The address of a queue's doorbell depends on a register that selecting it reveals. */
 static void notify(VirtioDevice *d, uint16_t queue)
 {
-    static struct {
-        VirtioDevice *dev;
-        uint16_t queue;
-        volatile uint16_t *at;
-    } last;
+    volatile uint16_t *other = NULL;
+    volatile uint16_t **at = queue < DOORBELLS ? &d->doorbells[queue] : &other;
 
-    if (last.dev != d || last.queue != queue) {
+    if (!*at) {
         select_queue(d, queue);
-        last.at = (volatile uint16_t *)(d->notify +
-                                        *reg16(d, QUEUE_NOTIFY_OFF) * d->notify_step);
-        last.dev = d;
-        last.queue = queue;
+        *at = (volatile uint16_t *)(d->notify +
+                                    *reg16(d, QUEUE_NOTIFY_OFF) * d->notify_step);
     }
-    *last.at = queue;
+    **at = queue;
 }
 
 const VirtioTransport virtio_pci = {

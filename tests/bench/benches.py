@@ -3,11 +3,11 @@ compares one figure of hutch's with QEMU's."""
 import contextlib
 import os
 import subprocess
-import tempfile
 import time
-from dataclasses import dataclass
 
-from monitors import HUTCH, CannotRun, Guest, first_run, tool
+from base import Bench, Row, real_file, timed
+from disks import DISKS
+from monitors import CannotRun, Guest, first_run, tool
 
 DISK_BYTES = 256 << 20
 READS = 60000
@@ -16,32 +16,6 @@ FRAMES = 200000
 FRAME_BYTES = 1500
 IDLE_S = 5
 TAP = "bench0"
-
-
-@dataclass
-class Row:
-    name: str
-    figure: str             # key of the sample
-    unit: str
-    monitor: str = "hutch"
-    ratio: tuple = None     # asked of hutch / QEMU: ("<=", 0.10)
-    limit: tuple = None     # asked of hutch alone, in units
-
-
-class Bench:
-    name = help = ""
-    rows = ()
-    runs = 7
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def sample(self, monitor):
-        """One run: {figure: value}."""
-        raise NotImplementedError
 
 
 class Start(Bench):
@@ -56,21 +30,10 @@ class Start(Bench):
         return first_run(monitor)
 
 
-def real_file(stack):
-    """A disk whose blocks are all there, beside the binary: not on a tmpfs."""
-    file = stack.enter_context(
-        tempfile.NamedTemporaryFile(suffix=".raw", dir=os.path.dirname(HUTCH)))
-    for _ in range(DISK_BYTES >> 20):
-        file.write(os.urandom(1 << 20))
-    file.flush()
-    os.fsync(file.fileno())
-    return file.name
-
-
 class WithDisk(Bench):
     def __enter__(self):
         self.stack = contextlib.ExitStack()
-        self.disk = real_file(self.stack)
+        self.disk = real_file(self.stack, DISK_BYTES)
         return self
 
     def __exit__(self, *_):
@@ -113,16 +76,6 @@ class Idle(Bench):
             before = sum(guest.tasks().values())
             time.sleep(IDLE_S)
             return {"cpu": (sum(guest.tasks().values()) - before) / 1e6}
-
-
-def timed(guest, start, done, count, started=lambda: None):
-    """The rate between two lines of the guest's, and the CPU time of the I/O threads."""
-    begin, _ = guest.said(start + r".*\n")
-    started()
-    cpu = guest.io_cpu_ns()
-    end, _ = guest.said(done + r".*\n")
-    return {"rate": count / 1e3 / (end - begin) * 1e9,
-            "cpu": (guest.io_cpu_ns() - cpu) / 1000 / count}
 
 
 class Block(WithDisk):
@@ -219,4 +172,4 @@ class NetworkRx(Network):
             flood.wait()
 
 
-ALL = (Start, StartDevices, Memory, Idle, Block, NetworkTx, NetworkRx)
+ALL = (Start, StartDevices, Memory, Idle, Block, NetworkTx, NetworkRx, *DISKS)

@@ -1,11 +1,14 @@
 """Starts the same payload guest under hutch and under QEMU's microvm, and tells what the
 process costs the host."""
+import fcntl
 import os
 import re
 import select
+import struct
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HUTCH = os.environ.get("HUTCH", os.path.join(ROOT, "build", "hutch"))
@@ -28,15 +31,32 @@ def tool(name):
     return os.path.join(TOOLS, name)
 
 
+@dataclass
+class Disk:
+    """A disk, and how it is used; the words are hutch's."""
+    path: str
+    format: str = "raw"
+    cache: str = "none"
+    aio: str = "auto"       # QEMU has no such: there it is libaio
+    queues: int = 1
+    backing: bool = False   # there are backing images that hutch did not make
+
+
+def as_disk(disk):
+    return disk if isinstance(disk, Disk) else Disk(disk)
+
+
 def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
                   transport="pci"):
-    """net is `user` or the name of a tap."""
+    """disk is a file or a Disk, net is `user` or the name of a tap."""
     command = [HUTCH, "run", "--kernel", payload(kernel), "--cmdline", cmdline,
                "--memory", f"{MEMORY_MIB}M", "--serial", serial, "--debug-exit"]
     if transport != "pci":
         command += ["--transport", transport]
     if disk:
-        command += ["--disk", f"{disk},cache=none"]
+        d = as_disk(disk)
+        command += ["--disk", f"{d.path},format={d.format},cache={d.cache},aio={d.aio},"
+                              f"queues={d.queues}" + ",backing=on" * d.backing]
     if net:
         command += ["--net", "user" if net == "user" else f"tap,ifname={net}"]
     if console:
@@ -52,9 +72,12 @@ def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial=
                "-serial", serial, "-kernel", payload(kernel), "-append", cmdline,
                "-device", "isa-debug-exit,iobase=0xf4"]
     if disk:
-        command += ["-object", "iothread,id=io0",
-                    "-device", "virtio-blk-device,drive=d0,iothread=io0",
-                    "-drive", f"if=none,id=d0,file={disk},format=raw,cache=none,aio=native"]
+        d = as_disk(disk)
+        aio = {"auto": "native", "libaio": "native"}.get(d.aio, d.aio)
+        command += ["-object", "iothread,id=io0", "-device",
+                    f"virtio-blk-device,drive=d0,iothread=io0,num-queues={d.queues}",
+                    "-drive", f"if=none,id=d0,file={d.path},format={d.format},"
+                              f"cache={d.cache},aio={aio}"]
     if net:
         options = "user,id=n0" if net == "user" else \
             f"tap,id=n0,ifname={net},script=no,downscript=no,vhost=off"
@@ -73,10 +96,27 @@ def command(monitor, kernel, **options):
     return hutch_command(kernel, transport=transport, **options)
 
 
+def wait_until_free(path):
+    """Until nobody has QEMU's locks on it: io_uring keeps a file open for a moment after its
+    process is gone."""
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0)
+    end = time.monotonic() + PATIENCE
+    with open(path, "r+b") as file:
+        while True:
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+                return
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > end:
+                    raise CannotRun(f"{path} is in use") from None
+            time.sleep(0.001)
+
+
 class Guest:
     """One guest that runs until the block is left."""
 
     def __init__(self, monitor, cmdline, prefix=(), **options):
+        self.disk = options.get("disk")
         self.stderr = tempfile.TemporaryFile()
         self.text = b""
         self.process = subprocess.Popen(
@@ -91,6 +131,8 @@ class Guest:
         self.process.wait()
         self.process.stdout.close()
         self.stderr.close()
+        if self.disk:
+            wait_until_free(as_disk(self.disk).path)
 
     def said(self, pattern):
         """Waits until the guest's output has `pattern`: (when, in ns, and the match)."""
@@ -126,6 +168,12 @@ class Guest:
         for task in os.listdir(folder):
             with open(f"{folder}/{task}/comm") as name:
                 os.sched_setaffinity(int(task), vcpu if is_vcpu(name.read()) else others)
+
+    def pin_apart(self):
+        """The vCPU, always busy, on one processor, all else on the others: left to itself, the
+        scheduler decides the race on small hosts."""
+        cpus = sorted(os.sched_getaffinity(0))
+        self.pin(set(cpus[:1]), set(cpus[1:] or cpus))
 
     def own_pss_kib(self):
         """Proportional set size of all mappings but guest RAM: those that lie side by side

@@ -616,6 +616,54 @@ static void the_machines_reset_is_a_reset(void)
     finish();
 }
 
+/* Its threads may interrupt until it is gone, by message and by the line. */
+static void a_release_in_the_middle_of_work_is_survived(void)
+{
+    for (unsigned msix = 0; msix < 2; msix++) {
+        start(true);
+        drive();
+        if (msix)
+            enable_msix();
+        tb_offer(&t, 2); /* the slow queue: it is completed by the release */
+        kick(2);
+        finish();
+        g_assert_false(t.bench.gsi[GSI]);
+    }
+}
+
+static void on_retired(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+static void an_unplugged_device_ends_its_work_and_says_so(void)
+{
+    bool retired = false;
+    IoPost post = {.fn = on_retired, .opaque = &retired};
+    Echo *e;
+
+    start(true);
+    e = (Echo *)t.v;
+    drive();
+    enable_msix();
+    tb_offer(&t, 2);
+    kick(2);
+    g_assert_cmpuint(e->n_slow, ==, 1);
+    pci_unplug(pci);
+    g_assert_cmpuint(t.n_kicks, ==, 0);
+    g_assert_cmpuint(e->n_slow, ==, 1);
+    virtio_retire(t.v, &post);
+    tb_run(&t);
+    g_assert_true(retired);
+    g_assert_cmpuint(e->n_slow, ==, 0);
+    g_assert_false(t.v->live);
+    virtio_wait_retired(t.v); /* harmless */
+    device_release(&pci->dev);
+    for (unsigned i = 0; i < BENCH_MAX_MSI; i++)
+        g_assert_false(t.bench.msi[i].used);
+    finish();
+}
+
 static void a_device_that_was_never_attached_is_released(void)
 {
     tb_init(&t, true);
@@ -687,6 +735,8 @@ int main(int argc, char **argv)
     TEST(config_space_reaches_the_bar_even_when_it_is_off);
     TEST(config_space_reaches_nothing_else);
     TEST(the_machines_reset_is_a_reset);
+    TEST(a_release_in_the_middle_of_work_is_survived);
+    TEST(an_unplugged_device_ends_its_work_and_says_so);
     TEST(a_device_that_was_never_attached_is_released);
     TEST(any_storm_of_accesses_is_survived);
     return g_test_run();

@@ -1,0 +1,448 @@
+#!/usr/bin/env python3
+"""The control socket from outside: with clients that are not ours (qemu.qmp and its
+qmp-shell), with `hutch control`, and with what no client should do."""
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+
+import hutch
+from hutch import Skip, Vm, check, equal, image, refused
+
+LIBRARIES = os.path.join(hutch.ROOT, ".cache", "python")  # scripts/setup puts qemu.qmp there
+NAME = "payload.elf"
+
+
+@contextmanager
+def machine(*arguments, test="test=spin how=hlt", says="spin ready", name="vm"):
+    """A running VM whose run folder is in a scratch folder; vm.socket is its path."""
+    hutch.needs_kvm()
+    with tempfile.TemporaryDirectory(prefix="hutch-") as runtime:
+        os.environ["XDG_RUNTIME_DIR"] = runtime
+        with Vm("--kernel", image("payload", NAME), "--cmdline", test, "--name", name,
+                *arguments) as vm:
+            vm.socket = os.path.join(runtime, "hutch", name, "control.sock")
+            if says:
+                vm.expect(says)
+            yield vm
+
+
+def control(*arguments, text=None, status=0):
+    """hutch control: what it prints, as JSON; its sentence if a status is expected."""
+    done = subprocess.run([hutch.HUTCH, "control", *map(str, arguments)], input=text,
+                          capture_output=True, text=True, timeout=60 * hutch.PATIENCE)
+    equal(done.returncode, status, f"control {arguments}: status ({done.stderr.strip()})")
+    return done.stderr if status and not done.stdout else \
+        [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def status_of(name="vm"):
+    return control(name, "query-status")[0]["status"]
+
+
+class Raw:
+    """A client that says what it is told to."""
+
+    def __init__(self, path, begin=True):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.socket.settimeout(60 * hutch.PATIENCE)
+        self.file = self.socket.makefile("rb")
+        if begin:
+            self.greeting = self.hear()
+            equal(self.ask("qmp_capabilities"), {})
+
+    def say(self, data):
+        data = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.socket.sendall(data, socket.MSG_NOSIGNAL)
+
+    def hear(self):
+        line = self.file.readline()
+        return json.loads(line) if line else None
+
+    def ask(self, command, **arguments):
+        """What it returns; events before it are dropped."""
+        self.say({"execute": command, "arguments": arguments})
+        while True:
+            answer = self.hear()
+            if "event" not in answer:
+                return answer.get("return", answer.get("error"))
+
+    def wait_event(self, name):
+        while True:
+            event = self.hear()
+            check(event is not None, f"the VM ended before {name}")
+            if event.get("event") == name:
+                return event.get("data")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.socket.close()
+
+
+# ---- clients that are not ours -----------------------------------------------------------
+
+
+def qemu_qmp():
+    sys.path.insert(0, LIBRARIES)
+    try:
+        from qemu import qmp
+    except ImportError:
+        raise Skip("qemu.qmp is not there; scripts/setup installs it") from None
+    return qmp
+
+
+def test_the_qemu_qmp_library_commands_and_hears_events():
+    qmp = qemu_qmp()
+
+    async def session(path):
+        client = qmp.QMPClient("test")
+        await client.connect(path)
+        equal((await client.execute("query-status"))["status"], "running")
+        with client.listener(("STOP", "RESUME")) as listener:
+            await client.execute("stop")
+            equal((await listener.get())["event"], "STOP")
+            equal((await client.execute("query-status"))["status"], "paused")
+            await client.execute("cont")
+            equal((await listener.get())["event"], "RESUME")
+        names = {c["name"] for c in await client.execute("query-commands")}
+        schema = await client.execute("query-qmp-schema")
+        commands = {e["name"] for e in schema if e["meta-type"] == "command"}
+        equal(commands, names)
+        try:
+            await client.execute("human-monitor-command", {"command-line": "info block"})
+            check(False, "human-monitor-command works")
+        except qmp.ExecuteError as e:
+            check("monitor for people" in str(e), str(e))
+        await client.execute("quit")
+        await client.disconnect()
+
+    with machine() as vm:
+        asyncio.run(session(vm.socket))
+        equal(vm.wait(), 128 + signal.SIGTERM)
+
+
+def test_qmp_shell_types_commands():
+    qemu_qmp()
+    with machine() as vm:
+        done = subprocess.run(
+            [sys.executable, "-m", "qemu.qmp.qmp_shell", "-p", vm.socket], text=True,
+            input="query-status\nstop\nquery-status\nquery-cpus-fast\nnonsense a=b\n",
+            capture_output=True, timeout=60 * hutch.PATIENCE,
+            env={**os.environ, "PYTHONPATH": LIBRARIES, "HOME": os.path.dirname(vm.socket)})
+        out = done.stdout
+        for word in ("Connected to QEMU 7.2.0", '"running"', '"paused"', '"cpu-index": 0',
+                     "CommandNotFound"):
+            check(word in out, f"{word!r} is not in: {out}\n{done.stderr}")
+        control("vm", "quit")
+        vm.wait()
+
+
+# ---- the protocol ------------------------------------------------------------------------
+
+
+def matches(schema, name, value):
+    """Whether `value` is of the schema's type `name`, as introspection describes it."""
+    kinds = {"string": str, "int": int, "number": (int, float), "boolean": bool}
+    entry = schema[name]
+    if entry["meta-type"] == "builtin":
+        return entry["json-type"] == "value" or (
+            isinstance(value, kinds[entry["json-type"]])
+            and (entry["json-type"] == "boolean") == isinstance(value, bool))
+    if entry["meta-type"] == "enum":
+        return value in entry["values"]
+    if entry["meta-type"] == "array":
+        return isinstance(value, list) and \
+            all(matches(schema, entry["element-type"], item) for item in value)
+    members = {m["name"]: m for m in entry["members"]}
+    return isinstance(value, dict) and set(value) <= set(members) and all(
+        matches(schema, m["type"], value[key]) if key in value else "default" in m
+        for key, m in members.items())
+
+
+def test_every_query_returns_what_the_schema_says():
+    with machine("--cpus", 2, "--rng") as vm, Raw(vm.socket) as raw:
+        schema = {e["name"]: e for e in raw.ask("query-qmp-schema")}
+        asked = 0
+        for name, entry in schema.items():
+            if entry["meta-type"] != "command" or not name.startswith("query-"):
+                continue
+            if any("default" not in m for m in schema[entry["arg-type"]]["members"]):
+                continue
+            value = raw.ask(name)
+            check(matches(schema, entry["ret-type"], value), f"{name}: {value}")
+            asked += 1
+        check(asked >= 8, f"{asked} queries only")
+
+
+def test_events_carry_what_the_schema_says():
+    with machine("--no-reboot") as vm, Raw(vm.socket) as raw:
+        schema = {e["name"]: e for e in raw.ask("query-qmp-schema")}
+        for command in ("stop", "cont", "system_reset", "system_powerdown", "quit"):
+            raw.say({"execute": command})
+        seen = []
+        while (message := raw.hear()) is not None:
+            if "event" in message:
+                seen.append(message["event"])
+                entry = schema[message["event"]]
+                equal(entry["meta-type"], "event")
+                check(matches(schema, entry["arg-type"], message.get("data", {})), message)
+                check(abs(message["timestamp"]["seconds"] - time.time()) < 3600, message)
+        equal(seen, ["STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN"])
+        vm.wait()
+
+
+def test_out_of_band_and_other_malformed_messages_are_refused_and_the_session_goes_on():
+    cases = (b'{"exec-oob": "query-status", "id": 3}', b"[1]", b"\xff", b'{"execute": 1}', b"{]",
+             b'{"execute": "stop", "arguments": [1]}', b'{"execute": "stop", "x": 1}', b"17 ",
+             b"[" * 5000 + b"]" * 5000, b'"' + b"x" * (2 << 20) + b'"')
+    with machine() as vm, Raw(vm.socket) as raw:
+        for case in cases:
+            raw.say(case)
+            answer = raw.hear()
+            equal(answer["error"]["class"], "GenericError", case[:60])
+        equal(raw.ask("query-status")["status"], "running")
+
+
+def test_a_thousand_queries_take_milliseconds():
+    with machine() as vm, Raw(vm.socket) as raw:
+        best = 1e9
+        for _ in range(5):
+            start = time.monotonic()
+            for _ in range(1000):
+                raw.say(b'{"execute": "query-status"}')
+                raw.file.readline()
+            best = min(best, time.monotonic() - start)
+        print(f"# 1000 query-status: {best * 1000:.1f} ms")
+        check(best < 1 * hutch.PATIENCE, f"{best:.3f} s")
+
+
+def test_hostile_clients_harm_neither_the_vm_nor_other_clients():
+    with machine() as vm:
+        crowd = [Raw(vm.socket, begin=False) for _ in range(200)]
+        for client in crowd[:40]:
+            client.hear()
+            client.say(b'{"execute": "qmp_capabilities"}' + b'{"execute": "query-qmp-schema"}' * 50)
+        for client in crowd[40:]:
+            try:
+                client.say(b'{"execute": ')
+            except BrokenPipeError:
+                pass
+        for client in crowd[30:]:
+            client.__exit__()
+        equal(status_of(), "running")
+        control("vm", "stop")
+        control("vm", "cont")
+        with open(f"/proc/{vm.process.pid}/status", encoding="ascii") as f:
+            resident = int(re.search(r"RssAnon:\s+(\d+) kB", f.read())[1])
+        check(resident < 100 << 10, f"{resident} KiB of memory")
+        for client in crowd[:30]:
+            client.__exit__()
+        equal(status_of(), "running")
+
+
+# ---- the run state -----------------------------------------------------------------------
+
+
+def test_a_stopped_guest_stands_still_and_goes_on():
+    with machine(test="test=serial-echo", says="ready") as vm:
+        control("vm", "stop")
+        control("vm", "stop")
+        equal(status_of(), "paused")
+        vm.send("hello")
+        time.sleep(0.2)
+        check(b"hello" not in vm.output, "a stopped guest echoes")
+        control("vm", "cont")
+        control("vm", "cont")
+        vm.expect("hello")
+        vm.send("\x04")
+        equal(vm.wait(), 0)
+
+
+def test_a_guest_reset_while_it_is_stopped_stays_so_and_boots_when_it_goes_on():
+    with machine("--rng") as vm, Raw(vm.socket) as raw:
+        raw.ask("stop")
+        for _ in range(3):
+            equal(raw.ask("system_reset"), {})
+        equal(status_of(), "paused")
+        check(not vm.read(0.3) or vm.text().count("spin ready") == 1, "it booted while stopped")
+        raw.ask("cont")
+        vm.expect("spin ready")
+        raw.ask("system_reset")
+        vm.expect("spin ready")
+        raw.say({"execute": "quit"})
+        equal(raw.wait_event("SHUTDOWN"), {"guest": False, "reason": "host-qmp-quit"})
+        equal(vm.wait(), 128 + signal.SIGTERM)
+
+
+def test_stop_and_cont_over_and_over_lose_nothing():
+    with machine("--cpus", 2, test="test=serial-storm count=1000", says="storm 00000") as vm:
+        times = 0
+        with Raw(vm.socket) as raw:
+            try:
+                while vm.text().count("\n") < 950:
+                    raw.ask("stop")
+                    raw.ask("cont")
+                    time.sleep(0.005)
+                    vm.read(0)
+                    times += 1
+            except (OSError, TypeError):  # it has ended
+                pass
+        equal(vm.wait(120), 0)
+        numbers = [int(n) for n in re.findall(r"storm (\d+)", vm.text())]
+        equal(numbers, list(range(1000)))
+        print(f"# stopped {times} times")
+        check(times > 5, f"stopped {times} times only")
+
+
+def test_a_stopped_vm_ends_as_well_as_a_running_one():
+    for how in ("quit", "signal"):
+        with machine() as vm:
+            control("vm", "stop")
+            control("vm", "quit") if how == "quit" else vm.signal(signal.SIGTERM)
+            equal(vm.wait(), 128 + signal.SIGTERM)
+    with machine("--timeout", 1) as vm:
+        control("vm", "stop")
+        equal(vm.wait(), 124)
+
+
+def test_paused_from_the_start_begins_with_cont():
+    with machine("--paused", says=None) as vm:
+        limit = time.monotonic() + 60 * hutch.PATIENCE
+        while not os.path.exists(vm.socket) and time.monotonic() < limit:
+            time.sleep(0.01)
+        equal(status_of(), "prelaunch")
+        vm.read(0.2)
+        equal(vm.text(), "")
+        control("vm", "system_reset")
+        equal(status_of(), "prelaunch")
+        control("vm", "cont")
+        vm.expect("spin ready")
+    refused("--paused", "--kernel", image("payload", NAME), words=["--paused", "--control"])
+
+
+def test_a_guest_that_powers_off_or_panics_says_so_in_events():
+    for test, status, reason in (("test=hello", 0, "guest-shutdown"),
+                                 ("test=panic", 127, "guest-panic"),
+                                 ("test=crash", 126, "guest-panic")):
+        with machine("--paused", test=test, says=None) as vm:
+            limit = time.monotonic() + 60 * hutch.PATIENCE
+            while not os.path.exists(vm.socket) and time.monotonic() < limit:
+                time.sleep(0.01)
+            with Raw(vm.socket) as raw:
+                raw.say({"execute": "cont"})
+                equal(raw.wait_event("SHUTDOWN"), {"guest": True, "reason": reason})
+                equal(raw.hear(), None)
+            equal(vm.wait(), status)
+
+
+def test_an_idle_vm_with_a_client_makes_no_wake_ups():
+    with machine() as vm, Raw(vm.socket):
+        def switches():
+            with open(f"/proc/{vm.process.pid}/status", encoding="ascii") as f:
+                return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M)[1])
+        time.sleep(0.3)
+        before = switches()
+        time.sleep(1)
+        check(switches() - before <= 1, f"{switches() - before} wake-ups in a second")
+
+
+# ---- sockets and run folders -------------------------------------------------------------
+
+
+def test_the_run_folder_is_private_and_gone_at_the_end():
+    with machine() as vm:
+        folder = os.path.dirname(vm.socket)
+        equal(os.stat(folder).st_mode & 0o7777, 0o700)
+        equal(sorted(os.listdir(folder)), ["control.sock", "lock"])
+        equal(os.stat(vm.socket).st_mode & 0o777, 0o600)
+        control("vm", "quit")
+        vm.wait()
+        check(not os.path.exists(folder), "the run folder is still there")
+        check("no VM named" in control("vm", "query-status", status=125), "words")
+
+
+def test_a_name_in_use_is_refused_and_a_dead_vms_is_taken_over():
+    with machine() as vm:
+        refused("--kernel", image("payload", NAME), "--name", "vm",
+                words=["'vm' runs already", str(vm.process.pid)])
+        vm.process.kill()
+        vm.process.wait()
+        check("killed" in control("vm", "query-status", status=125), "words")
+        with Vm("--kernel", image("payload", NAME), "--cmdline", "test=spin how=hlt", "--name",
+                "vm") as second:
+            second.expect("spin ready")
+            equal(status_of(), "running")
+            control("vm", "quit")
+            second.wait()
+
+
+def test_of_many_that_start_with_one_name_one_wins():
+    with machine(says=None, name="other"):
+        many = [Vm("--kernel", image("payload", NAME), "--cmdline", "test=spin how=hlt", "--name",
+                   "vm") for _ in range(6)]
+        limit = time.monotonic() + 60 * hutch.PATIENCE
+        while sum(vm.process.poll() is None for vm in many) > 1 and time.monotonic() < limit:
+            time.sleep(0.02)
+        equal(sorted(vm.process.poll() or 0 for vm in many), [0] + [125] * 5)
+        (winner,) = [vm for vm in many if vm.process.poll() is None]
+        winner.expect("spin ready")
+        control("vm", "quit")
+        winner.wait()
+
+
+def test_a_socket_at_a_path_and_one_for_readers_only():
+    with tempfile.TemporaryDirectory() as folder:
+        path, readers = os.path.join(folder, "c"), os.path.join(folder, "r")
+        with machine("--control", path, "--control-readonly", readers) as vm:
+            equal(control(path, "query-name"), [{"name": "vm"}])
+            equal(control(readers, "query-status")[0]["status"], "running")
+            check("read-only" in control(readers, "stop", status=125), "words")
+            refused("--kernel", image("payload", NAME), "--control", path,
+                    words=["control socket", "listens", path])
+            control(path, "quit")
+            vm.wait()
+        equal(os.listdir(folder), [])
+
+
+def test_names_that_cannot_be_folders_are_refused():
+    for name in ("a/b", "..", "", "x" * 65):
+        refused("--kernel", image("payload", NAME), "--name", name,
+                words=["cannot be a VM's name"])
+
+
+def test_hutch_control_sends_arguments_and_many_commands_and_follows_events():
+    with machine() as vm:
+        follower = subprocess.Popen([hutch.HUTCH, "control", "vm", "--events"],
+                                    stdout=subprocess.PIPE, text=True)
+        replies = control("vm", "-", text='{"execute":"query-name","id":1}\n'
+                                          '{"execute":"stop"} {"execute":"nonsense"}', status=125)
+        equal(replies[0], {"return": {"name": "vm"}, "id": 1})
+        equal(replies[2]["error"]["class"], "CommandNotFound")
+        equal(control("vm", "qmp_capabilities", "enable=[]", status=125),
+              "hutch: error: 'qmp_capabilities' has been said already\n")
+        check("no argument 'x'" in control("vm", "cont", "x=1", status=125), "words")
+        check("KEY=VALUE" in control("vm", "cont", "x", status=125), "words")
+        check("no JSON object" in control("vm", "cont", "{1}", status=125), "words")
+        check("no command" in control("vm", status=125), "words")
+        control("vm", "cont", "{}")
+        control("vm", "quit")
+        out, _ = follower.communicate(timeout=60 * hutch.PATIENCE)
+        equal([json.loads(line)["event"] for line in out.splitlines()],
+              ["STOP", "RESUME", "SHUTDOWN"])
+        equal(follower.returncode, 0)
+        vm.wait()
+
+
+if __name__ == "__main__":
+    hutch.main()
