@@ -226,11 +226,13 @@ static bool check_vmdk(const char *path, const char *format, GError **error)
 static bool convert_member(const Appliance *a, const char *name, const char *to,
                            int to_format, GError **error)
 {
-    const char *format = import_format_of(name);
+    const char *format = name ? import_format_of(name) : NULL;
     g_autofree char *unpacked = g_strdup_printf("%s.unpacked", to);
     Sink s = {.fd = -1};
     bool ok;
 
+    if (!check_name(name, error))
+        return false;
     if (!format)
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "'%s' in it is no disk that hutch knows by its name", name);

@@ -13,6 +13,10 @@
 #include "machine_private.h"
 #include "util/log.h"
 
+/* A request that nobody listened to is repeated for so long after it was taken. */
+enum { REPEATS = 30 };
+#define REPEAT_NS 1000000000ll
+
 typedef struct Entry {
     Hotplug *h;
     VirtioDevice *v;
@@ -22,6 +26,8 @@ typedef struct Entry {
     bool added;
     bool leaving;
     IoPost retired;
+    IoTimer repeat; /* of a request for removal */
+    unsigned repeats;
 } Entry;
 
 struct Hotplug {
@@ -118,6 +124,7 @@ static void release(Entry *e)
 /* When the device is gone: it may have kept its options by reference. */
 static void entry_free(Entry *e)
 {
+    ioloop_timer_cancel(&e->repeat);
     if (e->options)
         param_free(e->ops->params, e->options);
     g_free(e);
@@ -148,6 +155,7 @@ static void unplug(Entry *e)
 {
     unsigned slot = e->pci->slot;
 
+    ioloop_timer_cancel(&e->repeat);
     pci_unplug(e->pci);
     pci_hotplug_unplugged(e->h->events, slot);
     e->leaving = true;
@@ -211,10 +219,26 @@ void hotplug_hurry(Hotplug *h)
     }
 }
 
+/* Linux takes events before it has looked for who may want them, and forgets those. */
+static void ask_again(void *opaque)
+{
+    Entry *e = opaque;
+    PciRemoval how_far = removal(e);
+
+    if (how_far == PCI_REMOVAL_EJECTED)
+        return;
+    if (how_far == PCI_REMOVAL_TAKEN) {
+        pci_hotplug_ask(e->h->events, e->pci->slot);
+        e->repeats--;
+    }
+    if (e->repeats)
+        ioloop_timer(e->h->main, &e->repeat, clock_ns() + REPEAT_NS, ask_again, e);
+}
+
 bool machine_device_remove(Machine *m, const char *id, bool *ret_heard, GError **error)
 {
     const Hotplug *h = machine_hotplug(m);
-    const Entry *e = find(h, id);
+    Entry *e = find(h, id);
     bool heard;
 
     if (!e)
@@ -228,10 +252,13 @@ bool machine_device_remove(Machine *m, const char *id, bool *ret_heard, GError *
         return fail(error, VM_ERROR_BUSY, "%s: it is being removed already", id);
     pci_hotplug_ask(h->events, e->pci->slot);
     heard = pci_hotplug_is_heard(h->events);
-    if (!heard)
+    if (!heard) {
         log_warn("%s: the guest does not listen to requests for removal yet; this one "
                  "waits until it does, or for a reset",
                  id);
+        e->repeats = REPEATS;
+        ioloop_timer(h->main, &e->repeat, clock_ns() + REPEAT_NS, ask_again, e);
+    }
     if (ret_heard)
         *ret_heard = heard;
     return true;

@@ -30,15 +30,14 @@ class Qmp:
                     raise
                 time.sleep(0.01)
         self.buffer, self.events = b"", []
-        self.greeting = self.message(limit)
+        self.greeting = self.message(end)
         self("qmp_capabilities")
 
     def close(self):
         self.socket.close()
 
-    def message(self, limit):
-        """The next one, of whatever kind."""
-        end = time.monotonic() + limit * PATIENCE
+    def message(self, end):
+        """The next one, of whatever kind, until that moment."""
         while b"\n" not in self.buffer:
             self.socket.settimeout(max(end - time.monotonic(), 0.001))
             try:
@@ -52,10 +51,11 @@ class Qmp:
         return json.loads(line)
 
     def __call__(self, command, limit=60, **arguments):
+        end = time.monotonic() + limit * PATIENCE
         request = {"execute": command, "arguments": arguments}
         self.socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
-            message = self.message(limit)
+            message = self.message(end)
             if "event" in message:
                 self.events.append(message)
             elif "error" in message:
@@ -70,7 +70,7 @@ class Qmp:
             if message["event"] == name:
                 return self.events.pop(at)
         while True:
-            message = self.message(max(end - time.monotonic(), 0.001))
+            message = self.message(end)
             if message.get("event") == name:
                 return message
             self.events.append(message)

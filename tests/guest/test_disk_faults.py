@@ -16,7 +16,7 @@ import crash
 import hutch
 from hutch import PATIENCE, Skip, Vm, check, equal
 from qmp import Qmp
-from writer import CALM, DISK, MIB, Writer, row
+from writer import CALM, DISK, Writer, row
 
 ENGINES = ("io_uring", "libaio", "threads")
 

@@ -180,7 +180,7 @@ def test_what_was_flushed_survives_a_power_failure_in_qcow2():
     image()
 
 
-def test_what_was_flushed_survives_a_power_failure_in_qcow2_of_small_clusters_over_a_backing_image():
+def test_what_was_flushed_survives_a_power_failure_in_small_clusters_over_a_backing_image():
     image({"cluster_size": 4096}, backing="raw")
 
 

@@ -134,9 +134,9 @@ def chain():
     """Three layers of ours, made in different ways."""
     random_raw("base.raw", 9 * MIB, 1)
     image("create", "-b", "base.raw", "-F", "raw", "mid.qcow2", "10M")
-    qemu_io("mid.qcow2", "write -P 7 1M 100k", "write -z 4M 128k", "discard 5M 64k")
+    qemu_io("mid.qcow2", "write -P 7 1M 100k", "write -P 5 7M 128k", "write -z 4M 128k", "discard 5M 64k")
     image("create", "-b", "mid.qcow2", "-o", "cluster_size=4k", "top.qcow2", "12M")
-    qemu_io("top.qcow2", "write -P 9 2M 300k", "write -c -P 8 6M 64k", "write -z 3M 1M")
+    qemu_io("top.qcow2", "write -P 9 2M 300k", "write -P 6 7204k 4k", "write -c -P 8 6M 64k", "write -z 3M 1M")
 
 
 def test_info_of_a_chain_has_qemus_keys_and_values():

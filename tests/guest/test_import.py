@@ -185,6 +185,7 @@ HOSTILE_OVFS = {
                                  ["../../etc/passwd"]),
     "an absolute path": (OVF.replace('href="disk1.vmdk"', 'href="/etc/passwd"'), ["/etc/passwd"]),
     "a URL": (OVF.replace('href="disk1.vmdk"', 'href="http://x/disk1.vmdk"'), ["http://x"]),
+    "no name": (OVF.replace('ovf:href="disk1.vmdk"', ""), ["same folder"]),
     "an option of tar": (OVF.replace('href="disk1.vmdk"', 'href="--to-command=id.vmdk"'), ["vm.ova"]),
     "no file": (OVF.replace('fileRef="file1"', 'fileRef="file9"'), ["vmdisk1"]),
     "no disk": (OVF.replace("ovf:/disk/vmdisk1", "ovf:/disk/nosuch"), ["nosuch"]),
@@ -215,6 +216,18 @@ def test_hostile_appliances_are_refused_with_a_sentence_and_leave_nothing():
                 refused_here("import", "vm.ova", "vm", words=words)
             except AssertionError as why:
                 raise AssertionError(f"{case}: {why}") from None
+
+
+def test_an_ovf_names_no_file_outside_of_its_folder():
+    with folder() as here:
+        make_ova(manifest=None)
+        os.mkdir("sub")
+        os.symlink("../disk1.vmdk", "sub/link.vmdk")
+        for name, words in (("../disk1.vmdk", ["same folder"]), ("link.vmdk", ["link.vmdk"]),
+                            (f"{here}/disk1.vmdk", ["same folder"]), ("", ["same folder"])):
+            with open("sub/vm.ovf", "w", encoding="ascii") as f:
+                f.write(OVF.format(cpus=1, more_files="").replace("disk1.vmdk", name))
+            refused_here("import", "sub/vm.ovf", "vm", words=["vm.ovf", *words])
 
 
 def test_a_disk_of_an_appliance_reaches_no_file_of_the_host():

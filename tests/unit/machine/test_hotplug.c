@@ -24,6 +24,20 @@ static const uint8_t obeys[] = {
     0xef,                         /*       out dx, eax */
     0xeb, 0xf2,                   /*       jmp loop */
 };
+/* Likewise, but forgets what it is asked first. */
+static const uint8_t forgets[] = {
+    0x31, 0xc9,                   /*       xor ecx, ecx */
+    0xba, 0x44, 0x06, 0x00, 0x00, /* loop: mov edx, 0x644 */
+    0xed,                         /*       in  eax, dx */
+    0x85, 0xc0,                   /*       test eax, eax */
+    0x74, 0xf6,                   /*       jz  loop */
+    0x41,                         /*       inc ecx */
+    0x83, 0xf9, 0x02,             /*       cmp ecx, 2 */
+    0x72, 0xf0,                   /*       jb  loop */
+    0xba, 0x48, 0x06, 0x00, 0x00, /*       mov edx, 0x648 */
+    0xef,                         /*       out dx, eax */
+    0xeb, 0xe8,                   /*       jmp loop */
+};
 /* Knows nothing. */
 static const uint8_t ignores[] = {0xeb, 0xfe};
 /* Gives up everything, all the time. */
@@ -297,6 +311,26 @@ static void a_request_that_is_ignored_is_carried_out_by_a_reset(void)
     tear_down(&f);
 }
 
+static void ask_once(Fixture *f)
+{
+    GError *error = NULL;
+
+    if (f->deleted)
+        machine_quit(f->m);
+    else
+        must(machine_device_remove(f->m, "rng0", NULL, &error), error);
+}
+
+static void a_request_that_a_guest_took_too_early_is_repeated(void)
+{
+    Fixture f;
+
+    if (!set_up(&f, forgets, sizeof(forgets), "pci"))
+        return;
+    run(&f, ask_once);
+    tear_down(&f);
+}
+
 static void add_what_is_thrown_out(Fixture *f)
 {
     GError *error = NULL;
@@ -444,6 +478,7 @@ int main(int argc, char **argv)
     TEST(what_cannot_be_is_refused_in_a_sentence_and_leaves_nothing_behind);
     TEST(virtio_mmio_has_no_hotplug_and_says_so);
     TEST(a_request_that_is_ignored_is_carried_out_by_a_reset);
+    TEST(a_request_that_a_guest_took_too_early_is_repeated);
     TEST(devices_come_and_are_asked_for_while_the_machine_is_paused);
     TEST(a_machine_may_end_while_a_device_leaves);
     TEST(a_guest_that_ejects_everything_all_the_time_only_loses_its_devices);
