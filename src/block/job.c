@@ -113,13 +113,18 @@ static void *job_thread(void *opaque)
 {
     BlockJob *job = opaque;
     GError *error = NULL;
+    bool ok;
 
     thread_set_name("disk-job");
-    if (!kinds[job->type]->run(job, &error) && error)
+    tell(job);
+    ok = kinds[job->type]->run(job, &error);
+    if (error)
         log_warn("job '%s' on '%s': %s", job->id, job->dev->path, error->message);
     kinds[job->type]->release(job);
     lock_acquire(&job->lock);
     job->error = error;
+    if (ok)
+        job->cancel = false; /* it came too late */
     lock_release(&job->lock);
     set_status(job, BLOCK_JOB_FINISHED);
     return NULL;

@@ -77,9 +77,8 @@ static void print_disk(const json_t *disk)
 {
     const json_t *in = json_object_get(disk, "inserted");
     const json_t *image = json_object_get(in, "image");
-    g_autofree char *size = g_format_size_full(
-        (guint64)json_integer_value(json_object_get(image, "virtual-size")),
-        G_FORMAT_SIZE_IEC_UNITS);
+    g_autofree char *size = image_size_text(
+        (uint64_t)json_integer_value(json_object_get(image, "virtual-size")));
     int depth = (int)json_integer_value(json_object_get(in, "backing_file_depth"));
 
     printf("%-12s %10s  %-6s %s  %s", text_of(disk, "device"), size, text_of(in, "drv"),

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "src/cli/image.h"
 #include "util/log.h"
@@ -188,28 +190,44 @@ static char *options_like(json_t *info)
     return g_string_free(out, FALSE);
 }
 
+static bool keep(BlockImage *img, const char *why)
+{
+    log_info("'%s' keeps its data, because %s: all of it is in the backing image as well",
+             image_path(img), why);
+    return true;
+}
+
+static bool make_empty(BlockImage *img, json_t *info, char *like, GError **error)
+{
+    char *options[] = {like + (*like == ','), NULL};
+    json_t *name = json_object_get(info, "backing-filename");
+    json_t *format = json_object_get(info, "backing-filename-format");
+    ImageCreate *how = image_create_parse(image_path(img), BLOCK_FORMAT_QCOW2, NULL,
+                                          json_string_value(name),
+                                          json_string_value(format), options, error);
+    bool ok = how && image_create(how, error);
+
+    param_free(&image_create_params, how);
+    return ok;
+}
+
 /* An empty image takes the overlay's place at once; `img` is held, so nobody uses it. */
 static bool replace_by_empty(BlockImage *img, json_t *info, GError **error)
 {
     g_autofree char *like = options_like(info);
-    char *options[] = {like ? like + (*like == ',') : NULL, NULL};
-    json_t *name = json_object_get(info, "backing-filename");
-    json_t *format = json_object_get(info, "backing-filename-format");
-    ImageCreate *how;
-    bool ok;
+    struct stat st;
 
-    if (!like || !json_is_string(name)) {
-        log_info("'%s' keeps its data, because of its internal snapshots or data file: "
-                 "all of it is in the backing image as well",
-                 image_path(img));
-        return true;
-    }
-    how = image_create_parse(image_path(img), BLOCK_FORMAT_QCOW2, NULL,
-                             json_string_value(name), json_string_value(format), options,
-                             error);
-    ok = how && image_create(how, error);
-    param_free(&image_create_params, how);
-    return ok;
+    if (!like)
+        return keep(img, "it has internal snapshots or an external data file");
+    if (!json_object_get(info, "backing-filename") || lstat(image_path(img), &st) < 0 ||
+        !S_ISREG(st.st_mode) || st.st_nlink != 1)
+        return keep(img, "it is no file with one name");
+    if (!make_empty(img, info, like, error))
+        return false;
+    if (chmod(image_path(img), st.st_mode & 07777) < 0 ||
+        chown(image_path(img), st.st_uid, st.st_gid) < 0)
+        return fail_errno(error, "'%s': give it its old mode and owner", image_path(img));
+    return true;
 }
 
 /* ---- the verb --------------------------------------------------------------------- */

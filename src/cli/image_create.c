@@ -87,8 +87,13 @@ static bool create(ImageCreate *how, const CreateArgs *args, GError **error)
     if (!how->size && !how->backing)
         return fail(error, VM_ERROR_INVALID,
                     "'%s': how large? give a size after the name, as 10G", how->path);
+    ok = target_begin(&old, how->path, error);
+    if (ok && !how->backing) { /* a link leads to the file that is meant */
+        g_free(how->path);
+        how->path = g_strdup(old.path);
+    }
     /* image_create() has a temporary name of its own: the old file is only held. */
-    ok = target_begin(&old, how->path, error) && image_create(how, error);
+    ok = ok && image_create(how, error);
     old.in_place = true;
     target_clear(&old);
     return ok;

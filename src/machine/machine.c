@@ -36,7 +36,7 @@ struct Machine {
     const MachineListener *listener;
     IoPost stop_post;
     Lock stop_lock; /* guards stop_id: the device that could not go on */
-    char stop_id[32];
+    char stop_id[32]; /* empty: none */
     LogLimit stop_log;
 
     int signal_fd;
@@ -364,6 +364,11 @@ void machine_cont(Machine *m)
 {
     if (m->state == STATE_RUNNING || m->state == STATE_SHUTDOWN)
         return;
+    /* What devices asked for until now, they hold back, and ask for again if need be: a
+     * post that is still on its way must not stop the VM once more. */
+    lock_acquire(&m->stop_lock);
+    m->stop_id[0] = '\0';
+    lock_release(&m->stop_lock);
     m->state = STATE_RUNNING;
     machine_event(m, "RESUME", NULL);
     machine_resume(m);
@@ -389,7 +394,10 @@ static void stop_for_device(void *opaque)
         return;
     lock_acquire(&m->stop_lock);
     memcpy(id, m->stop_id, sizeof(id));
+    m->stop_id[0] = '\0';
     lock_release(&m->stop_lock);
+    if (!id[0])
+        return; /* it has stopped for that before, and was continued since */
     machine_stop(m, STATE_IO_ERROR);
     if (log_limit(&m->stop_log))
         log_warn("%s: an I/O error stopped the VM; 'cont' on its control socket tries "

@@ -643,6 +643,16 @@ def test_commit_moves_an_overlays_data_down_and_empties_it():
                        if e["present"] and e["depth"] == 0]
                 equal(not own, not options, "the overlay is empty")
     with folder():
+        chain()
+        image("convert", "top.qcow2", "want.raw")
+        os.chmod("top.qcow2", 0o606)
+        os.symlink("top.qcow2", "link.qcow2")
+        image("commit", "link.qcow2")
+        check(os.path.islink("link.qcow2"), "the link was replaced")
+        image("commit", "top.qcow2")
+        equal(os.stat("top.qcow2").st_mode & 0o777, 0o606)
+        image("compare", "link.qcow2", "want.raw")
+    with folder():
         image("create", "alone.qcow2", "1M")
         refused_here("commit", "alone.qcow2", words=["alone.qcow2", "no backing image"])
 

@@ -188,9 +188,11 @@ static void check_state(const Point *p, const GByteArray *bytes, bool contents)
     Verdict v = judge(bytes->data, bytes->len);
 
     if (v.errors && !v.dirty) {
-        g_file_set_contents("/tmp/hutch-crash.qcow2", (const char *)bytes->data,
-                            bytes->len, NULL);
-        g_error("%u errors after event %u, the first: %s", v.errors, p->at, v.first);
+        g_autofree char *path = g_build_filename(g_get_tmp_dir(), "crash.qcow2", NULL);
+
+        g_file_set_contents(path, (const char *)bytes->data, bytes->len, NULL);
+        g_error("%u errors after event %u, the first: %s; see %s", v.errors, p->at,
+                v.first, path);
     }
     if (contents)
         check_contents(p, bytes);
