@@ -87,7 +87,8 @@ static void tell(Blk *b, const BlockReq *io, int err, BlkOnError action)
     };
     const VirtioEnv *env = b->v.env;
 
-    /* The first that stops the VM is told of in any case: who manages it waits for that. */
+    /* The first that stops the VM is told of in any case: who manages it waits for that.
+     */
     if (!log_limit(&b->log_limit) && (action != BLK_STOP || b->stopped))
         return;
     log_warn("%s: %s at byte %" G_GUINT64_FORMAT ": %s; %s", b->v.id, op_names[io->op],

@@ -100,7 +100,7 @@ typedef struct VirtioOps {
     void (*handle)(VirtioDevice *v, Virtqueue *vq);
     void (*hurry)(VirtioDevice *v); /* any thread, may be NULL: the VM ends, do not wait
                                        long for what does not answer */
-    bool (*poll)(VirtioDevice *v); /* optional: true if there was work; see IoPoller */
+    bool (*poll)(VirtioDevice *v);  /* optional: true if there was work; see IoPoller */
     void (*quiesce)(VirtioDevice *v);
     void (*resume)(VirtioDevice *v);
     void (*reset)(VirtioDevice *v);
@@ -162,7 +162,8 @@ struct VirtioDevice {
 void virtio_broken(VirtioDevice *v, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool virtio_is_broken(const VirtioDevice *v);
 
-/* The I/O thread, before it returns requests that took a while: more may follow at once. */
+/* The I/O thread, before it returns requests that took a while: more may follow at once.
+ */
 void virtio_expect(VirtioDevice *v);
 
 /* Any thread.  The config space changed: new generation, then the interrupt. */

@@ -169,8 +169,8 @@ static bool write_image(const ImageCreate *how, const FormatOps *format, const c
         return false;
     if (how->backing && !how->unsafe_backing)
         image_mark_backing(file, how->backing);
-    /* An empty image is not flushed: it holds nothing that a power cut could lose, and the
-     * first flush of what is written to it makes all of it durable. */
+    /* An empty image is not flushed: it holds nothing that a power cut could lose, and
+     * the first flush of what is written to it makes all of it durable. */
     return true;
 }
 

@@ -365,10 +365,9 @@ bool qcow2_check(BlockImage *img, ImageRepair how, ImageCheck *ret,
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is open read-only: it can be checked, not repaired", img->path);
     LOCK_GUARD(&s->lock);
+    errno = 0;
     if (!img->readonly && !qcow2_broken(s) && s->pages)
-        errno = qcow2_flush_metadata(s);
-    else
-        errno = 0;
+        errno = s->lazy ? qcow2_settle(s) : qcow2_flush_metadata(s);
     ok = errno ? fail_errno(error, "write what is cached of its metadata")
                : check_and_repair(s, how, &r, error);
     if (ok)

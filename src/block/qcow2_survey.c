@@ -35,6 +35,9 @@ static void say(Qcow2Report *r, const char *fmt, va_list ap)
         return;
     }
     g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    for (char *c = text; *c; c++) /* names of snapshots are somebody else's */
+        if (g_ascii_iscntrl(*c))
+            *c = '?';
     r->say(r->opaque, text);
 }
 

@@ -35,7 +35,7 @@ struct Machine {
     unsigned pauses; /* how many hold it; a stopped machine is one of them */
     const MachineListener *listener;
     IoPost stop_post;
-    Lock stop_lock; /* guards stop_id: the device that could not go on */
+    Lock stop_lock;   /* guards stop_id: the device that could not go on */
     char stop_id[32]; /* empty: none */
     LogLimit stop_log;
 

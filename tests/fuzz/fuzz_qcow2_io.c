@@ -326,7 +326,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     t->m = mem_new();
     t->cluster_bits = 9 + data[0] % 9;
     t->options = data[1];
-    t->cache = data[2] & 1 ? 0 : 4096 * (1 + data[2] / 16);
+    t->cache = data[2] & 1 ? 256 * KIB : 4096 * (1 + data[2] / 16);
     t->now.n = 64 + (data[2] & 0x0e) * 64;
     create(t);
     for (size_t at = HEADER; at + STEP <= size && n < MAX_STEPS; at += STEP, n++)

@@ -129,11 +129,12 @@ def test_a_disk_is_removed_while_the_guest_writes_to_it():
             # A node of its own: when the kernel has taken its own away, dd would make a file.
             vm.sh("mknod /tmp/busy b $(tr : ' ' </sys/block/vda/dev)")
             vm.sh("setsid sh -c 'while dd if=/dev/zero of=/tmp/busy bs=64k count=64 "
-                  "oflag=direct; do :; done' >/dev/null 2>&1 & usleep 300000; pidof dd")
+                  "oflag=direct; do :; done; echo >/tmp/ended' >/dev/null 2>&1 & "
+                  "usleep 300000; [ ! -e /tmp/ended ]")
             vm.qmp("device_del", id="busy")
             vm.wait_deleted("busy")
             vm.wait_for("/dev/vda", False)
-            vm.sh("while pidof dd; do usleep 20000; done; rm /tmp/busy", 120)
+            vm.sh("until [ -e /tmp/ended ]; do usleep 20000; done; rm /tmp/busy /tmp/ended", 120)
         equal(vm.power_off(), 0)
 
 
