@@ -164,7 +164,7 @@ static void submit(BlkSlot *s, BlockOp op, uint64_t offset, uint64_t len)
     s->io.offset = offset;
     s->io.len = len;
     s->io.done = on_done;
-    s->bytes = op == BLOCK_DISCARD ? 0 : len; /* which moves none */
+    s->bytes = op == BLOCK_DISCARD ? BLK_DISCARD_BYTES : len;
     s->blk->bytes += s->bytes;
     block_submit(s->blk->io, &s->io);
 }

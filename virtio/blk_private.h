@@ -44,6 +44,8 @@ enum {
     /* Of data in flight; what comes on top waits in the rings.  Pausing, resetting and
      * ending a VM wait for all that is in flight, and a request may be of 4 GiB. */
     BLK_MAX_BYTES = 256 << 20,
+    BLK_DISCARD_BYTES = 1 << 20, /* a discard counts for so much: it moves none, and takes
+                                    its time all the same */
 };
 
 typedef struct BlkHeader {

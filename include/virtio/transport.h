@@ -6,7 +6,7 @@
 #include "devices/pci.h"
 #include "virtio/virtio.h"
 
-/* Main thread, before the vCPUs run.  virtio-pci modern (virtio 1.2, 4.1): one BAR with
+/* Main thread; vCPUs may run.  virtio-pci modern (virtio 1.2, 4.1): one BAR with
  * the four structures and the MSI-X table, MSI-X with one vector per queue and one for
  * config changes.  Takes over v, frees it on release; NULL and v freed on failure. */
 PciDevice *virtio_pci_new(VirtioDevice *v);

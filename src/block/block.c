@@ -147,6 +147,7 @@ void block_on_resize(BlockDev *dev, void (*fn)(void *opaque), void *opaque)
 void block_hurry(BlockDev *dev)
 {
     __atomic_store_n(&dev->hurry, true, __ATOMIC_RELEASE);
+    block_job_cancel(dev, NULL);
 }
 
 void block_use(BlockDev *dev)

@@ -46,8 +46,8 @@ struct BlockDev {
     BlockQueue *queues;
     void (*on_resize)(void *opaque);
     void *resize_opaque;
-    BlockJob *job; /* the last one; see job.c */
-    bool job_starting;
+    BlockJob *job;     /* the last one; see job.c */
+    bool changing;     /* by a command that is not a job, or one that starts a job */
     unsigned uses;     /* block_use() */
     bool hurry;        /* atomic: block_hurry() */
     BlockDirty *dirty; /* changes only with the gate closed */

@@ -21,6 +21,8 @@ enum {
     MAX_PHYSICAL = 64 * 1024,
     DEFAULT_PHYSICAL = 4096,
     MAX_EFFECT = 1 << 30, /* of commands without data: they may take time */
+    DEFAULT_TIMEOUT_S = 30,
+    MAX_TIMEOUT_S = 24 * 3600,
 };
 _Static_assert(BOUNCE_SIZE <= 1024 * 1024, "what any server takes");
 
@@ -437,13 +439,54 @@ static bool accept_export(BlockFile *f, const NbdExport *e, bool readonly, GErro
     return true;
 }
 
+/* The URI without timeout=, which is of the commands and not of the connection. */
+static char *take_timeout(const char *uri, unsigned *ret_s, GError **error)
+{
+    static const char key[] = "timeout=";
+    g_auto(GStrv) halves = g_strsplit(uri, "?", 2);
+    g_auto(GStrv) parts = g_strsplit(halves[0] && halves[1] ? halves[1] : "", "&", -1);
+    g_autoptr(GString) rest = g_string_new(halves[0]);
+    guint64 seconds = DEFAULT_TIMEOUT_S;
+    bool seen = false;
+
+    for (unsigned i = 0, n = 0; parts[i]; i++) {
+        if (!g_str_has_prefix(parts[i], key)) {
+            g_string_append_printf(rest, "%c%s", n++ ? '&' : '?', parts[i]);
+            continue;
+        }
+        if (seen) {
+            fail(error, VM_ERROR_INVALID, "'%s': timeout is given twice", uri);
+            return NULL;
+        }
+        seen = true;
+        if (!g_ascii_string_to_unsigned(parts[i] + strlen(key), 10, 0, MAX_TIMEOUT_S,
+                                        &seconds, NULL)) {
+            fail(error, VM_ERROR_INVALID,
+                 "'%s': %s is not a number of seconds from 0 to %d", uri, parts[i],
+                 MAX_TIMEOUT_S);
+            return NULL;
+        }
+    }
+    *ret_s = (unsigned)seconds;
+    return g_string_free(g_steal_pointer(&rest), FALSE);
+}
+
+static bool parse_uri(NbdTarget *t, const char *uri, GError **error)
+{
+    g_autofree char *rest = take_timeout(uri, &t->timeout_s, error);
+    bool ok = rest && nbd_target_parse(t, rest, error);
+
+    t->uri = uri; /* libnbd ignores what is ours */
+    return ok;
+}
+
 static bool nbd_file_open(BlockFile *f, const BlockOptions *options, GError **error)
 {
     Nbd *n = f->priv = g_new0(Nbd, 1);
 
     f->is_device = true;
     /* Any cache but `unsafe` is the same: this host keeps no copy. */
-    return nbd_target_parse(&n->target, f->path, error) &&
+    return parse_uri(&n->target, f->path, error) &&
            (n->link = nbd_link_open(&n->target, &n->export, error)) &&
            accept_export(f, &n->export, options->readonly, error);
 }

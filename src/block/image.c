@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "util/bits.h"
 #include "util/iov.h"
 #include "util/log.h"
 
@@ -217,10 +218,20 @@ int image_readv(BlockImage *img, uint64_t offset, const struct iovec *iov, unsig
     return 0;
 }
 
+/* What may be written to: 0, or the errno why not. */
+static int may_change(const BlockImage *img, uint64_t offset, uint64_t len)
+{
+    if (img->readonly)
+        return EPERM;
+    return range_within(offset, len, image_size_now(img)) ? 0 : EIO;
+}
+
 int image_writev(BlockImage *img, uint64_t offset, const struct iovec *iov,
                  unsigned n_iov, uint64_t skip, uint64_t len)
 {
-    return img->readonly ? EPERM : img->format->write(img, offset, iov, n_iov, skip, len);
+    int err = may_change(img, offset, len);
+
+    return err ? err : img->format->write(img, offset, iov, n_iov, skip, len);
 }
 
 int image_read(BlockImage *img, uint64_t offset, void *buf, size_t len)
@@ -239,12 +250,16 @@ int image_write(BlockImage *img, uint64_t offset, const void *buf, size_t len)
 
 int image_zero(BlockImage *img, uint64_t offset, uint64_t len, bool may_unmap)
 {
-    return img->readonly ? EPERM : img->format->zero(img, offset, len, may_unmap);
+    int err = may_change(img, offset, len);
+
+    return err ? err : img->format->zero(img, offset, len, may_unmap);
 }
 
 int image_discard(BlockImage *img, uint64_t offset, uint64_t len)
 {
-    return img->readonly ? EPERM : img->format->discard(img, offset, len);
+    int err = may_change(img, offset, len);
+
+    return err ? err : img->format->discard(img, offset, len);
 }
 
 int image_flush(BlockImage *img)

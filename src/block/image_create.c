@@ -169,6 +169,10 @@ static bool write_image(const ImageCreate *how, const FormatOps *format, const c
         return false;
     if (how->backing && !how->unsafe_backing)
         image_mark_backing(file, how->backing);
+    if (how->overwrite) { /* what is there now may be worth more than nothing */
+        errno = block_file_flush(file);
+        return !errno || fail_errno(error, "'%s': write it to the disk", how->path);
+    }
     /* An empty image is not flushed: it holds nothing that a power cut could lose, and
      * the first flush of what is written to it makes all of it durable. */
     return true;

@@ -198,31 +198,24 @@ static bool start(BlockJob *job, GError **error)
     return true;
 }
 
-/* Takes the place of the disk's job, if that is free, until the caller fills it. */
-static bool claim(BlockDev *dev, GError **error)
+/* The last job, which has ended; who changes the disk may take it. */
+static BlockJob *take_old(BlockDev *dev)
 {
-    BlockJob *old = NULL;
-    bool ok = block_no_job(dev, error);
+    BlockJob *old;
 
-    lock_acquire(&dev->lock);
-    if (ok && dev->job_starting)
-        ok = fail(error, VM_ERROR_BUSY, "'%s': a job is starting already", dev->path);
-    if (ok) {
-        dev->job_starting = true;
-        old = dev->job;
-        dev->job = NULL;
-    }
-    lock_release(&dev->lock);
-    block_job_free(old);
-    return ok;
+    LOCK_GUARD(&dev->lock);
+    old = dev->job;
+    dev->job = NULL;
+    return old;
 }
 
 bool block_job_start(BlockDev *dev, const BlockJobOptions *options, GError **error)
 {
     BlockJob *job;
 
-    if (!claim(dev, error))
+    if (!block_change_begin(dev, error))
         return false;
+    block_job_free(take_old(dev));
     job = new_job(dev, options);
     if (!start(job, error)) {
         destroy(job);
@@ -230,7 +223,7 @@ bool block_job_start(BlockDev *dev, const BlockJobOptions *options, GError **err
     }
     lock_acquire(&dev->lock);
     dev->job = job;
-    dev->job_starting = false;
+    dev->changing = false;
     lock_release(&dev->lock);
     return job != NULL;
 }
@@ -269,12 +262,12 @@ static BlockJob *enter(BlockDev *dev, GError **error)
     return NULL;
 }
 
-static bool leave(BlockDev *dev, BlockJob *job)
+static bool leave(BlockDev *dev, BlockJob *job, bool ok)
 {
     pthread_cond_broadcast(&job->asked);
     lock_release(&job->lock);
     lock_release(&dev->lock);
-    return true;
+    return ok;
 }
 
 bool block_job_cancel(BlockDev *dev, GError **error)
@@ -284,7 +277,7 @@ bool block_job_cancel(BlockDev *dev, GError **error)
     if (!job)
         return false;
     job->cancel = true;
-    return leave(dev, job);
+    return leave(dev, job, true);
 }
 
 bool block_job_complete(BlockDev *dev, GError **error)
@@ -294,11 +287,10 @@ bool block_job_complete(BlockDev *dev, GError **error)
     if (!job)
         return false;
     job->complete = job->status == BLOCK_JOB_READY;
-    if (job->complete)
-        return leave(dev, job);
-    leave(dev, job);
-    return fail(error, VM_ERROR_BUSY,
-                "the job '%s' is not ready to complete: it still copies", job->id);
+    if (!job->complete)
+        fail(error, VM_ERROR_BUSY,
+             "the job '%s' is not ready to complete: it still copies", job->id);
+    return leave(dev, job, job->complete);
 }
 
 bool block_job_set_speed(BlockDev *dev, uint64_t speed, GError **error)
@@ -309,7 +301,7 @@ bool block_job_set_speed(BlockDev *dev, uint64_t speed, GError **error)
         return false;
     job->speed = speed;
     job->paid_until_ns = 0;
-    return leave(dev, job);
+    return leave(dev, job, true);
 }
 
 bool block_job_set_paused(BlockDev *dev, bool paused, GError **error)
@@ -319,19 +311,17 @@ bool block_job_set_paused(BlockDev *dev, bool paused, GError **error)
     if (!job)
         return false;
     job->paused = paused;
-    return leave(dev, job);
+    return leave(dev, job, true);
 }
 
 bool block_job_dismiss(BlockDev *dev, GError **error)
 {
     BlockJob *job;
 
-    if (!block_no_job(dev, error))
+    if (!block_change_begin(dev, error))
         return false;
-    lock_acquire(&dev->lock);
-    job = dev->job;
-    dev->job = NULL;
-    lock_release(&dev->lock);
+    job = take_old(dev);
+    block_change_end(dev);
     block_job_free(job);
     return job || fail(error, VM_ERROR_INVALID, "'%s' has no job", dev->path);
 }

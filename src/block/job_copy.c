@@ -87,7 +87,9 @@ static bool reopen(BlockJob *job, BlockImage *img, bool readonly, GError **error
     bool ok;
 
     block_gate_close(job->dev);
+    lock_acquire(&job->dev->chain_lock);
     ok = image_reopen(img, readonly, error);
+    lock_release(&job->dev->chain_lock);
     block_gate_open(job->dev);
     return ok;
 }
@@ -134,6 +136,19 @@ static bool make_target(BlockJob *job, const char *path, GError **error)
     return image_create(how, error);
 }
 
+/* Lent to the target, so that clusters that it gets only in part are completed from
+ * there; its header says the same, for later. */
+static bool lend_backing(BlockJob *job, GError **error)
+{
+    BlockImage *below = job->top->backing;
+    g_autofree char *name = block_absolute_path(below->path);
+
+    if (!image_set_backing(job->target, name, below->format->name, error))
+        return false;
+    job->target->backing = below;
+    return true;
+}
+
 static bool prepare_mirror(BlockJob *job, GError **error)
 {
     const char *path = job->options.target;
@@ -150,17 +165,7 @@ static bool prepare_mirror(BlockJob *job, GError **error)
     job->target = image_open(&o, IMAGE_NO_BACKING, error);
     if (!job->target)
         return false;
-    /* Lent to it, so that clusters that it gets only in part are completed from there. */
-    if (job->options.only_top) {
-        g_autofree char *name = NULL;
-
-        job->target->backing = job->top->backing;
-        if (job->top->backing && !job->options.existing) {
-            name = block_absolute_path(job->top->backing->path);
-            image_mark_backing(job->target->file, name);
-        }
-    }
-    return true;
+    return !job->options.only_top || !job->top->backing || lend_backing(job, error);
 }
 
 static bool prepare(BlockJob *job, GError **error)
@@ -323,17 +328,18 @@ static bool finish_below(BlockJob *job, GError **error)
     block_gate_close(job->dev);
     errno = image_flush(job->base);
     ok = !errno || fail_errno(error, "'%s': write it back", job->base->path);
+    lock_acquire(&job->dev->chain_lock);
     ok = ok && image_reopen(above, false, error);
     if (ok) {
         ok = image_set_backing(above, name, job->base->format->name, error);
         if (ok) {
-            LOCK_GUARD(&job->dev->chain_lock);
             cut_off(old, job->base);
             above->backing = job->base;
         }
         if (was_readonly)
             image_reopen(above, true, NULL);
     }
+    lock_release(&job->dev->chain_lock);
     block_gate_open(job->dev);
     if (ok)
         image_free(old);

@@ -55,7 +55,10 @@ int block_job_copy_range(BlockJob *job, BlockImage *from, const BlockImage *stop
 /* ---- live.c -------------------------------------------------------------------------
  */
 
-bool block_no_job(BlockDev *dev, GError **error);
+/* The right to change the disk's images, until block_change_end(); nobody else has it
+ * then, and no job is at work. */
+bool block_change_begin(BlockDev *dev, GError **error);
+void block_change_end(BlockDev *dev);
 /* As the disk was opened, but for these. */
 BlockOptions block_options_like(const BlockDev *dev, const char *path, int format);
 char *block_absolute_path(const char *path);

@@ -44,13 +44,14 @@ static bool drop_layers(BlockJob *job, GError **error)
     block_gate_close(job->dev);
     errno = image_flush(top);
     ok = !errno || fail_errno(error, "'%s': write it back", top->path);
+    lock_acquire(&job->dev->chain_lock);
     ok = ok &&
          image_set_backing(top, below, job->base ? job->base->format->name : NULL, error);
     if (ok) {
-        LOCK_GUARD(&job->dev->chain_lock);
         top->backing = job->base;
         last->backing = NULL;
     }
+    lock_release(&job->dev->chain_lock);
     block_gate_open(job->dev);
     if (ok)
         image_free(between);

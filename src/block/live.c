@@ -6,17 +6,36 @@
 
 #include "job_private.h"
 
-bool block_no_job(BlockDev *dev, GError **error)
+static bool job_is_at_work(const BlockDev *dev)
 {
-    BlockJobInfo info;
-    bool busy = block_job_info(dev, &info) && info.status != BLOCK_JOB_FINISHED;
+    BlockJobStatus status;
 
-    if (busy)
-        fail(error, VM_ERROR_BUSY,
-             "'%s' is being worked on by the job '%s': wait for it, or cancel it",
-             dev->path, info.id);
-    block_job_info_clear(&info);
-    return !busy;
+    if (!dev->job)
+        return false;
+    lock_acquire(&dev->job->lock);
+    status = dev->job->status;
+    lock_release(&dev->job->lock);
+    return status != BLOCK_JOB_FINISHED;
+}
+
+bool block_change_begin(BlockDev *dev, GError **error)
+{
+    LOCK_GUARD(&dev->lock);
+    if (dev->changing)
+        return fail(error, VM_ERROR_BUSY,
+                    "'%s' is being changed by another command: wait for that", dev->path);
+    if (job_is_at_work(dev))
+        return fail(error, VM_ERROR_BUSY,
+                    "'%s' is being worked on by the job '%s': wait for it, or cancel it",
+                    dev->path, dev->job->id);
+    dev->changing = true;
+    return true;
+}
+
+void block_change_end(BlockDev *dev)
+{
+    LOCK_GUARD(&dev->lock);
+    dev->changing = false;
 }
 
 static void tell_size(BlockDev *dev)
@@ -27,6 +46,7 @@ static void tell_size(BlockDev *dev)
 
 bool block_resize(BlockDev *dev, uint64_t size, GError **error)
 {
+    uint64_t was = block_size(dev);
     bool ok;
 
     if (size < BLOCK_SECTOR || size % BLOCK_SECTOR)
@@ -34,12 +54,13 @@ bool block_resize(BlockDev *dev, uint64_t size, GError **error)
                     "'%s' cannot be of %" G_GUINT64_FORMAT
                     " bytes: a disk is of whole sectors of %d bytes",
                     dev->path, size, BLOCK_SECTOR);
-    if (!block_no_job(dev, error))
+    if (!block_change_begin(dev, error))
         return false;
     block_gate_close(dev);
     ok = image_resize(dev->top, size, error);
     block_gate_open(dev);
-    if (ok)
+    block_change_end(dev);
+    if (block_size(dev) != was)
         tell_size(dev);
     return ok;
 }
@@ -67,33 +88,39 @@ char *block_absolute_path(const char *path)
     return g_build_filename(here, path, NULL);
 }
 
+static bool exchange(BlockDev *dev, BlockImage *image, GError **error)
+{
+    BlockImage *old = dev->top;
+    bool ok;
+
+    block_gate_close(dev);
+    errno = image_flush(old);
+    ok = !errno || fail_errno(error, "'%s': write back what the guest wrote", old->path);
+    if (ok) {
+        lock_acquire(&dev->chain_lock);
+        dev->top = image;
+        lock_release(&dev->chain_lock);
+    }
+    block_gate_open(dev);
+    image_free(ok ? old : image);
+    return ok;
+}
+
 bool block_change_image(BlockDev *dev, const BlockOptions *options, GError **error)
 {
     BlockOptions o = block_options_like(dev, options->path, options->format);
-    BlockImage *old, *new_;
+    BlockImage *image;
+    bool ok;
 
-    if (!block_no_job(dev, error))
+    if (!block_change_begin(dev, error))
         return false;
     o.backing = options->backing;
-    new_ = image_open(&o, 0, error);
-    if (!new_)
-        return false;
-    block_gate_close(dev);
-    old = dev->top;
-    errno = image_flush(old);
-    if (errno) {
-        fail_errno(error, "'%s': write back what the guest wrote", old->path);
-        block_gate_open(dev);
-        image_free(new_);
-        return false;
-    }
-    lock_acquire(&dev->chain_lock);
-    dev->top = new_;
-    lock_release(&dev->chain_lock);
-    block_gate_open(dev);
-    image_free(old);
-    tell_size(dev);
-    return true;
+    image = image_open(&o, 0, error);
+    ok = image && exchange(dev, image, error);
+    block_change_end(dev);
+    if (ok)
+        tell_size(dev);
+    return ok;
 }
 
 /* ---- an overlay ----------------------------------------------------------------------
@@ -113,53 +140,61 @@ static bool make_overlay(BlockDev *dev, const char *path, int format, GError **e
     return image_create(how, error);
 }
 
-/* The gate is closed. */
 static bool put_on_top(BlockDev *dev, BlockImage *overlay, GError **error)
 {
     BlockImage *old = dev->top;
+    bool ok;
 
+    block_gate_close(dev);
     errno = image_flush(old);
-    if (errno)
-        return fail_errno(error, "'%s': write back what the guest wrote", old->path);
-    if (!image_reopen(old, true, error))
-        return false;
+    ok = !errno || fail_errno(error, "'%s': write back what the guest wrote", old->path);
     lock_acquire(&dev->chain_lock);
-    overlay->backing = old;
-    dev->top = overlay;
+    ok = ok && image_reopen(old, true, error);
+    if (ok) {
+        overlay->backing = old;
+        dev->top = overlay;
+    }
     lock_release(&dev->chain_lock);
+    block_gate_open(dev);
+    return ok;
+}
+
+static bool add_overlay(BlockDev *dev, const char *path, int format, GError **error)
+{
+    BlockOptions o = block_options_like(
+        dev, path, format == BLOCK_FORMAT_AUTO ? BLOCK_FORMAT_QCOW2 : format);
+    g_autofree char *below = block_absolute_path(dev->top->path);
+    g_autoptr(BlockImage) overlay = image_open(&o, IMAGE_NO_BACKING, error);
+
+    if (!overlay)
+        return false;
+    image_mark_backing(overlay->file, below);
+    errno = block_file_flush(overlay->file);
+    if (errno)
+        return fail_errno(error, "'%s': write it to the disk", path);
+    if (!put_on_top(dev, overlay, error))
+        return false;
+    g_steal_pointer(&overlay);
     return true;
 }
 
 bool block_overlay(BlockDev *dev, const char *path, int format, bool existing,
                    GError **error)
 {
-    BlockOptions o = block_options_like(
-        dev, path, format == BLOCK_FORMAT_AUTO ? BLOCK_FORMAT_QCOW2 : format);
-    BlockImage *overlay;
-    bool ok;
+    bool made = false, ok;
 
     if (dev->readonly)
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is read-only: it needs no overlay, nothing is written to it",
                     dev->path);
-    if (!block_no_job(dev, error) ||
-        (!existing && !make_overlay(dev, path, format, error)))
+    if (!block_change_begin(dev, error))
         return false;
-    overlay = image_open(&o, IMAGE_NO_BACKING, error);
-    if (overlay) {
-        g_autofree char *below = block_absolute_path(dev->top->path);
-
-        image_mark_backing(overlay->file, below);
-        block_gate_close(dev);
-        ok = put_on_top(dev, overlay, error);
-        block_gate_open(dev);
-        if (ok)
-            return true;
-        image_free(overlay);
-    }
-    if (!existing)
+    ok = existing || (made = make_overlay(dev, path, format, error));
+    ok = ok && add_overlay(dev, path, format, error);
+    block_change_end(dev);
+    if (made && !ok)
         unlink(path);
-    return false;
+    return ok;
 }
 
 /* ---- looking -------------------------------------------------------------------------

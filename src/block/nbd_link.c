@@ -8,7 +8,10 @@
  *
  * Lost commands are issued again on the next connection; all of NBD's are idempotent.  A
  * call waits for a connection for `reconnect` seconds since it lost its first; with 0,
- * for one attempt. */
+ * for one attempt.  A server that is silent for `timeout` seconds is lost, too.
+ *
+ * A server that is lost may lose what it has answered and not flushed, which nobody could
+ * issue again: the next flush fails. */
 #include "nbd_private.h"
 
 #include <errno.h>
@@ -50,6 +53,8 @@ struct NbdLink {
     unsigned n_queued;     /* commands */
     bool driven;           /* somebody holds the baton */
     bool asleep;           /* and may not look at the queue before event_fd wakes it */
+    uint64_t n_written, n_flushed; /* writes answered; of these, flushed */
+    bool lost_writes;              /* no flush has told of it yet */
 };
 
 /* ---- answers: lock held -------------------------------------------------------------
@@ -125,6 +130,48 @@ static void requeue(NbdLink *l)
     }
 }
 
+/* Tells those who wait for a flush that writes before it may be lost; false: nobody. */
+static bool fail_flushes(NbdLink *l)
+{
+    bool failed = false;
+
+    for (NbdCall *call = l->first; call; call = call->next)
+        for (unsigned i = 0; i < call->n; i++)
+            if (call->command[i].op == NBD_FLUSH &&
+                call->command[i].state == COMMAND_QUEUED) {
+                l->n_queued--;
+                finish_command(&call->command[i], EIO);
+                failed = true;
+            }
+    if (failed && log_limit(&l->log))
+        log_warn("'%s': a flush fails, as the server may have lost writes before it",
+                 l->target->uri);
+    return failed;
+}
+
+/* Commands are issued in the order of the list: the first is the oldest. */
+static const NbdCommand *oldest_issued(const NbdLink *l)
+{
+    for (const NbdCall *call = l->first; call; call = call->next)
+        for (unsigned i = 0; i < call->n && call->left; i++)
+            if (call->command[i].state == COMMAND_ISSUED)
+                return &call->command[i];
+    return NULL;
+}
+
+/* How long the oldest may still wait, in ms; -1: for ever. */
+static int time_left(const NbdLink *l)
+{
+    const NbdCommand *c = l->target->timeout_s ? oldest_issued(l) : NULL;
+    int64_t left;
+
+    if (!c)
+        return -1;
+    left = c->issued_at + (int64_t)l->target->timeout_s * G_USEC_PER_SEC -
+           g_get_monotonic_time();
+    return left > 0 ? (int)(left / 1000) + 1 : 0;
+}
+
 /* ---- libnbd's callbacks: the baton holder's thread, within a call of libnbd -----------
  */
 
@@ -138,6 +185,10 @@ static int on_completion(void *opaque, int *error)
         return 1;
     }
     lock_acquire(&l->lock);
+    if (!*error && (c->op == NBD_WRITE || c->op == NBD_ZERO))
+        l->n_written++;
+    if (!*error && c->op == NBD_FLUSH)
+        l->n_flushed = MAX(l->n_flushed, c->covers);
     finish_command(c, *error); /* with which it may be gone */
     lock_release(&l->lock);
     l->answered = true;
@@ -170,12 +221,15 @@ static int on_extents(void *opaque, const char *context, uint64_t offset,
 /* Lock held. */
 static unsigned take_queued(NbdLink *l, NbdCommand **batch)
 {
+    int64_t now = l->n_queued ? g_get_monotonic_time() : 0;
     unsigned n = 0;
 
     for (NbdCall *call = l->first; call && l->n_queued && n < BATCH; call = call->next)
         for (unsigned i = 0; i < call->n && n < BATCH; i++)
             if (call->command[i].state == COMMAND_QUEUED) {
                 call->command[i].state = COMMAND_ISSUED;
+                call->command[i].issued_at = now;
+                call->command[i].covers = l->n_written;
                 batch[n++] = &call->command[i];
                 l->n_queued--;
             }
@@ -254,16 +308,24 @@ static void exchange(NbdLink *l)
     NbdCommand *batch[BATCH];
     unsigned n = take_queued(l, batch);
     bool more = l->n_queued > 0;
+    int left = time_left(l);
 
     l->asleep = !more;
     lock_release(&l->lock);
     l->answered = false;
     issue_all(l, batch, n);
     /* Issuing may bring answers, or fail: perhaps the last that we would wait for. */
-    if (!l->lost && !nbd_step(l->lib, l->h, l->event_fd, more || l->answered ? 0 : -1))
+    if (!l->lost && !nbd_step(l->lib, l->h, l->event_fd, more || l->answered ? 0 : left))
         l->lost = true;
     lock_acquire(&l->lock);
     l->asleep = false;
+    /* Late already before we looked for answers, and there was none. */
+    if (left == 0 && !l->lost && !l->answered) {
+        if (log_limit(&l->log))
+            log_warn("'%s': no answer from the server for %u s", l->target->uri,
+                     l->target->timeout_s);
+        l->lost = true;
+    }
     if (l->lost)
         lose(l);
 }
@@ -341,6 +403,8 @@ static void reconnect(NbdLink *l)
     if (h) {
         if (log_limit(&l->log))
             log_info("'%s': connected again", l->target->uri);
+        l->lost_writes = l->lost_writes || l->n_written > l->n_flushed;
+        l->n_flushed = l->n_written;
         g_clear_pointer(&l->last_refusal, g_free);
         l->pause = 0;
     } else {
@@ -358,6 +422,8 @@ static void drive(NbdLink *l, const NbdCall *own)
             if (l->h)
                 drop(l); /* no buffer is touched any more */
             fail_all(l);
+        } else if (l->h && l->lost_writes && fail_flushes(l)) {
+            l->lost_writes = false;
         } else if (l->h) {
             exchange(l);
         } else {

@@ -75,6 +75,7 @@ typedef struct NbdTarget {
     bool has_psk;         /* tls-psk-file= */
     bool verify_peer;     /* tls-verify-peer= */
     unsigned reconnect_s; /* reconnect= */
+    unsigned timeout_s;   /* timeout=; 0: none.  file_nbd.c takes it from the URI */
 } NbdTarget;
 
 /* What the server says of the export, checked. */
@@ -124,6 +125,8 @@ typedef struct NbdCommand {
     NbdLink *link; /* nbd_link.c's */
     NbdCall *call;
     NbdCommandState state;
+    int64_t issued_at; /* us */
+    uint64_t covers;   /* FLUSH: the link's n_written when it was issued */
 } NbdCommand;
 
 enum { NBD_CALL_COMMANDS = 16 };

@@ -133,7 +133,7 @@ static bool map_transfer(BlockQueue *q, BlockReq *req)
 static bool fits_engine(BlockQueue *q, BlockReq *req)
 {
     if (req->op == BLOCK_FLUSH)
-        return !image_flush_is_slow(q->dev->top) &&
+        return !q->dev->unsafe && !image_flush_is_slow(q->dev->top) &&
                engine_takes(q, q->dev->top->file, req);
     return is_transfer(req) && map_transfer(q, req);
 }
@@ -175,41 +175,53 @@ void block_use_worker(BlockReq *req)
     block_workers_submit(priv->q->workers, req);
 }
 
+/* Answered by block_poll(), which has to be called for that. */
+static void answer_later(BlockQueue *q, BlockReq *req, int err)
+{
+    block_priv(req)->err = err;
+    if (!q->instant.head)
+        fd_event_signal(q->event_fd);
+    block_list_add(&q->instant, req);
+}
+
+/* The gate is open: only now is it certain what the disk is, which may have become
+ * smaller or another image while the request waited. */
 static void dispatch_held(BlockQueue *q)
 {
     while (q->held.head && !q->exclusive && !q->gated) {
-        bool alone = block_priv(q->held.head)->alone;
+        BlockReq *req = q->held.head;
+        bool alone = runs_alone(q->dev, req);
 
         if (alone && q->active)
             return;
-        q->exclusive = alone;
-        dispatch(q, block_list_take(&q->held));
+        block_list_take(&q->held);
+        if (!range_within(req->offset, req->len, image_size_now(q->dev->top))) {
+            answer_later(q, req, EIO);
+            continue;
+        }
+        block_priv(req)->alone = q->exclusive = alone;
+        dispatch(q, req);
     }
 }
 
 /* What can be said without I/O: an errno, 0, or -1 for "go on". */
-static int judge(const BlockDev *dev, const BlockReq *req)
+static int judge(BlockDev *dev, BlockReq *req)
 {
+    if (req->op == BLOCK_FLUSH)
+        req->offset = req->len = 0;
     if (req->op == BLOCK_FLUSH)
         return dev->readonly ? 0 : -1;
     if (req->op != BLOCK_READ && dev->readonly)
         return EPERM;
-    if (!range_within(req->offset, req->len, image_size_now(dev->top)))
+    if (!range_within(req->offset, req->len, block_size(dev)))
         return EIO;
     return req->len ? -1 : 0;
 }
 
 static void admit(BlockQueue *q, BlockReq *req)
 {
-    BlockPriv *priv = block_priv(req);
-
-    priv->alone = runs_alone(q->dev, req);
-    if (priv->alone || q->held.head || q->exclusive || q->gated) {
-        block_list_add(&q->held, req);
-        dispatch_held(q);
-    } else {
-        dispatch(q, req);
-    }
+    block_list_add(&q->held, req);
+    dispatch_held(q);
 }
 
 /* ---- limits --------------------------------------------------------------------------
@@ -218,7 +230,8 @@ static void admit(BlockQueue *q, BlockReq *req)
 static void reserve(BlockQueue *q, BlockReq *req, int64_t now_ns)
 {
     block_priv(req)->turn_ns = block_throttle_reserve(
-        q->dev->throttle, req->op != BLOCK_READ, is_transfer(req) ? req->len : 0, now_ns);
+        q->dev->throttle, req->op != BLOCK_READ, req->op == BLOCK_DISCARD ? 0 : req->len,
+        now_ns);
 }
 
 static void on_turn(void *opaque);
@@ -253,7 +266,7 @@ static void on_turn(void *opaque)
                (q->draining || block_priv(req)->turn_ns <= now_ns)) {
             block_list_take(&q->waiting[dir]);
             admit(q, req);
-            if (q->waiting[dir].head && !q->draining)
+            if (q->waiting[dir].head)
                 reserve(q, q->waiting[dir].head, now_ns);
         }
         if (req)
@@ -269,13 +282,15 @@ static bool has_to_wait(BlockQueue *q, BlockReq *req)
     BlockList *list = &q->waiting[req->op != BLOCK_READ];
     int64_t now_ns = block_priv(req)->start_ns;
 
-    if (req->op == BLOCK_FLUSH || q->draining)
+    if (req->op == BLOCK_FLUSH)
         return false;
     if (!list->head) {
         if (!block_throttle_on(q->dev->throttle))
             return false;
+        /* Who drains does not wait, but what goes out counts: or a guest could reset its
+         * device to get around its limits. */
         reserve(q, req, now_ns);
-        if (block_priv(req)->turn_ns <= now_ns)
+        if (q->draining || block_priv(req)->turn_ns <= now_ns)
             return false;
     }
     block_list_add(list, req);
@@ -288,13 +303,13 @@ static bool has_to_wait(BlockQueue *q, BlockReq *req)
 void block_submit(BlockQueue *q, BlockReq *req)
 {
     BlockPriv *priv = block_priv(req);
+    int err;
 
-    *priv = (BlockPriv){.q = q, .err = judge(q->dev, req), .start_ns = clock_ns()};
+    *priv = (BlockPriv){.q = q, .start_ns = clock_ns()};
     q->in_flight++;
-    if (priv->err >= 0) {
-        if (!q->instant.head) /* block_poll() answers it, and has to be called */
-            fd_event_signal(q->event_fd);
-        block_list_add(&q->instant, req);
+    err = judge(q->dev, req);
+    if (err >= 0) {
+        answer_later(q, req, err);
     } else if (!has_to_wait(q, req)) {
         admit(q, req);
     }

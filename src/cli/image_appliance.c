@@ -24,6 +24,7 @@ enum { MAX_TEXT = 4 << 20 }; /* of an OVF, a manifest or a table of contents */
 typedef struct Sink {
     GString *text; /* NULL: into fd */
     int fd;
+    uint64_t max, taken; /* bytes; max 0: no bound */
     GChecksum *sum1, *sum256;
 } Sink;
 
@@ -31,6 +32,11 @@ static bool take(void *opaque, const char *data, size_t len, GError **error)
 {
     Sink *s = opaque;
 
+    s->taken += len;
+    if (s->max && s->taken > s->max)
+        return fail(error, VM_ERROR_CORRUPT,
+                    "it is larger than the whole OVA, which must be neither compressed "
+                    "nor sparse: unpack it, and import the OVF");
     if (s->sum1) {
         g_checksum_update(s->sum1, (const guchar *)data, (gssize)len);
         g_checksum_update(s->sum256, (const guchar *)data, (gssize)len);
@@ -45,6 +51,8 @@ static bool take(void *opaque, const char *data, size_t len, GError **error)
 
 #define TAR_PACKAGE "tar"
 
+/* tar unpacks compressed archives and sparse members without being asked, so that a few
+ * bytes could fill the disk: no member may be larger than the archive. */
 static bool tar_member(const char *ova, const char *name, Sink *to, GError **error)
 {
     const char *argv[] = {"tar",
@@ -58,7 +66,13 @@ static bool tar_member(const char *ova, const char *name, Sink *to, GError **err
                           "--",
                           name,
                           NULL};
+    struct stat st;
 
+    if (stat(ova, &st) < 0)
+        return fail_errno(error, "open the OVA");
+    if (!S_ISREG(st.st_mode) || !st.st_size)
+        return fail(error, VM_ERROR_INVALID, "the OVA is no file, or an empty one");
+    to->max = (uint64_t)st.st_size;
     return program_run(argv, TAR_PACKAGE, take, to, NULL, error);
 }
 

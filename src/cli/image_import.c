@@ -89,16 +89,41 @@ static bool same_folder(const char *path, const char *other)
     return g_str_equal(a, b) && lstat(full, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* A disk may name other files: parts, and a parent.  Whoever made it could name any file
- * that we can read. */
+/* qemu-img follows a qcow2's data file as soon as it looks at it, and so is not let near
+ * one that our own opener refuses. */
+static bool check_qcow2(const char *path, const char *format, bool alone, GError **error)
+{
+    const BlockOptions options = {.path = (char *)path,
+                                  .format = BLOCK_FORMAT_QCOW2,
+                                  .readonly = true,
+                                  .cache = BLOCK_CACHE_WRITEBACK,
+                                  .lock = true,
+                                  .backing = BLOCK_BACKING_OFF};
+    g_autoptr(BlockImage) img = NULL;
+
+    if (strcmp(format, "qcow2"))
+        return true;
+    img = image_open(&options, 0, error);
+    if (!img && !alone)
+        g_prefix_error(error, "without --backing on, ");
+    return img != NULL;
+}
+
+/* A disk may name other files: parts, its data, and a parent.  Whoever made it could name
+ * any file that we can read. */
 static bool check_references(const char *path, json_t *info, bool alone, GError **error)
 {
-    json_t *extents = json_object_get(
-        json_object_get(json_object_get(info, "format-specific"), "data"), "extents");
+    json_t *data = json_object_get(json_object_get(info, "format-specific"), "data");
+    json_t *extents = json_object_get(data, "extents");
+    json_t *data_file = json_object_get(data, "data-file");
     const char *parent = json_string_value(json_object_get(info, "backing-filename"));
     json_t *extent;
     size_t i;
 
+    if (data_file)
+        return fail(error, VM_ERROR_INVALID, "its data is in another file, '%s'%s",
+                    json_is_string(data_file) ? json_string_value(data_file) : "?",
+                    alone ? "" : ": add --backing on if you trust it");
     if (parent)
         return fail(error, VM_ERROR_INVALID,
                     "it is a difference to another disk, '%s': merge the snapshots where "
@@ -156,9 +181,11 @@ bool import_disk(const ImportArgs *args, const char *path, const char *format,
     /* An absolute name is no protocol of qemu-img's, whatever is in it. */
     g_autofree char *full = g_canonicalize_filename(path, NULL);
     g_autofree char *full_to = g_canonicalize_filename(to, NULL);
-    json_t *info = ask_info(full, format, error);
-    uint64_t size = (uint64_t)json_integer_value(json_object_get(info, "virtual-size"));
     bool trusted = !alone && args->common.backing == BLOCK_BACKING_ON;
+    json_t *info = trusted || check_qcow2(full, format, alone, error)
+                       ? ask_info(full, format, error)
+                       : NULL;
+    uint64_t size = (uint64_t)json_integer_value(json_object_get(info, "virtual-size"));
     bool ok = info && (trusted || check_references(full, info, alone, error)) &&
               run_convert(args, full, format, full_to, block_format_names[to_format],
                           size, error);

@@ -128,6 +128,7 @@ def test_a_disk_is_removed_while_the_guest_writes_to_it():
             vm.wait_for("/dev/vda")
             # A node of its own: when the kernel has taken its own away, dd would make a file.
             vm.sh("mknod /tmp/busy b $(tr : ' ' </sys/block/vda/dev)")
+            # And a session of its own: busybox's shell may end when a job of its own does.
             vm.sh("setsid sh -c 'while dd if=/dev/zero of=/tmp/busy bs=64k count=64 "
                   "oflag=direct; do :; done; echo >/tmp/ended' >/dev/null 2>&1 & "
                   "usleep 300000; [ ! -e /tmp/ended ]")

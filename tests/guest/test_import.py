@@ -59,6 +59,43 @@ def test_a_disk_that_refers_to_other_files_is_not_believed():
         refused_here("import", "diff.vmdk", "out.raw", words=["diff.vmdk", "base.vmdk"])
 
 
+def plant_data_file(secret, name):
+    """A qcow2 without data of its own, whose header names that file as its data."""
+    stand_in = "x" * len(os.fsencode(secret))
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={stand_in},data_file_raw=on", name,
+             MIB)
+    os.unlink(stand_in)
+    with open(name, "r+b") as f:
+        header = f.read(65536)
+        f.seek(header.index(stand_in.encode()))
+        f.write(os.fsencode(secret))
+
+
+def test_a_qcow2_reaches_no_data_file_and_no_parent():
+    with folder() as here:
+        os.mkdir("mine")
+        random_raw("secret", MIB, density=1)
+        random_raw("mine/beside", MIB, density=1)
+        for name, secret in (("far", f"{here}/secret"), ("near", f"{here}/mine/beside"),
+                             ("file", f"file:{here}/secret")):
+            plant_data_file(secret, f"mine/{name}.qcow2")
+            for out in ("out.raw", "out.qcow2"):
+                refused_here("import", f"mine/{name}.qcow2", out,
+                             words=[name, secret, "data file", "--backing on"])
+            refused_here("import", "--backing", "off", f"mine/{name}.qcow2", "out.raw",
+                         words=[secret])
+        shutil.copy("mine/far.qcow2", "disk")
+        refused_here("import", "-f", "qcow2", "disk", "out.raw", words=["secret"])
+        image("import", "--backing", "on", "mine/far.qcow2", "out.raw")
+        equal(contents("out.raw"), contents("secret"))
+        os.unlink("out.raw")
+        qemu_img("create", "-q", "-f", "qcow2", "-b", f"{here}/secret", "-F", "raw", "diff.qcow2")
+        refused_here("import", "diff.qcow2", "out.raw", words=["diff.qcow2", "secret", "--backing on"])
+        qemu_img("convert", "-O", "qcow2", "secret", "whole.qcow2")
+        image("import", "whole.qcow2", "out.raw")
+        equal(contents("out.raw"), contents("secret"))
+
+
 OVF = """<?xml version="1.0" encoding="UTF-8"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
@@ -255,6 +292,46 @@ def test_a_disk_of_an_appliance_reaches_no_file_of_the_host():
             link.type, link.linkname = tarfile.SYMTYPE, f"{here}/secret"
             tar.addfile(link)
         refused_here("import", "vm.ova", "vm", words=["vm.ova"])
+
+
+def qcow2_ova(prepare):
+    """An appliance whose disk is the qcow2 that `prepare` makes."""
+    make_ova(manifest=None)
+    with open("vm.ovf", "w", encoding="ascii") as f:
+        f.write(OVF.format(cpus=1, more_files="").replace("disk1.vmdk", "disk1.qcow2"))
+    prepare("disk1.qcow2")
+    with tarfile.open("vm.ova", "w") as tar:
+        tar.add("vm.ovf")
+        tar.add("disk1.qcow2")
+
+
+def test_a_qcow2_of_an_appliance_reaches_no_file_of_the_host():
+    with folder() as here:
+        random_raw("secret", MIB, density=1)
+        qcow2_ova(lambda name: plant_data_file(f"{here}/secret", name))
+        for source in ("vm.ova", "vm.ovf"):
+            for options in ([], ["--backing", "on"], ["-O", "raw"]):
+                refused_here("import", *options, source, "vm", words=[source, "secret", "data file"])
+        qcow2_ova(lambda name: qemu_img("create", "-q", "-f", "qcow2", "-b", f"{here}/secret",
+                                        "-F", "raw", name))
+        refused_here("import", "--backing", "on", "vm.ova", "vm", words=["vm.ova", "secret"])
+        qcow2_ova(lambda name: qemu_img("convert", "-O", "qcow2", "secret", name))
+        image("import", "vm.ova", "vm")
+        same("secret", "vm/disk0.qcow2")
+
+
+def test_a_small_appliance_does_not_unpack_into_a_large_one():
+    with folder():
+        make_ova(manifest=None)
+        os.truncate("disk1.vmdk", 256 * MIB)
+        with tarfile.open("vm.ova", "w:gz") as tar:
+            tar.add("vm.ovf")
+            tar.add("disk1.vmdk")
+        for pack in (None, ["tar", "--sparse", "-cf", "vm.ova", "vm.ovf", "disk1.vmdk"]):
+            if pack:
+                subprocess.run(pack, check=True)
+            check(os.path.getsize("vm.ova") < 8 * MIB, os.path.getsize("vm.ova"))
+            refused_here("import", "vm.ova", "vm", words=["disk1.vmdk", "larger than the whole OVA"])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,17 @@
  * ----------------------------------------------------------------
  */
 
+/* A flush fails after a restart, for what the server may have lost; qemu-nbd does not. */
+static int flush_or_eio(BlockFile *f)
+{
+    int err = block_nbd_ops.flush(f);
+
+    return err == EIO ? 0 : err;
+}
+
 static void a_server_that_restarts_loses_no_request(void)
 {
+    BlockFileOps ops = block_nbd_ops;
     g_autofree char *uri = NULL;
     Worker w[THREADS];
     int stop = 0;
@@ -20,6 +29,8 @@ static void a_server_that_restarts_loses_no_request(void)
     server_start(&s, DISK, QEMU_NBD, "-k", "@/sock", "@/disk", NULL);
     uri = server_uri(&s, "nbd+unix", "&reconnect=60");
     f = open_disk(uri, false);
+    ops.flush = flush_or_eio;
+    f->ops = &ops;
     start_work(w, f, UINT_MAX, &stop);
     for (int i = 0; i < 10; i++) {
         g_usleep((gulong)g_test_rand_int_range(20000, 200000));
@@ -118,6 +129,84 @@ static void a_server_gone_for_good_is_an_error_in_time(void)
     }
 }
 
+static gpointer read_an_error(gpointer f)
+{
+    g_assert_cmpint(read_err(f), ==, EIO);
+    return NULL;
+}
+
+/* Stopped, a server keeps its connection and says nothing. */
+static void a_silent_server_is_an_error_in_time(void)
+{
+    g_autofree char *uri = NULL;
+    GThread *t[THREADS];
+    int64_t start;
+    NbdServer s;
+    BlockFile *f;
+
+    refused("nbd://localhost/?timeout=soon", false, "not a number of seconds");
+    refused("nbd://localhost/?timeout=", false, "not a number of seconds");
+    refused("nbd://localhost/?timeout=1&timeout=1", false, "given twice");
+    if (!have_programs("qemu-nbd", NULL))
+        return;
+    server_start(&s, DISK, QEMU_NBD, "-k", "@/sock", "@/disk", NULL);
+    uri = server_uri(&s, "nbd+unix", "&timeout=1");
+    f = open_disk(uri, false);
+    g_assert_cmpint(read_err(f), ==, 0);
+    kill(s.pid, SIGSTOP);
+    start = g_get_monotonic_time();
+    for (unsigned i = 0; i < THREADS; i++)
+        t[i] = g_thread_new("read", read_an_error, f);
+    for (unsigned i = 0; i < THREADS; i++)
+        g_thread_join(t[i]);
+    g_assert_cmpfloat(seconds_since(start), >=, 1);
+    g_assert_cmpfloat(seconds_since(start), <, 6); /* an attempt to connect, too */
+    kill(s.pid, SIGCONT);
+    start = g_get_monotonic_time();
+    while (read_err(f) != 0 && seconds_since(start) < 10)
+        g_usleep(10000);
+    g_assert_cmpint(read_err(f), ==, 0);
+    block_file_close(f);
+    server_end(&s);
+}
+
+static void write_and_restart(NbdServer *s, BlockFile *f)
+{
+    g_assert_cmpint(block_file_write(f, 0, "x", 1), ==, 0);
+    server_kill(s);
+    server_run(s);
+}
+
+static void a_flush_tells_once_of_writes_that_may_be_lost(void)
+{
+    g_autofree char *uri = NULL;
+    NbdServer s;
+    BlockFile *f;
+
+    if (!have_programs("qemu-nbd", NULL))
+        return;
+    server_start(&s, DISK, QEMU_NBD, "-k", "@/sock", "@/disk", NULL);
+    uri = server_uri(&s, "nbd+unix", "&reconnect=60");
+    f = open_disk(uri, false);
+    write_and_restart(&s, f);
+    g_assert_cmpint(block_file_flush(f), ==, EIO);
+    g_assert_cmpint(block_file_flush(f), ==, 0);
+    /* whoever it is that connects again, and after how many losses */
+    write_and_restart(&s, f);
+    write_and_restart(&s, f);
+    g_assert_cmpint(read_err(f), ==, 0);
+    g_assert_cmpint(block_file_flush(f), ==, EIO);
+    g_assert_cmpint(block_file_flush(f), ==, 0);
+    /* what was flushed is not lost */
+    g_assert_cmpint(block_file_write(f, 0, "x", 1), ==, 0);
+    g_assert_cmpint(block_file_flush(f), ==, 0);
+    server_kill(&s);
+    server_run(&s);
+    g_assert_cmpint(block_file_flush(f), ==, 0);
+    block_file_close(f);
+    server_end(&s);
+}
+
 static void another_export_in_the_place_of_ours_is_refused(void)
 {
     g_autofree char *uri = NULL;
@@ -165,13 +254,6 @@ static unsigned count_entries(const char *path)
     return n;
 }
 
-static gpointer read_an_error(gpointer f)
-{
-    g_assert_cmpint(read_err(f), ==, EIO);
-    return NULL;
-}
-
-/* Stopped, a server keeps its connection and says nothing. */
 static void closing_waits_for_no_server(void)
 {
     g_autofree char *uri = NULL;
@@ -276,6 +358,8 @@ int main(int argc, char **argv)
     T(a_server_that_restarts_loses_no_request);
     T(without_reconnect_an_idle_disk_survives_a_restart);
     T(a_server_gone_for_good_is_an_error_in_time);
+    T(a_silent_server_is_an_error_in_time);
+    T(a_flush_tells_once_of_writes_that_may_be_lost);
     T(another_export_in_the_place_of_ours_is_refused);
     T(closing_waits_for_no_server);
     T(a_cancelled_disk_fails_at_once);
