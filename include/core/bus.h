@@ -2,9 +2,8 @@
  *
  * Dispatch takes no shared lock: the map is a fixed array guarded by a sequence counter,
  * so that a reader retries while a writer moves an entry (only a PCI BAR ever moves while
- * vCPUs run).  Devices go only with vCPUs parked, so an entry that was read stays
- * good until the access is over.  The device's own lock is held during the access.
- */
+ * vCPUs run).  Devices go only with vCPUs parked, so an entry that was read stays good
+ * until the access is over.  The device's own lock is held during the access. */
 #pragma once
 
 #include <stdbool.h>
