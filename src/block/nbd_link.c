@@ -403,7 +403,8 @@ static void reconnect(NbdLink *l)
     if (h) {
         if (log_limit(&l->log))
             log_info("'%s': connected again", l->target->uri);
-        l->lost_writes = l->lost_writes || l->n_written > l->n_flushed;
+        /* Who gives reconnect= says that the server keeps what it has answered. */
+        l->lost_writes |= !l->target->reconnect_s && l->n_written > l->n_flushed;
         l->n_flushed = l->n_written;
         g_clear_pointer(&l->last_refusal, g_free);
         l->pause = 0;
