@@ -5,7 +5,6 @@
  * only in part goes by a copy of that block; a write then reads it first, under rmw_lock,
  * as sync.c does. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "file_private.h"
@@ -14,8 +13,7 @@
 #include "util/iov.h"
 
 enum {
-    BOUNCE_SIZE = 1024 * 1024, /* per thread; untouched, it costs nothing */
-    DIRECT_MIN = 64 * 1024,    /* pieces of a list that have a command of their own */
+    DIRECT_MIN = 64 * 1024, /* pieces of a list that have a command of their own */
     ZEROES_SIZE = 64 * 1024,
     MAX_LOGICAL = 4096, /* of guests' block sizes; Linux knew none larger for long */
     MAX_PHYSICAL = 64 * 1024,
@@ -24,7 +22,7 @@ enum {
     DEFAULT_TIMEOUT_S = 30,
     MAX_TIMEOUT_S = 24 * 3600,
 };
-_Static_assert(BOUNCE_SIZE <= 1024 * 1024, "what any server takes");
+_Static_assert(BLOCK_BOUNCE_SIZE <= 1024 * 1024, "what any server takes");
 
 typedef struct Nbd {
     NbdTarget target;
@@ -51,26 +49,6 @@ static void advance(Transfer *t, uint64_t n)
  */
 
 static uint8_t zeroes[ZEROES_SIZE]; /* never written */
-
-static pthread_key_t bounce_key;
-static pthread_once_t bounce_once = PTHREAD_ONCE_INIT;
-
-static void make_bounce_key(void)
-{
-    pthread_key_create(&bounce_key, free);
-}
-
-/* One a thread, from its first use to its end. */
-static uint8_t *bounce_buffer(void)
-{
-    uint8_t *buf;
-
-    pthread_once(&bounce_once, make_bounce_key);
-    buf = pthread_getspecific(bounce_key);
-    if (!buf && (buf = malloc(BOUNCE_SIZE)))
-        pthread_setspecific(bounce_key, buf);
-    return buf;
-}
 
 /* ---- commands ------------------------------------------------------------------------
  */
@@ -101,7 +79,7 @@ static int part_of_block(BlockFile *f, bool write, const Transfer *t)
     Nbd *n = f->priv;
     unsigned size = n->export.min_block;
     uint64_t start = align_down(t->offset, size);
-    uint8_t *block = bounce_buffer(), *bytes;
+    uint8_t *block = block_bounce_buffer(), *bytes;
     int err;
 
     if (!block)
@@ -202,7 +180,7 @@ static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const Transfer *t,
             buf = (char *)c.iov->iov_base + c.at;
             cursor_move(&c, len);
         } else {
-            size_t room = MIN(BOUNCE_SIZE - used, n->export.max_data);
+            size_t room = MIN(BLOCK_BOUNCE_SIZE - used, n->export.max_data);
 
             buf = bounce + used;
             len = gather(&c, write, buf, room, left, block);
@@ -219,7 +197,7 @@ static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const Transfer *t,
 
 static int move_blocks(BlockFile *f, bool write, Transfer t)
 {
-    uint8_t *bounce = bounce_buffer();
+    uint8_t *bounce = block_bounce_buffer();
     int err = bounce ? 0 : ENOMEM;
     NbdCall call;
 

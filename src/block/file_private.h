@@ -119,6 +119,11 @@ void block_unlock(int fd);
 /* ---- sync.c: transfers on a descriptor, aligned as O_DIRECT wants --------------------
  */
 
+/* Any thread: BLOCK_BOUNCE_SIZE bytes of its own, from the first use to its end, aligned
+ * as O_DIRECT may want.  NULL: no memory. */
+enum { BLOCK_BOUNCE_SIZE = 1024 * 1024 }; /* untouched, it costs nothing */
+uint8_t *block_bounce_buffer(void);
+
 int block_posix_rw(BlockFile *f, bool write, uint64_t offset, const struct iovec *iov,
                    unsigned n_iov, uint64_t skip, uint64_t len);
 int block_posix_zero(BlockFile *f, uint64_t offset, uint64_t len, bool may_unmap);

@@ -207,10 +207,10 @@ static void dispatch_held(BlockQueue *q)
 /* What can be said without I/O: an errno, 0, or -1 for "go on". */
 static int judge(BlockDev *dev, BlockReq *req)
 {
-    if (req->op == BLOCK_FLUSH)
+    if (req->op == BLOCK_FLUSH) {
         req->offset = req->len = 0;
-    if (req->op == BLOCK_FLUSH)
         return dev->readonly ? 0 : -1;
+    }
     if (req->op != BLOCK_READ && dev->readonly)
         return EPERM;
     if (!range_within(req->offset, req->len, block_size(dev)))

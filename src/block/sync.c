@@ -18,7 +18,7 @@
 
 enum {
     PIECES = 128,             /* of a scatter/gather list handed to the kernel at once */
-    BOUNCE_SIZE = 128 * 1024, /* bytes per thread */
+    WINDOW = 128 * 1024,      /* of the bounce buffer that is used at once */
     BOUNCE_ALIGN = 64 * 1024, /* the most that O_DIRECT is used with */
 };
 
@@ -47,13 +47,13 @@ static void make_bounce_key(void)
     pthread_key_create(&bounce_key, free);
 }
 
-static uint8_t *bounce_buffer(void)
+uint8_t *block_bounce_buffer(void)
 {
     uint8_t *buf;
 
     pthread_once(&bounce_once, make_bounce_key);
     buf = pthread_getspecific(bounce_key);
-    if (!buf && (buf = aligned_alloc(BOUNCE_ALIGN, BOUNCE_SIZE)))
+    if (!buf && (buf = aligned_alloc(BOUNCE_ALIGN, BLOCK_BOUNCE_SIZE)))
         pthread_setspecific(bounce_key, buf);
     return buf;
 }
@@ -136,12 +136,12 @@ static int write_window(BlockFile *f, const Transfer *t, size_t len, uint8_t *bo
 
 static int bounce_rw(BlockFile *f, bool write, Transfer t)
 {
-    uint8_t *bounce = bounce_buffer();
+    uint8_t *bounce = block_bounce_buffer();
     int err = bounce ? 0 : ENOMEM;
 
     while (t.len && !err) {
         /* Up to where the buffer would end if the window began at the block. */
-        uint64_t limit = align_down(t.offset, f->io_align) + BOUNCE_SIZE;
+        uint64_t limit = align_down(t.offset, f->io_align) + WINDOW;
         size_t n = MIN(t.len, limit - t.offset);
 
         err = write ? write_window(f, &t, n, bounce) : read_window(f, &t, n, bounce);

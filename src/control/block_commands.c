@@ -212,9 +212,8 @@ static json_t *resize(ControlCall *call, GError **error)
 }
 
 typedef struct LimitArgs {
-    char *device, *id, *group;
+    char *device, *id;
     BlockLimits l;
-    uint64_t ignored;
 } LimitArgs;
 #define LIMIT(key_, member_, help_)                                                      \
     {                                                                                    \
@@ -308,7 +307,7 @@ static json_t *snapshot(ControlCall *call, GError **error)
 }
 
 typedef struct ChangeArgs {
-    char *device, *id, *file, *readonly;
+    char *device, *id, *file;
     int format, backing;
 } ChangeArgs;
 static const ParamTable change_args = {

@@ -46,10 +46,10 @@ static void on_change(void *opaque, const BlockJobInfo *info)
  */
 
 typedef struct StartArgs {
-    char *device, *job, *base, *top, *target, *taken;
+    char *device, *job, *base, *top, *target;
     int format, sync, mode;
     uint64_t speed;
-    bool auto_complete, taken_bool;
+    bool auto_complete;
 } StartArgs;
 
 static const char *const syncs[] = {"full", "top", NULL};
