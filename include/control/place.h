@@ -25,3 +25,7 @@ void place_release(Place *p);
  * the second fails on names that cannot be one's. */
 char *place_socket(const Place *p);
 char *place_find(const char *name, GError **error);
+
+/* The path of some other file in the run folder of the VM `name`, there or not; a new
+ * string. */
+char *place_file(const char *name, const char *file, GError **error);

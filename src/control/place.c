@@ -61,11 +61,16 @@ static char *folder_of(const char *name, GError **error)
     return parent ? g_build_filename(parent, name, NULL) : NULL;
 }
 
-char *place_find(const char *name, GError **error)
+char *place_file(const char *name, const char *file, GError **error)
 {
     g_autofree char *folder = folder_of(name, error);
 
-    return folder ? g_build_filename(folder, SOCKET_FILE, NULL) : NULL;
+    return folder ? g_build_filename(folder, file, NULL) : NULL;
+}
+
+char *place_find(const char *name, GError **error)
+{
+    return place_file(name, SOCKET_FILE, error);
 }
 
 char *place_socket(const Place *p)
