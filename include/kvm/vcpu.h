@@ -64,5 +64,6 @@ void vcpu_request_pause(Vcpu *c);
 void vcpu_wait_parked(Vcpu *c);
 void vcpu_resume(Vcpu *c);
 
-/* Any thread, any state: injects a non-maskable interrupt. */
+/* Any thread, any state, does not wait: a non-maskable interrupt for the vCPU, which has
+ * it when it runs next. */
 void vcpu_nmi(Vcpu *c);

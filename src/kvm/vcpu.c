@@ -23,7 +23,7 @@
 #include "util/fd.h"
 #include "util/log.h"
 
-enum { REQ_PAUSE = 1, REQ_STOP = 2 };
+enum { REQ_PAUSE = 1, REQ_STOP = 2, REQ_NMI = 4 };
 enum { THREAD_STACK = 256 * 1024 };
 
 /* ---- requests ------------------------------------------------------------------------
@@ -64,9 +64,11 @@ void vcpu_resume(Vcpu *c)
     pthread_cond_signal(&c->changed);
 }
 
+/* By its own thread: KVM lets nobody else at a vCPU that runs, and one that sleeps in
+ * `hlt` runs. */
 void vcpu_nmi(Vcpu *c)
 {
-    ioctl(c->fd, KVM_NMI, 0L);
+    vcpu_request(c, REQ_NMI);
 }
 
 /* Until the resumer clears the flag.  A request to stop wakes it for good. */
@@ -270,6 +272,8 @@ static void *vcpu_thread(void *opaque)
 
         if (requests & REQ_STOP)
             return NULL;
+        if (requests & REQ_NMI)
+            ioctl(c->fd, KVM_NMI, 0L);
         if (requests & REQ_PAUSE) {
             finish_pending_io(c);
             park(c);

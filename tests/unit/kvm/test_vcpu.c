@@ -154,6 +154,34 @@ static void a_vcpu_ends_while_its_guest_loops_for_ever(void)
     tear_down(&f);
 }
 
+/* KVM holds up whoever injects one into a vCPU that runs, and `hlt` runs. */
+static void an_nmi_wakes_a_halted_guest_and_holds_up_nobody(void)
+{
+    static const uint8_t code[] = {
+        0xec,       /* 1000: in al, dx */
+        0xf4,       /* 1001: hlt */
+        0xeb, 0xfd, /* 1002: jmp 1001 */
+        0xec,       /* 1004: in al, dx */
+        0xcf,       /* 1005: iret */
+    };
+    static const uint8_t vector[] = {0x04, 0x10, 0, 0};
+    Fixture f;
+
+    if (!set_up(&f, code, sizeof(code)))
+        return;
+    g_assert_true(gm_write(&f.gm, 2 * sizeof(vector), vector, sizeof(vector)));
+    vcpu_resume(f.vcpu);
+    for (unsigned n = 1; n <= 3; n++) {
+        while (__atomic_load_n(&f.port.reads, __ATOMIC_SEQ_CST) < n)
+            g_usleep(1000);
+        g_usleep(20000); /* to the hlt */
+        vcpu_nmi(f.vcpu);
+    }
+    while (__atomic_load_n(&f.port.reads, __ATOMIC_SEQ_CST) < 4)
+        g_usleep(1000);
+    tear_down(&f);
+}
+
 static void a_reset_vcpu_is_as_it_was_at_power_on(void)
 {
     static const uint8_t code[] = {0x66, 0x43, 0xeb, 0xfc}; /* 1: inc ebx; jmp 1b */
@@ -184,6 +212,7 @@ int main(int argc, char **argv)
     TEST(a_parked_guest_has_finished_the_io_that_it_began);
     TEST(a_pause_asked_for_twice_is_ended_by_one_resume);
     TEST(a_vcpu_ends_while_its_guest_loops_for_ever);
+    TEST(an_nmi_wakes_a_halted_guest_and_holds_up_nobody);
     TEST(a_reset_vcpu_is_as_it_was_at_power_on);
     return g_test_run();
 }
