@@ -14,6 +14,7 @@
 
 #include "util/bits.h"
 #include "virtio/devices.h"
+#include "virtio/net.h"
 #include "virtio/net_private.h"
 
 enum { MIN_MTU = 68, MAX_MTU = 65535 };
@@ -281,3 +282,18 @@ const VirtioOps virtio_net_ops = {
     .quiesce = net_quiesce,
     .reset = net_reset,
 };
+
+bool virtio_net_set_link(VirtioDevice *v, bool up)
+{
+    Net *n = net_of(v);
+    uint16_t before;
+
+    if (v->ops->id != virtio_net_ops.id)
+        return false;
+    before = up ? __atomic_fetch_or(&n->status, NET_S_LINK_UP, __ATOMIC_RELAXED)
+                : __atomic_fetch_and(&n->status, (uint16_t)~NET_S_LINK_UP,
+                                     __ATOMIC_RELAXED);
+    if (!(before & NET_S_LINK_UP) == up)
+        virtio_config_changed(v);
+    return true;
+}

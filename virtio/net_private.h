@@ -97,6 +97,12 @@ static inline Net *net_of(VirtioDevice *v)
     return (Net *)v;
 }
 
+/* False: the cable is unplugged (set_link), and frames end here, both ways. */
+static inline bool net_link_is_up(const Net *n)
+{
+    return __atomic_load_n(&n->status, __ATOMIC_RELAXED) & NET_S_LINK_UP;
+}
+
 static inline Virtqueue *net_queue(Net *n, unsigned queue)
 {
     return &n->v.queues[queue].vq;

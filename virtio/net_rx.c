@@ -156,6 +156,20 @@ static RxVerdict give_held(Net *n)
     return RX_MORE;
 }
 
+/* The link is down: what the host has for us is taken from it and lost. */
+static RxVerdict drop(Net *n)
+{
+    NetRx *rx = &n->rx;
+    const struct iovec spill = {rx->spill, sizeof(rx->spill)};
+    bool held = rx->held;
+
+    rx->held = 0;
+    if (!held && !netdev_receive(n->nd, &spill, 1))
+        return RX_IDLE;
+    rx->dropped++;
+    return RX_MORE;
+}
+
 static RxVerdict receive(Net *n)
 {
     NetRx *rx = &n->rx;
@@ -163,6 +177,8 @@ static RxVerdict receive(Net *n)
     size_t room;
     ssize_t len;
 
+    if (!net_link_is_up(n))
+        return drop(n);
     if (rx->held)
         return give_held(n);
     stage(n, rx->want);

@@ -2,8 +2,8 @@
  * frame with its header, handed to the host from where it lies in guest memory.  Only the
  * header is copied, so that the one that was checked is the one that is used.
  *
- * A frame that breaks the rules is dropped and counted, as on a wire; the driver gets its
- * buffer back as if it had been sent. */
+ * A frame that breaks the rules, or meets a link that is down, is dropped and counted, as
+ * on a wire; the driver gets its buffer back as if it had been sent. */
 #include "util/iov.h"
 #include "virtio/net_private.h"
 
@@ -79,7 +79,7 @@ static bool send_batch(Net *n)
     for (unsigned i = 0; i < TX_BATCH; i++) {
         if (!vq_pop(vq, &n->tx.req))
             return false;
-        if (!prepare(n)) {
+        if (!net_link_is_up(n) || !prepare(n)) {
             n->tx.dropped++;
             vq_push(vq, &n->tx.req, 0);
         } else if (!send(n)) {

@@ -4,6 +4,7 @@
 #include "fake_netdev.h"
 #include "util/bits.h"
 #include "virtio/devices.h"
+#include "virtio/net.h"
 #include "virtio/net_private.h"
 #include "vq_guest.h"
 
@@ -425,6 +426,41 @@ static void config_shows_address_link_and_mtu(void)
     end();
 }
 
+static void a_link_that_is_down_tells_the_guest_and_loses_frames_both_ways(void)
+{
+    for (unsigned m = 0; m < VQG_N_MODES; m++) {
+        const NetHdr h = {0};
+        VqgUsed u;
+
+        start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
+        offer(4, 1000);
+        g_assert_true(virtio_net_set_link(g.vdev, true));
+        g_assert_cmpuint(vqg_config_interrupts(&g), ==, 0); /* it was up */
+
+        g_assert_true(virtio_net_set_link(g.vdev, false));
+        g_assert_cmpuint(vqg_config_interrupts(&g), ==, 1);
+        g_assert_cmpuint(vqg_config(&g, 6, 2), ==, 0);
+        fake_push(100, 1);
+        fake_push(2500, 2);
+        g_assert_cmpuint(fake.at_in, ==, fake.n_in); /* taken from the host, and lost */
+        transmit(&h, 100);
+        vqg_kick_queue(&g, NET_TXQ);
+        g_assert_true(vqg_take(&g, NET_TXQ, &u));
+        g_assert_cmpuint(fake.n_sent, ==, 0);
+        g_assert_false(vqg_take(&g, NET_RXQ, &u));
+
+        g_assert_true(virtio_net_set_link(g.vdev, true));
+        g_assert_cmpuint(vqg_config_interrupts(&g), ==, 2);
+        g_assert_cmpuint(vqg_config(&g, 6, 2), ==, NET_S_LINK_UP);
+        fake_push(300, 3);
+        expect_frame(300, 3, 1);
+        transmit(&h, 100);
+        vqg_kick_queue(&g, NET_TXQ);
+        g_assert_cmpuint(fake.n_sent, ==, 1);
+        end();
+    }
+}
+
 static uint64_t mac_of(const char *text)
 {
     uint64_t mac;
@@ -602,6 +638,7 @@ int main(int argc, char **argv)
     add(a_reset_forgets_what_was_waiting);
     add(offloads_are_offered_as_the_host_has_them);
     add(config_shows_address_link_and_mtu);
+    add(a_link_that_is_down_tells_the_guest_and_loses_frames_both_ways);
     add(a_made_up_address_is_local_and_stays_the_same);
     add(a_group_address_is_refused);
     add(control_commands_are_checked);
