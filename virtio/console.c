@@ -60,7 +60,7 @@ typedef struct Console {
 
     bool running;    /* queues may be used */
     bool host_open;  /* somebody is at the chardev's other end */
-    bool guest_open; /* a program has the port open; always for a console */
+    bool guest_open; /* a program has the port open; always for a console; atomic */
     unsigned tell;   /* TELL_ bits */
     size_t tx_done;  /* bytes already written of the next request on TX */
 } Console;
@@ -68,6 +68,11 @@ typedef struct Console {
 static Virtqueue *queue(Console *c, unsigned i)
 {
     return &c->v.queues[i].vq;
+}
+
+static void set_open(Console *c, bool open)
+{
+    __atomic_store_n(&c->guest_open, open, __ATOMIC_RELAXED);
 }
 
 /* ---- output ----------------------------------------------------------------------- */
@@ -204,7 +209,7 @@ static void obey(Console *c, const Control *m)
     if (m->event == PORT_READY && m->value)
         tell_guest(c, TELL_NAME | TELL_OPEN);
     if (m->event == PORT_OPEN) {
-        c->guest_open = m->value;
+        set_open(c, m->value);
         chardev_accept_input(c->chardev);
     }
 }
@@ -300,7 +305,7 @@ static bool console_activate(VirtioDevice *v, GError **error)
 {
     Console *c = (Console *)v;
 
-    c->guest_open = !virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT);
+    set_open(c, !virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT));
     return true;
 }
 
@@ -315,7 +320,7 @@ static void console_reset(VirtioDevice *v)
 {
     Console *c = (Console *)v;
 
-    c->guest_open = false;
+    set_open(c, false);
     c->tell = 0;
     c->tx_done = 0;
 }
@@ -422,3 +427,15 @@ const VirtioOps virtio_console_ops = {
     .quiesce = console_quiesce,
     .reset = console_reset,
 };
+
+const Chardev *virtio_console_chardev(const VirtioDevice *v)
+{
+    return v->ops == &virtio_console_ops ? ((const Console *)v)->chardev : NULL;
+}
+
+bool virtio_console_is_open(const VirtioDevice *v)
+{
+    const Console *c = (const Console *)v;
+
+    return !*c->name || __atomic_load_n(&c->guest_open, __ATOMIC_RELAXED);
+}

@@ -84,6 +84,10 @@ size_t chardev_write(Chardev *c, const void *buf, size_t len);
 /* Columns and rows of the terminal that output goes to; false if it is none. */
 bool chardev_size(const Chardev *c, uint16_t *columns, uint16_t *rows);
 
+/* Any thread.  Where it goes, as QMP's query-chardev has it: "pty:/dev/pts/3", "stdio",
+ * "file", "unix:PATH,server=on", "null". */
+const char *chardev_filename(const Chardev *c);
+
 /* Any thread: the device has room for input again, after room() was 0. */
 void chardev_accept_input(Chardev *c);
 

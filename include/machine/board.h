@@ -47,3 +47,6 @@ void board_quiesce(Board *board);
 void board_resume(Board *board);
 
 void board_power_button(Board *board); /* main thread */
+
+/* Main thread.  Of the n-th serial port; NULL: it is not there. */
+const Chardev *board_serial_chardev(const Board *board, unsigned n);

@@ -83,14 +83,20 @@ MachineState machine_state(const Machine *m);
 const char *machine_state_name(MachineState state);
 
 /* Main thread.  As a person would: press reset, the power button, and pull the plug,
- * which counts as SIGTERM. */
+ * which counts as SIGTERM;
+ * and as some boards have it, the button for a non-maskable interrupt to the first vCPU.
+ */
 void machine_reset(Machine *m);
 void machine_power_button(Machine *m);
 void machine_quit(Machine *m);
+void machine_nmi(Machine *m);
 
 IoLoop *machine_loop(Machine *m); /* the main loop */
 const Config *machine_config(const Machine *m);
 unsigned machine_n_vcpus(const Machine *m);
 int machine_vcpu_tid(const Machine *m, unsigned i); /* Linux thread id; 0: not yet */
+
+/* Main thread.  What the n-th serial port is connected to; NULL: it is not there. */
+const Chardev *machine_serial_chardev(Machine *m, unsigned n);
 
 const char *machine_end_reason(MachineEnd end); /* as in MachineResult */

@@ -400,6 +400,20 @@ static const ChardevOps *ops_for(const ChardevOptions *options)
     return &none_ops;
 }
 
+static char *filename_for(const ChardevOptions *options)
+{
+    if (options->socket)
+        return g_strdup_printf("unix:%s,server=on", options->socket);
+    if (options->file)
+        return g_strdup("file");
+    return g_strdup(options->type == CHARDEV_STDIO ? "stdio" : "null");
+}
+
+const char *chardev_filename(const Chardev *c)
+{
+    return c->filename;
+}
+
 Chardev *chardev_open(const ChardevOptions *options, const char *id, IoLoop *loop,
                       GError **error)
 {
@@ -408,6 +422,7 @@ Chardev *chardev_open(const ChardevOptions *options, const char *id, IoLoop *loo
     c->ops = ops_for(options);
     c->loop = loop;
     c->in_fd = c->out_fd = -1;
+    c->filename = filename_for(options);
     g_strlcpy(c->id, id, sizeof(c->id));
     lock_init(&c->lock);
     c->kick_fd = fd_event(error);
@@ -450,5 +465,6 @@ void chardev_close(Chardev *c, int timeout_ms)
     fd_close(&c->kick_fd);
     lock_finish(&c->lock);
     g_free(c->ring);
+    g_free(c->filename);
     g_free(c);
 }

@@ -32,6 +32,7 @@ struct Chardev {
     const ChardevOps *ops;
     void *backend;
     char id[32];
+    char *filename; /* owned; stays as it is once the chardev is open */
     IoLoop *loop;
     const ChardevHandlers *handlers;
     void *opaque;

@@ -71,6 +71,8 @@ static bool pty_open(Chardev *c, const ChardevOptions *options, GError **error)
     if (!make_raw(name, error))
         return false;
     log_info("%s is %s", c->id, name);
+    g_free(c->filename);
+    c->filename = g_strconcat("pty:", name, NULL);
     c->sink = SINK_HOLD;
     pty_hangup(c);
     return true;

@@ -22,6 +22,7 @@ struct Board {
     AcpiMmioDevice mmio_devices[MAX_VIRTIO_MMIO];
     unsigned n_mmio;
     VirtioEnv env;
+    const Chardev *serial[CONFIG_MAX_SERIALS]; /* the devices own them */
     uint8_t guid[16];
     char *cmdline; /* the user's, with virtio-mmio devices announced */
     BootSource source;
@@ -74,8 +75,14 @@ static bool add_serial(Board *b, unsigned i, uint16_t port, unsigned gsi, GError
         g_prefix_error(error, "%s: ", id);
         return false;
     }
+    b->serial[i] = chardev;
     add(b, serial_new(id, b->pio, port, &b->ic, gsi, chardev, b->ctx->main));
     return true;
+}
+
+const Chardev *board_serial_chardev(const Board *b, unsigned n)
+{
+    return n < CONFIG_MAX_SERIALS ? b->serial[n] : NULL;
 }
 
 static bool new_guid(Board *b, GError **error)

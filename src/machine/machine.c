@@ -197,9 +197,7 @@ static void on_power_button(void *opaque)
 
 static void on_nmi(void *opaque)
 {
-    Machine *m = opaque;
-
-    vcpu_nmi(m->vcpus[0]);
+    machine_nmi(opaque);
 }
 
 /* On the loop of the chardev that has the terminal, which may be an I/O thread's, and
@@ -409,6 +407,16 @@ void machine_power_button(Machine *m)
 {
     board_power_button(m->board);
     machine_event(m, "POWERDOWN", NULL);
+}
+
+void machine_nmi(Machine *m)
+{
+    vcpu_nmi(m->vcpus[0]);
+}
+
+const Chardev *machine_serial_chardev(Machine *m, unsigned n)
+{
+    return board_serial_chardev(m->board, n);
 }
 
 void machine_quit(Machine *m)
