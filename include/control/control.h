@@ -87,10 +87,11 @@ enum {
 typedef struct ControlCall {
     ControlServer *server;
     Machine *machine;
-    const void *args;   /* the struct of the command's `args`, filled in and checked */
-    json_t *json;       /* the arguments as they came, an object; tells what was given */
-    bool negotiated;    /* set by qmp_capabilities */
-    const bool *ending; /* atomic: the VM has ended; who sleeps long looks at it */
+    struct Parts *parts; /* src/control/parts.h; the main thread's */
+    const void *args;    /* the struct of the command's `args`, filled in and checked */
+    json_t *json;        /* the arguments as they came, an object; tells what was given */
+    bool negotiated;     /* set by qmp_capabilities */
+    const bool *ending;  /* atomic: the VM has ended; who sleeps long looks at it */
 } ControlCall;
 
 typedef struct ControlCommand {
@@ -117,7 +118,8 @@ typedef struct ControlTable {
 } ControlTable;
 
 extern const ControlTable control_protocol_table, control_machine_table,
-    control_device_table, control_block_table, control_job_table;
+    control_device_table, control_net_table, control_chardev_table, control_block_table,
+    control_node_table, control_job_table, control_refused_table;
 extern const ControlTable *const control_tables[]; /* all; ends with NULL */
 
 const ControlCommand *control_command(const char *name); /* NULL: there is none */

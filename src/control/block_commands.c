@@ -2,8 +2,10 @@
  * are, how much they do, and what changes at once.  Jobs are in job_commands.c.
  *
  * A disk is named by the id of its device, which stands for QEMU's device, node name and
- * qdev id alike. */
+ * qdev id alike; one that was made of a node (node_commands.c), by the name of that, too.
+ */
 #include "src/control/disk.h"
+#include "src/control/parts.h"
 
 static const char *name_of(const char *device, const char *other)
 {
@@ -30,7 +32,7 @@ static const ControlType cache_info = {
     .members = CONTROL_MEMBERS({"writeback", &control_bool}, {"direct", &control_bool},
                                {"no-flush", &control_bool}),
 };
-static const ControlType inserted = {
+const ControlType control_disk_type = {
     .kind = CONTROL_OBJECT,
     .members = CONTROL_MEMBERS(
         {"file", &control_str}, {"node-name", &control_str, true}, {"ro", &control_bool},
@@ -46,7 +48,8 @@ static const ControlType block_info = {
     .kind = CONTROL_OBJECT,
     .members = CONTROL_MEMBERS({"device", &control_str}, {"qdev", &control_str, true},
                                {"type", &control_str}, {"removable", &control_bool},
-                               {"locked", &control_bool}, {"inserted", &inserted, true}),
+                               {"locked", &control_bool},
+                               {"inserted", &control_disk_type, true}),
 };
 static const ControlType block_list = {.kind = CONTROL_ARRAY, .element = &block_info};
 
@@ -96,14 +99,14 @@ static void add_limits(json_t *into, BlockDev *disk)
         json_object_set_new(into, "group", control_text(block_throttle_group(disk)));
 }
 
-static void describe(void *opaque, const char *id, BlockDev *disk)
+json_t *control_disk_info(const char *node, BlockDev *disk)
 {
     json_t *chain = block_chain_info(disk), *top = json_array_get(chain, 0);
     json_t *below = json_array_get(chain, 1);
     json_t *in = json_pack(
-        "{s:O, s:s, s:b, s:O, s:i, s:b, s:s, s:i, s:{s:b, s:b, s:b}, s:o}", "file",
-        json_object_get(top, "filename"), "node-name", id, "ro", block_readonly(disk),
-        "drv", json_object_get(top, "format"), "backing_file_depth",
+        "{s:O, s:o, s:b, s:O, s:i, s:b, s:s, s:i, s:{s:b, s:b, s:b}, s:o}", "file",
+        json_object_get(top, "filename"), "node-name", control_text(node), "ro",
+        block_readonly(disk), "drv", json_object_get(top, "format"), "backing_file_depth",
         (int)json_array_size(chain) - 1, "encrypted", false, "detect_zeroes", "off",
         "write_threshold", 0, "cache", "writeback", !block_writethrough(disk), "direct",
         block_is_direct(disk), "no-flush", block_is_unsafe(disk), "image", nest(chain));
@@ -111,21 +114,55 @@ static void describe(void *opaque, const char *id, BlockDev *disk)
     if (below)
         json_object_set(in, "backing_file", json_object_get(below, "filename"));
     add_limits(in, disk);
-    json_array_append_new(opaque,
-                          json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "device", id,
-                                    "qdev", id, "type", "unknown", "removable", false,
-                                    "locked", false, "inserted", in));
     json_decref(chain);
+    return in;
+}
+
+static void describe(void *opaque, const char *id, BlockDev *disk)
+{
+    json_array_append_new(
+        opaque, json_pack("{s:o, s:o, s:s, s:b, s:b, s:o}", "device", control_text(id),
+                          "qdev", control_text(id), "type", "unknown", "removable", false,
+                          "locked", false, "inserted", control_disk_info(id, disk)));
+}
+
+/* Main thread: disks that were made of a node are named after it. */
+typedef struct Naming {
+    const Parts *parts;
+    json_t *all;
+} Naming;
+
+static void name_nodes(void *opaque)
+{
+    Naming *n = opaque;
+    json_t *info;
+    size_t i;
+
+    json_array_foreach(n->all, i, info)
+    {
+        const char *id = json_string_value(json_object_get(info, "device"));
+        const Part *part = parts_of(n->parts, PART_DISK, id);
+
+        if (part)
+            json_object_set_new(json_object_get(info, "inserted"), "node-name",
+                                control_text(part->name));
+    }
+}
+
+json_t *control_disks_info(ControlCall *call, GError **error)
+{
+    Naming n = {call->parts, json_array()};
+
+    if (control_disks_each(call, describe, n.all, error) &&
+        control_on_main(call, name_nodes, &n, error))
+        return n.all;
+    json_decref(n.all);
+    return NULL;
 }
 
 static json_t *query_block(ControlCall *call, GError **error)
 {
-    json_t *all = json_array();
-
-    if (control_disks_each(call, describe, all, error))
-        return all;
-    json_decref(all);
-    return NULL;
+    return control_disks_info(call, error);
 }
 
 /* ---- query-blockstats -----------------------------------------------------------------

@@ -2,10 +2,12 @@
  * of QEMU 7.2): what there is, and hotplug.
  *
  * device_add takes the names of QEMU's drivers, "virtio-blk-pci", and of properties those
- * of our own options (--disk): a disk brings its image, with no node to be made before.
+ * of our own options (--disk): a disk brings its image, and needs no node to be made
+ * before; or it names one (drive=), as a card its netdev and a console its chardev.
  * x-hutch-device-add is the same under the names of the command line. */
 #include "control/control.h"
 #include "machine/hotplug.h"
+#include "src/control/parts.h"
 
 static json_t *done(void)
 {
@@ -15,18 +17,26 @@ static json_t *done(void)
 /* ---- coming ---------------------------------------------------------------------------
  */
 
+static bool make_options(ControlCall *call, const VirtioOps *ops, json_t *properties,
+                         void *options, Part **ret_part, GError **error)
+{
+    if (!parts_take(call->parts, call->machine, ops, properties, ret_part, error))
+        return false;
+    if (options)
+        return param_from_json(ops->params, options, properties, NULL, error);
+    return !json_object_size(properties) ||
+           fail(error, VM_ERROR_INVALID, "it has no property '%s'",
+                json_object_iter_key(json_object_iter(properties)));
+}
+
 /* Takes over `properties`. */
 static json_t *add(ControlCall *call, const VirtioOps *ops, json_t *properties,
                    const char **ret_id, GError **error)
 {
     void *options = ops->params ? param_new(ops->params) : NULL;
-    bool ok = true;
+    Part *part;
+    bool ok = make_options(call, ops, properties, options, &part, error);
 
-    if (options)
-        ok = param_from_json(ops->params, options, properties, NULL, error);
-    else if (json_object_size(properties))
-        ok = fail(error, VM_ERROR_INVALID, "it has no property '%s'",
-                  json_object_iter_key(json_object_iter(properties)));
     json_decref(properties);
     if (!ok && options)
         param_free(ops->params, options);
@@ -34,6 +44,7 @@ static json_t *add(ControlCall *call, const VirtioOps *ops, json_t *properties,
         g_prefix_error(error, "%s: ", ops->option);
         return NULL;
     }
+    parts_taken(call->parts, part, *ret_id);
     return done();
 }
 
@@ -55,10 +66,13 @@ static const ParamTable add_args = {
                                 {0}},
 };
 
-/* "virtio-blk-pci", or the kind's general name "virtio-blk". */
+/* "virtio-blk-pci", or the kind's general name "virtio-blk".  What QEMU plugs into a
+ * virtio-serial bus is a device of its own here. */
 static const VirtioOps *find_driver(const char *driver)
 {
-    g_autofree char *kind = g_strdup(driver);
+    bool port = g_str_equal(driver, "virtserialport") ||
+                g_str_equal(driver, "virtconsole");
+    g_autofree char *kind = g_strdup(port ? "virtio-console" : driver);
 
     if (g_str_has_suffix(kind, "-pci"))
         kind[strlen(kind) - strlen("-pci")] = '\0';
@@ -69,10 +83,28 @@ static const VirtioOps *find_driver(const char *driver)
     return NULL;
 }
 
+/* Properties that have another name there than in our options. */
+static void translate(json_t *properties)
+{
+    static const struct {
+        const char *qemu, *ours;
+    } names[] = {{"num-queues", "queues"}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        json_t *value = json_object_get(properties, names[i].qemu);
+
+        if (value && !json_object_get(properties, names[i].ours)) {
+            json_object_set(properties, names[i].ours, value);
+            json_object_del(properties, names[i].qemu);
+        }
+    }
+}
+
 static json_t *device_add(ControlCall *call, GError **error)
 {
     const AddArgs *args = call->args;
     const VirtioOps *ops = find_driver(args->driver);
+    const char *id;
     json_t *properties;
 
     if (!ops) {
@@ -89,7 +121,14 @@ static json_t *device_add(ControlCall *call, GError **error)
     properties = json_copy(call->json);
     json_object_del(properties, "driver");
     json_object_del(properties, "bus");
-    return add(call, ops, properties, NULL, error);
+    translate(properties);
+    if (g_str_equal(args->driver, "virtserialport") &&
+        !json_object_get(properties, "name")) {
+        json_decref(properties);
+        fail(error, VM_ERROR_INVALID, "virtserialport: 'name' is missing");
+        return NULL;
+    }
+    return add(call, ops, properties, &id, error);
 }
 
 typedef struct OptionArgs {

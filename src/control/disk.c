@@ -1,8 +1,10 @@
 /* Which disk a command is about.  Devices come and go on the main thread, so that is
- * where they are looked up; a disk in use is not closed. */
+ * where they are looked up, by their id or the name of the node they were made of; a disk
+ * in use is not closed. */
 #include "src/control/disk.h"
 
 #include "machine/hotplug.h"
+#include "src/control/parts.h"
 #include "virtio/blk.h"
 
 typedef struct Lookup {
@@ -14,7 +16,9 @@ typedef struct Lookup {
 static void look_up(void *opaque)
 {
     Lookup *l = opaque;
-    VirtioDevice *v = machine_find_device(l->call->machine, l->id);
+    const Part *part = parts_find(l->call->parts, PART_DISK, l->id);
+    const char *id = part && part->user ? part->user : l->id;
+    VirtioDevice *v = machine_find_device(l->call->machine, id);
 
     l->found = v ? virtio_blk_dev(v) : NULL;
     if (l->found)

@@ -111,11 +111,56 @@ static json_t *query_cpus(ControlCall *call, GError **error)
     return all;
 }
 
+static const ControlType uuid_info = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"UUID", &control_str}),
+};
+
+/* QMP: a VM that was given none says so by the null UUID.  Ours cannot be given one. */
+static json_t *query_uuid(ControlCall *call, GError **error)
+{
+    return json_pack("{s:s}", "UUID", "00000000-0000-0000-0000-000000000000");
+}
+
+static const char *const targets[] = {"x86_64", NULL};
+static const ControlType target = {.kind = CONTROL_ENUM, .values = targets};
+static const ControlType target_info = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"arch", &target}),
+};
+
+static json_t *query_target(ControlCall *call, GError **error)
+{
+    return json_pack("{s:s}", "arch", targets[0]);
+}
+
+static const ControlType memory_size = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"base-memory", &control_int},
+                               {"plugged-memory", &control_int, true}),
+};
+
+static json_t *query_memory_size(ControlCall *call, GError **error)
+{
+    return json_pack("{s:I}", "base-memory",
+                     (json_int_t)machine_config(call->machine)->memory.size);
+}
+
+static json_t *inject_nmi(ControlCall *call, GError **error)
+{
+    machine_nmi(call->machine);
+    return done();
+}
+
 static const ControlCommand commands[] = {
     {"query-status", NULL, &status_info, CONTROL_QUERY, query_status},
     {"query-name", NULL, &name_info, CONTROL_QUERY, query_name},
     {"query-kvm", NULL, &kvm_info, CONTROL_QUERY, query_kvm},
     {"query-cpus-fast", NULL, &cpu_list, CONTROL_QUERY, query_cpus},
+    {"query-uuid", NULL, &uuid_info, CONTROL_QUERY, query_uuid},
+    {"query-target", NULL, &target_info, CONTROL_QUERY, query_target},
+    {"query-memory-size-summary", NULL, &memory_size, CONTROL_QUERY, query_memory_size},
+    {"inject-nmi", NULL, NULL, 0, inject_nmi},
     {"stop", NULL, NULL, 0, stop},
     {"cont", NULL, NULL, 0, cont},
     {"quit", NULL, NULL, 0, quit},

@@ -92,12 +92,6 @@ static const ControlCommand commands[] = {
     {"query-commands", NULL, &names, CONTROL_QUERY, query_commands},
     {"query-events", NULL, &names, CONTROL_QUERY, query_events},
     {"query-qmp-schema", NULL, &schema, CONTROL_QUERY, query_schema},
-    {.name = "human-monitor-command",
-     .refused = "there is no monitor for people behind this socket; 'query-commands' "
-                "lists what there is, and 'hutch control' types it"},
-    {.name = "qom-list", .refused = "there is no tree of objects in hutch"},
-    {.name = "qom-get", .refused = "there is no tree of objects in hutch"},
-    {.name = "qom-set", .refused = "there is no tree of objects in hutch"},
     {0},
 };
 

@@ -13,6 +13,7 @@
 #include <sys/time.h>
 
 #include "control/place.h"
+#include "src/control/parts.h"
 #include "src/control/pool.h"
 #include "src/control/server.h"
 #include "src/control/session.h"
@@ -57,6 +58,7 @@ typedef struct Task {
 struct ControlServer {
     SessionOwner owner; /* must be first */
     Place place;
+    Parts parts;
     Listener listeners[MAX_LISTENERS];
     unsigned n_listeners;
     pthread_t main;
@@ -418,6 +420,7 @@ static ControlServer *server_new(void)
     s->owner.submit = submit;
     s->owner.dead = on_dead;
     s->owner.context.server = s;
+    s->owner.context.parts = &s->parts;
     s->owner.context.ending = &s->ended;
     lock_init(&s->lock);
     pthread_cond_init(&s->called, NULL);
@@ -520,6 +523,7 @@ void control_free(ControlServer *s)
     while (s->n_listeners)
         unix_unlisten(&s->listeners[--s->n_listeners].socket);
     place_release(&s->place);
+    parts_clear(&s->parts);
     pthread_cond_destroy(&s->called);
     lock_finish(&s->lock);
     g_free(s);
