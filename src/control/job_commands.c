@@ -37,7 +37,7 @@ static void on_change(void *opaque, const BlockJobInfo *info)
                      block_job_type_names[info->type], "device", info->id, "len",
                      (json_int_t)info->total, "offset", (json_int_t)info->done, "speed",
                      (json_int_t)info->speed);
-    if (info->error)
+    if (info->error && event == event_names[1])
         json_object_set_new(data, "error", control_text(info->error));
     control_event(server, event, data);
 }
@@ -397,12 +397,18 @@ static const ControlType job_event = {
     .kind = CONTROL_OBJECT,
     .members = CONTROL_MEMBERS({"type", &control_str}, {"device", &control_str},
                                {"len", &control_int}, {"offset", &control_int},
+                               {"speed", &control_int}),
+};
+static const ControlType job_completed = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"type", &control_str}, {"device", &control_str},
+                               {"len", &control_int}, {"offset", &control_int},
                                {"speed", &control_int}, {"error", &control_str, true}),
 };
 static const ControlEvent events[] = {
     {"JOB_STATUS_CHANGE", &job_change},
     {"BLOCK_JOB_READY", &job_event},
-    {"BLOCK_JOB_COMPLETED", &job_event},
+    {"BLOCK_JOB_COMPLETED", &job_completed},
     {"BLOCK_JOB_CANCELLED", &job_event},
     {0},
 };

@@ -28,6 +28,8 @@ enum {
     BACKLOG = 128,
     RETRY_NS = 100 * 1000 * 1000,
 };
+/* When others wait for its place, a client may take so long to begin its session. */
+#define PATIENCE_NS 10000000000ll
 
 typedef struct Listener {
     ControlServer *server;
@@ -66,6 +68,7 @@ struct ControlServer {
 
     Session *sessions; /* the main thread's, as all above */
     unsigned n_sessions;
+    int64_t patience_ns;
     Pool pool;
 
     Lock lock;  /* guards what follows */
@@ -121,6 +124,22 @@ static void turn_away(int fd)
     send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* The longest connected of those that said no qmp_capabilities in time gives up its
+ * place: clients that connect and say nothing keep nobody out for long. */
+static void make_room(ControlServer *s)
+{
+    int64_t latest = clock_ns() - s->patience_ns;
+    Session *oldest = NULL;
+
+    for (Session *session = s->sessions; session; session = session->next)
+        if (!session->negotiated && session->since_ns <= latest)
+            oldest = session; /* the list begins with the newest */
+    if (oldest) {
+        session_drop(oldest);
+        free_dead(s);
+    }
+}
+
 static void admit(ControlServer *s, int fd, bool readonly)
 {
     Session *session = session_new(&s->owner, fd, readonly, NULL);
@@ -146,6 +165,8 @@ static void on_connect(void *opaque, uint32_t events)
         ioloop_unwatch(&l->watch);
         ioloop_timer(s->owner.loop, &l->retry, clock_ns() + RETRY_NS, wait_for_client, l);
     } else if (may_connect(fd)) {
+        if (s->n_sessions == MAX_SESSIONS)
+            make_room(s);
         if (s->n_sessions < MAX_SESSIONS)
             admit(s, fd_steal(&fd), l->readonly);
         else
@@ -426,6 +447,7 @@ static ControlServer *server_new(void)
     pthread_cond_init(&s->called, NULL);
     s->post = (IoPost){.fn = on_post, .opaque = s};
     s->events_end = &s->events;
+    s->patience_ns = PATIENCE_NS;
     s->machine_listener = (MachineListener){on_machine_event, s};
     pool_init(&s->pool);
     return s;
@@ -445,6 +467,11 @@ bool control_open(const ControlOptions *options, ControlServer **ret, GError **e
         return false;
     *ret = g_steal_pointer(&s);
     return true;
+}
+
+void server_set_patience(ControlServer *s, int64_t ns)
+{
+    s->patience_ns = ns;
 }
 
 bool server_start(ControlServer *s, IoLoop *loop, GError **error)

@@ -199,6 +199,7 @@ Session *session_new(SessionOwner *owner, int fd, bool readonly, GError **error)
     s->owner = owner;
     s->fd = fd;
     s->readonly = readonly;
+    s->since_ns = clock_ns();
     s->out = g_string_new(NULL);
     frame_init(&s->frame, SESSION_MAX_MESSAGE);
     if (!ioloop_watch(owner->loop, &s->watch, fd, EPOLLIN, on_socket, s, error)) {
@@ -221,6 +222,11 @@ void session_free(Session *s)
     g_string_free(s->out, TRUE);
     fd_close(&s->fd);
     g_free(s);
+}
+
+void session_drop(Session *s)
+{
+    kill_session(s);
 }
 
 void session_answer(Session *s, Request *r)

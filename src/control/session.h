@@ -28,8 +28,9 @@ struct Session {
     int fd;
     IoWatch watch;
     bool readonly, negotiated;
-    bool eof;  /* the client has said all it had to */
-    bool dead; /* waits to be freed */
+    int64_t since_ns; /* on CLOCK_MONOTONIC: it connected */
+    bool eof;         /* the client has said all it had to */
+    bool dead;        /* waits to be freed */
     Request *running;
     Frame frame;
     char in[SESSION_READ];
@@ -42,6 +43,9 @@ struct Session {
 /* Takes `fd`, and greets the client.  NULL on failure. */
 Session *session_new(SessionOwner *owner, int fd, bool readonly, GError **error);
 void session_free(Session *s);
+
+/* Hangs up on a client; the owner is told that it is dead. */
+void session_drop(Session *s);
 
 /* The running command has its reply; frees it. */
 void session_answer(Session *s, Request *r);

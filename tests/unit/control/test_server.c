@@ -23,6 +23,7 @@ static char *folder, *path, *readonly_path;
 
 typedef struct Fixture {
     ControlOptions options;
+    int64_t patience_ns; /* 0: the server's own */
     IoLoop *loop;
     ControlServer *server;
     pthread_t thread;
@@ -39,6 +40,8 @@ static void *serve(void *opaque)
     g_assert_no_error(error);
     control_open(&f->options, &f->server, &error);
     g_assert_no_error(error);
+    if (f->patience_ns)
+        server_set_patience(f->server, f->patience_ns);
     server_start(f->server, f->loop, &error);
     g_assert_no_error(error);
     pthread_barrier_wait(&f->started);
@@ -50,12 +53,17 @@ static void *serve(void *opaque)
     return NULL;
 }
 
-static void start_with(Fixture *f, ControlOptions options)
+static void start_as(Fixture *f, Fixture as)
 {
-    *f = (Fixture){.options = options};
+    *f = as;
     pthread_barrier_init(&f->started, NULL, 2);
     pthread_create(&f->thread, NULL, serve, f);
     pthread_barrier_wait(&f->started);
+}
+
+static void start_with(Fixture *f, ControlOptions options)
+{
+    start_as(f, (Fixture){.options = options});
 }
 
 static void start(Fixture *f)
@@ -546,6 +554,32 @@ static void a_thousand_connections_are_let_in_or_turned_away(void)
     stop(&f);
 }
 
+/* Those that have begun keep their places, however long they are silent. */
+static void clients_that_never_begin_make_room_for_others(void)
+{
+    enum { PLACES = 64, BEGUN = 8 };
+    Fixture f;
+    int fds[PLACES];
+
+    start_as(&f, (Fixture){.options = {.path = path}, .patience_ns = 50 * 1000 * 1000});
+    for (unsigned i = 0; i < PLACES; i++) {
+        fds[i] = i < BEGUN ? begin(path) : dial(path);
+        if (i >= BEGUN)
+            expect(fds[i], "QMP");
+    }
+    g_usleep(60 * 1000);
+    for (unsigned i = 0; i < 2 * PLACES; i++)
+        serves(path);
+    for (unsigned i = 0; i < BEGUN; i++) {
+        say(fds[i], ECHO_X);
+        expect(fds[i], "\"text\": \"x\"");
+    }
+    expect(fds[BEGUN], ""); /* the first of them */
+    for (unsigned i = 0; i < PLACES; i++)
+        close(fds[i]);
+    stop(&f);
+}
+
 static unsigned n_descriptors(void)
 {
     GDir *dir = g_dir_open("/proc/self/fd", 0, NULL);
@@ -710,6 +744,7 @@ int main(int argc, char **argv)
     TEST(a_client_that_does_not_read_its_events_is_dropped);
     TEST(events_that_main_does_not_come_to_are_bounded);
     TEST(a_thousand_connections_are_let_in_or_turned_away);
+    TEST(clients_that_never_begin_make_room_for_others);
     TEST(clients_that_come_and_go_leave_nothing);
     TEST(the_client_library_calls_and_hears);
     TEST(a_named_vm_is_found_by_its_name_while_it_lives);
