@@ -4,6 +4,7 @@ qmp-shell), with `hutch control`, and with what no client should do."""
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -45,6 +46,11 @@ def control(*arguments, text=None, status=0):
 
 def status_of(name="vm"):
     return control(name, "query-status")[0]["status"]
+
+
+def resident_kib(vm):
+    with open(f"/proc/{vm.process.pid}/status", encoding="ascii") as f:
+        return int(re.search(r"RssAnon:\s+(\d+) kB", f.read())[1])
 
 
 class Raw:
@@ -246,12 +252,221 @@ def test_hostile_clients_harm_neither_the_vm_nor_other_clients():
         equal(status_of(), "running")
         control("vm", "stop")
         control("vm", "cont")
-        with open(f"/proc/{vm.process.pid}/status", encoding="ascii") as f:
-            resident = int(re.search(r"RssAnon:\s+(\d+) kB", f.read())[1])
-        check(resident < 100 << 10, f"{resident} KiB of memory")
+        check(resident_kib(vm) < 100 << 10, f"{resident_kib(vm)} KiB of memory")
         for client in crowd[:30]:
             client.__exit__()
         equal(status_of(), "running")
+
+
+# ---- what no client should do ------------------------------------------------------------
+
+
+def test_all_that_changes_something_is_refused_on_a_read_only_socket():
+    with tempfile.TemporaryDirectory() as folder:
+        readers = os.path.join(folder, "r")
+        with machine("--control-readonly", readers, "--rng") as vm, Raw(readers) as raw:
+            with Raw(vm.socket) as other:
+                before = other.ask("x-hutch-query-devices")
+            schema = {e["name"]: e for e in raw.ask("query-qmp-schema")}
+            refused_ones = allowed = 0
+            for name in (c["name"] for c in raw.ask("query-commands")):
+                answer = raw.ask(name)
+                if name.startswith(("query-", "x-hutch-query-")):
+                    needed = [m for m in schema[schema[name]["arg-type"]]["members"]
+                              if "default" not in m]
+                    check(needed or "desc" not in answer, f"{name}: {answer}")
+                    allowed += 1
+                elif name != "qmp_capabilities":
+                    check("read-only" in answer.get("desc", ""), f"{name}: {answer}")
+                    refused_ones += 1
+            check(allowed >= 15 and refused_ones >= 30, f"{allowed}, {refused_ones}")
+            equal(raw.ask("query-status")["status"], "running")
+            equal(raw.ask("x-hutch-query-devices"), before)
+
+
+class Arguments:
+    """Arguments of commands, right ones and wrong ones, by their schema."""
+
+    def __init__(self, schema, random, folder):
+        self.schema, self.random = schema, random
+        fifo = os.path.join(folder, "fifo")
+        os.mkfifo(fifo)
+        names = ["disk0", "net0", "rng0", "console0", "a", "b", "c", "x" * 33, "", "../x", "\u00e9\ud7ff"]
+        paths = [os.path.join(folder, n) for n in ("disk.raw", "new.raw", "a.qcow2", "nowhere/x")]
+        self.texts = names * 2 + paths + [fifo, folder, "/dev/null", "/proc/self/mem", "x" * 70000,
+                                          "nbd://127.0.0.1:1/x", "json:{}", "virtio-blk-pci",
+                                          "virtio-net-pci", "virtio-rng-pci", "virtserialport"]
+        self.special = {
+            "driver": ["virtio-blk-pci", "virtio-net-pci", "virtio-rng-pci", "virtconsole"],
+            "option": ["disk", "net", "rng", "console"],
+            "backend": [{"type": "null", "data": {}}, {"type": "pty", "data": {}},
+                        {"type": "socket", "data": {"addr": {"type": "unix", "data": {
+                            "path": os.path.join(folder, "s")}}}}],
+            "value": [{"type": "user"}, {"type": "none"}, {"path": paths[0]}, {}],
+        }
+
+    def any(self, depth=0):
+        pick = self.random.randrange(7 if depth < 4 else 5)
+        if pick == 5:
+            return [self.any(depth + 1) for _ in range(self.random.randrange(4))]
+        if pick == 6:
+            return {self.random.choice(self.texts)[:20]: self.any(depth + 1)
+                    for _ in range(self.random.randrange(4))}
+        return (None, self.random.random() < 0.5, self.number(), self.random.choice(self.texts),
+                self.random.uniform(-1e300, 1e300))[pick]
+
+    def number(self):
+        return self.random.choice((0, 1, -1, 512, 65536, 1 << 20, 1 << 31, 1 << 62, (1 << 63) - 1,
+                                   -(1 << 63)))
+
+    def of(self, kind):
+        entry = self.schema[kind]
+        if entry["meta-type"] == "enum":
+            return self.random.choice(entry["values"])
+        if entry["meta-type"] == "array":
+            return [self.of(entry["element-type"]) for _ in range(self.random.randrange(4))]
+        if entry["meta-type"] == "object":
+            return {m["name"]: self.of(m["type"]) for m in entry["members"]}
+        return {"string": lambda: self.random.choice(self.texts), "int": self.number,
+                "boolean": lambda: self.random.random() < 0.5}.get(entry["json-type"], self.any)()
+
+    def of_command(self, name):
+        given = {}
+        for m in self.schema[self.schema[name]["arg-type"]]["members"]:
+            if "default" in m and self.random.random() < 0.5:
+                continue
+            wrong = self.random.random() < 0.1
+            special = self.special.get(m["name"])
+            given[m["name"]] = self.any() if wrong else \
+                self.random.choice(special) if special and self.random.random() < 0.8 else \
+                self.of(m["type"])
+        if name in ("device_add", "netdev_add") or self.random.random() < 0.05:
+            for key in ("id", "drive", "netdev", "chardev", "path", "type", "queues", "nonsense"):
+                if self.random.random() < 0.3:
+                    given.setdefault(key, self.any())
+        return given
+
+
+def test_whatever_arguments_commands_are_given_the_vm_goes_on():
+    seed = int(os.environ.get("HUTCH_SEED", "1"))
+    rounds = int(os.environ.get("HUTCH_ROUNDS", "12"))
+    # The guest would not survive an NMI.
+    ends = ("quit", "inject-nmi", "qmp_capabilities", "query-qmp-schema")
+    print(f"# HUTCH_SEED={seed} HUTCH_ROUNDS={rounds}")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk, path = os.path.join(folder, "disk.raw"), os.path.join(folder, "control")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        with Vm("--kernel", image("payload", NAME), "--cmdline", "test=spin how=hlt", "--control",
+                path, "--disk", f"{disk},format=raw", "--net", "user", "--rng", "--console", "none",
+                cwd=folder) as vm:
+            vm.expect("spin ready")
+            with Raw(path) as raw:
+                schema = {e["name"]: e for e in raw.ask("query-qmp-schema")}
+                names = sorted(n for n, e in schema.items() if e["meta-type"] == "command"
+                               and n not in ends)
+                made = Arguments(schema, random.Random(seed), folder)
+                done, worked = 0, set()
+                for _ in range(rounds):
+                    made.random.shuffle(names)
+                    for name in names:
+                        arguments = made.of_command(name)
+                        raw.say({"execute": name, "arguments": arguments, "id": done})
+                        while "event" in (answer := raw.hear() or {"gone": True}):
+                            pass
+                        check("gone" not in answer, f"{name} {str(arguments)[:300]}: {vm.tail()}")
+                        check(("return" in answer) != ("error" in answer)
+                              and answer["id"] == done,
+                              f"{name} {str(arguments)[:300]}: {answer}")
+                        done += "return" in answer
+                        if "return" in answer:
+                            worked.add(name)
+                print(f"# {done} of {rounds * len(names)} succeeded, of {len(worked)} commands")
+                check(len(worked) > 25, f"only {worked} succeeded")
+                check(resident_kib(vm) < 200 << 10, f"{resident_kib(vm)} KiB of memory")
+                raw.ask("cont")
+                equal(raw.ask("query-status")["status"], "running")
+                raw.say({"execute": "quit"})
+                equal(vm.wait(), 128 + signal.SIGTERM)
+
+
+def test_messages_that_come_byte_by_byte_from_many_hold_up_nobody():
+    message = b'{"execute": "query-name", "id": "' + b"x" * 200 + b'"}'
+    with machine() as vm, Raw(vm.socket) as raw:
+        slow = [Raw(vm.socket) for _ in range(50)]
+        waits = []
+        for at in range(len(message)):
+            for client in slow:
+                client.say(message[at:at + 1])
+            start = time.monotonic()
+            raw.ask("query-status")
+            waits.append(time.monotonic() - start)
+        for client in slow:
+            equal(client.hear()["return"], {"name": "vm"})
+            client.__exit__()
+        print(f"# the others' longest wait: {max(waits) * 1000:.1f} ms")
+        check(sorted(waits)[-3] < 0.1 * hutch.PATIENCE, f"{max(waits)} s")
+        check(resident_kib(vm) < 30 << 10, f"{resident_kib(vm)} KiB of memory")
+
+
+def test_a_monitor_killed_while_commands_run_leaves_what_the_next_takes_over():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk = os.path.join(folder, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        for moment in range(8):
+            with machine("--disk", f"{disk},format=raw") as vm:
+                raw = Raw(vm.socket)
+                for i in range(50):
+                    raw.say({"execute": "device_add", "arguments": {
+                        "driver": "virtconsole", "id": f"c{i}", "socket": f"{folder}/s{i % 4}"}})
+                    raw.say({"execute": "query-block"})
+                    raw.say({"execute": "stop" if i % 2 else "cont"})
+                end = time.monotonic() + moment * 0.004
+                for _ in range(150):
+                    if time.monotonic() < end:
+                        raw.file.readline()
+                vm.process.kill()
+                vm.process.wait()
+                folder_of_vm = os.path.dirname(vm.socket)
+                check(set(os.listdir(folder_of_vm)) <= {"control.sock", "lock"},
+                      os.listdir(folder_of_vm))
+                check("killed" in control("vm", "query-status", status=125), "words")
+                with Vm("--kernel", image("payload", NAME), "--cmdline", "test=spin how=hlt",
+                        "--name", "vm", "--disk", f"{disk},format=raw") as second:
+                    second.expect("spin ready")
+                    equal(len(control("vm", "query-block")[0]), 1)
+                    control("vm", "quit")
+                    second.wait()
+                check(not os.path.exists(folder_of_vm), "the run folder is still there")
+                raw.__exit__()
+
+
+def rows_of(title):
+    """The table below that title of docs/control.md: its rows as lists of cells."""
+    with open(os.path.join(hutch.ROOT, "docs", "control.md"), encoding="utf-8") as file:
+        section = re.search(rf"^### {title}\n(.*?)(?=^##)", file.read(), re.M | re.S)[1]
+    return [line.strip("| \n").split(" | ") for line in section.splitlines()
+            if line.startswith("| ") and "`" in line]
+
+
+def names_in(cell):
+    return re.findall(r"`([\w-]+)`", cell)
+
+
+def test_the_manual_lists_every_command_that_there_is_and_every_one_that_is_refused():
+    sources = os.path.join(hutch.ROOT, "src", "control")
+    refused_ones = []
+    for name in os.listdir(sources):
+        with open(os.path.join(sources, name), encoding="utf-8") as file:
+            refused_ones += re.findall(r'\.name = "([\w-]+)",\s*\.refused', file.read())
+    with machine() as vm, Raw(vm.socket) as raw:
+        equal(sorted(n for _, names in rows_of("What there is") for n in names_in(names)),
+              sorted(c["name"] for c in raw.ask("query-commands")))
+        reasons = {n: why for names, why in rows_of("What is refused") for n in names_in(names)}
+        equal(sorted(reasons), sorted(refused_ones))
+        for name, why in reasons.items():
+            equal(raw.ask(name), {"class": "CommandNotFound", "desc": f"'{name}': {why}"})
 
 
 # ---- the run state -----------------------------------------------------------------------
