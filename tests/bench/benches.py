@@ -2,7 +2,9 @@
 compares one figure of hutch's with QEMU's."""
 import contextlib
 import os
+import socket
 import subprocess
+import tempfile
 import time
 
 from base import Bench, Row, real_file, timed
@@ -15,6 +17,7 @@ DEPTH = 32
 FRAMES = 200000
 FRAME_BYTES = 1500
 IDLE_S = 5
+QUERIES = 1000
 TAP = "bench0"
 
 
@@ -76,6 +79,34 @@ class Idle(Bench):
             before = sum(guest.tasks().values())
             time.sleep(IDLE_S)
             return {"cpu": (sum(guest.tasks().values()) - before) / 1e6}
+
+
+class QmpStatus(Bench):
+    name = "qmp-status"
+    help = f"{QUERIES} query-status on the control socket, each answered before the next"
+    rows = (Row("qmp-status", "took", "ms", limit=("<=", 50)),)
+    runs = 11
+
+    def sample(self, monitor):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "control")
+            with Guest(monitor, "test=spin how=hlt", control=path) as guest:
+                guest.said("spin ready")
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(path)
+                    return {"took": self.talk(client)}
+
+    @staticmethod
+    def talk(client):
+        replies = client.makefile("rb")
+        replies.readline()  # the greeting
+        client.sendall(b'{"execute": "qmp_capabilities"}')
+        replies.readline()
+        start = time.monotonic_ns()
+        for _ in range(QUERIES):
+            client.sendall(b'{"execute": "query-status"}')
+            replies.readline()
+        return (time.monotonic_ns() - start) / 1e6
 
 
 class Block(WithDisk):
@@ -172,4 +203,4 @@ class NetworkRx(Network):
             flood.wait()
 
 
-ALL = (Start, StartDevices, Memory, Idle, Block, NetworkTx, NetworkRx, *DISKS)
+ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS)

@@ -47,8 +47,8 @@ def as_disk(disk):
 
 
 def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
-                  transport="pci"):
-    """disk is a file or a Disk, net is `user` or the name of a tap."""
+                  transport="pci", control=None):
+    """disk is a file or a Disk, net is `user` or the name of a tap, control a socket's path."""
     command = [HUTCH, "run", "--kernel", payload(kernel), "--cmdline", cmdline,
                "--memory", f"{MEMORY_MIB}M", "--serial", serial, "--debug-exit"]
     if transport != "pci":
@@ -61,10 +61,13 @@ def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial
         command += ["--net", "user" if net == "user" else f"tap,ifname={net}"]
     if console:
         command += ["--console", "none"]
+    if control:
+        command += ["--control", control]
     return command
 
 
-def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio"):
+def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
+                 control=None):
     """As lean as it goes, with an iothread for the disk and without vhost."""
     command = [QEMU, "-M", "microvm,accel=kvm,pit=off,pic=off,rtc=off,acpi=off",
                "-global", "virtio-mmio.force-legacy=false", "-name", "bench,debug-threads=on",
@@ -85,6 +88,8 @@ def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial=
     if console:
         command += ["-chardev", "null,id=c0", "-device", "virtio-serial-device",
                     "-device", "virtconsole,chardev=c0"]
+    if control:
+        command += ["-qmp", f"unix:{control},server=on,wait=off"]
     return command
 
 

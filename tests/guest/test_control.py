@@ -258,6 +258,63 @@ def test_hostile_clients_harm_neither_the_vm_nor_other_clients():
         equal(status_of(), "running")
 
 
+# ---- parts of devices to come ------------------------------------------------------------
+
+
+def test_a_part_is_taken_by_a_device_and_given_back_when_that_goes():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk = os.path.join(folder, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        made = (("blockdev-add", {"driver": "file", "node-name": "f", "filename": disk}),
+                ("blockdev-add", {"driver": "raw", "node-name": "n", "file": "f"}),
+                ("netdev_add", {"type": "user", "id": "w", "restrict": True}),
+                ("chardev-add", {"id": "c", "backend": {"type": "pty", "data": {}}}))
+        devices = (("d", {"driver": "virtio-blk-pci", "drive": "n", "num-queues": 2}),
+                   ("n", {"driver": "virtio-net-pci", "netdev": "w"}),
+                   ("p", {"driver": "virtserialport", "chardev": "c", "name": "port"}))
+        gone = (("blockdev-del", {"node-name": "n"}), ("netdev_del", {"id": "w"}),
+                ("chardev-remove", {"id": "c"}))
+        with machine() as vm, Raw(vm.socket) as raw:
+            for command, arguments in made:
+                equal(raw.ask(command, **arguments), {}, command)
+            for again in range(2):
+                for name, arguments in devices:
+                    equal(raw.ask("device_add", id=f"{name}{again}", **arguments), {}, name)
+                    answer = raw.ask("device_add", id="other", **arguments)
+                    check(f"'{name}{again}' already" in answer["desc"], answer)
+                for command, arguments in gone:
+                    check("remove that first" in raw.ask(command, **arguments)["desc"], command)
+                (info,) = raw.ask("query-block")
+                equal((info["device"], info["inserted"]["node-name"]), (f"d{again}", "n"))
+                equal([n["node-name"] for n in raw.ask("query-named-block-nodes")], ["n", "f"])
+                equal(raw.ask("block_resize", **{"node-name": "n", "size": 2 << 20}), {})
+                equal(raw.ask("set_link", name="w", up=False), {})
+                pty = {c["label"]: c["filename"] for c in raw.ask("query-chardev")}["c"]
+                check(os.path.exists(pty.removeprefix("pty:")), pty)
+                for name, _ in devices:
+                    equal(raw.ask("device_del", id=f"{name}{again}"), {})
+                raw.say({"execute": "system_reset"})  # the guest has no hotplug driver
+                for _ in devices:
+                    raw.wait_event("DEVICE_DELETED")
+                vm.expect("spin ready")
+            check("made over" in raw.ask("blockdev-del", **{"node-name": "f"})["desc"], "words")
+            for command, arguments in gone:
+                equal(raw.ask(command, **arguments), {}, command)
+                equal(raw.ask(command, **arguments)["class"], "DeviceNotFound")
+            equal(raw.ask("blockdev-del", **{"node-name": "f"}), {})
+            equal(raw.ask("query-named-block-nodes"), [])
+
+
+def test_there_is_an_end_to_parts():
+    with machine() as vm, Raw(vm.socket) as raw:
+        answers = [raw.ask("netdev_add", type="user", id=f"n{i}") for i in range(300)]
+        equal(answers[:256], [{}] * 256)
+        check(all("remove some" in a["desc"] for a in answers[256:]), answers[-1])
+        equal(raw.ask("netdev_del", id="n0"), {})
+        equal(raw.ask("netdev_add", type="user", id="again"), {})
+
+
 # ---- what no client should do ------------------------------------------------------------
 
 
