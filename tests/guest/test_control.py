@@ -143,15 +143,20 @@ def test_the_qemu_qmp_library_commands_and_hears_events():
 
 def test_qmp_shell_types_commands():
     qemu_qmp()
-    with machine() as vm:
+    with machine() as vm, tempfile.NamedTemporaryFile(suffix=".raw", dir="/var/tmp") as file:
+        disk = file.name
+        file.truncate(1 << 20)
         done = subprocess.run(
             [sys.executable, "-m", "qemu.qmp.qmp_shell", "-p", vm.socket], text=True,
-            input="query-status\nstop\nquery-status\nquery-cpus-fast\nnonsense a=b\n",
+            input="query-status\nstop\nquery-status\nquery-cpus-fast\nnonsense a=b\n"
+                  f"blockdev-add driver=file node-name=f filename={disk}\n"
+                  "blockdev-add driver=raw node-name=n file=f\n"
+                  "device_add driver=virtio-blk-pci drive=n id=d\nquery-block\n",
             capture_output=True, timeout=60 * hutch.PATIENCE,
             env={**os.environ, "PYTHONPATH": LIBRARIES, "HOME": os.path.dirname(vm.socket)})
         out = done.stdout
         for word in ("Connected to QEMU 7.2.0", '"running"', '"paused"', '"cpu-index": 0',
-                     "CommandNotFound"):
+                     "CommandNotFound", '"qdev": "d"', '"node-name": "n"'):
             check(word in out, f"{word!r} is not in: {out}\n{done.stderr}")
         control("vm", "quit")
         vm.wait()
