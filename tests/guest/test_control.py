@@ -364,6 +364,11 @@ class Arguments:
             "backend": [{"type": "null", "data": {}}, {"type": "pty", "data": {}},
                         {"type": "socket", "data": {"addr": {"type": "unix", "data": {
                             "path": os.path.join(folder, "s")}}}}],
+            "hostfwd": [[{"str": "tcp:127.0.0.1:1-:2"}], ["udp::1-:2"], [{"str": "x", "y": 1}]],
+            "script": ["no", "", "/x"],
+            "queues": [0, 1, 64, 65],
+            "file": ["a", "b", {"driver": "file", "filename": paths[0]}],
+            "cache": [{"direct": True}, {"no-flush": True, "direct": False}],
             "value": [{"type": "user"}, {"type": "none"}, {"path": paths[0]}, {}],
         }
 
@@ -380,6 +385,14 @@ class Arguments:
     def number(self):
         return self.random.choice((0, 1, -1, 512, 65536, 1 << 20, 1 << 31, 1 << 62, (1 << 63) - 1,
                                    -(1 << 63)))
+
+    def damaged(self, value):
+        """With some of it exchanged for anything."""
+        if self.random.random() < 0.1:
+            return self.any(3)
+        if isinstance(value, dict):
+            return {k: self.damaged(v) for k, v in value.items() if self.random.random() > 0.03}
+        return [self.damaged(v) for v in value] if isinstance(value, list) else value
 
     def of(self, kind):
         entry = self.schema[kind]
@@ -400,18 +413,21 @@ class Arguments:
             wrong = self.random.random() < 0.1
             special = self.special.get(m["name"])
             given[m["name"]] = self.any() if wrong else \
-                self.random.choice(special) if special and self.random.random() < 0.8 else \
+                self.damaged(self.random.choice(special)) if special and self.random.random() < 0.8 else \
                 self.of(m["type"])
         if name in ("device_add", "netdev_add") or self.random.random() < 0.05:
-            for key in ("id", "drive", "netdev", "chardev", "path", "type", "queues", "nonsense"):
-                if self.random.random() < 0.3:
-                    given.setdefault(key, self.any())
+            for key in ("id", "drive", "netdev", "chardev", "path", "queues", "script", "hostfwd",
+                        "nonsense"):
+                if self.random.random() < 0.2:
+                    special = self.special.get(key)
+                    given.setdefault(key, self.damaged(self.random.choice(special)) if special
+                                     else self.random.choice(self.texts))
         return given
 
 
 def test_whatever_arguments_commands_are_given_the_vm_goes_on():
     seed = int(os.environ.get("HUTCH_SEED", "1"))
-    rounds = int(os.environ.get("HUTCH_ROUNDS", "12"))
+    rounds = int(os.environ.get("HUTCH_ROUNDS", "20"))
     # The guest would not survive an NMI.
     ends = ("quit", "inject-nmi", "qmp_capabilities", "query-qmp-schema")
     print(f"# HUTCH_SEED={seed} HUTCH_ROUNDS={rounds}")
