@@ -30,6 +30,8 @@ typedef struct Config {
     char *control, *control_readonly; /* paths of control sockets; NULL: none */
     int transport;                    /* Transport */
     bool no_reboot, debug_exit, json, paused;
+    bool agent;         /* a port for a guest agent, */
+    char *agent_socket; /* whose socket is here; not an option: who runs it knows */
     uint64_t timeout_s; /* 0: none */
 
     ChardevOptions *serial[CONFIG_MAX_SERIALS]; /* COM1, COM2; NULL: unconnected */

@@ -20,3 +20,7 @@ void unix_unlisten(UnixListener *l);
 
 /* A connected, blocking socket; -1 on failure, with errno as connect() left it. */
 int unix_connect(const char *path, GError **error);
+
+/* Likewise, but non-blocking, and without waiting: EAGAIN if the listener's backlog is
+ * full. */
+int unix_connect_now(const char *path, GError **error);

@@ -2,7 +2,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agent/agent.h"
 #include "control/control.h"
+#include "control/place.h"
 #include "machine/machine.h"
 #include "src/cli/cli.h"
 #include "util/log.h"
@@ -93,6 +95,17 @@ static bool take_arguments(Arguments *a, RunOptions *run, char **argv, GError **
 
 /* ---- the config ------------------------------------------------------------------- */
 
+/* The port is not one of the devices: its socket is wherever the VM's run folder is. */
+static bool place_agent(Config *cfg, GError **error)
+{
+    if (!cfg->run_folder)
+        return fail(error, VM_ERROR_INVALID,
+                    "--agent: the agent's socket is in the run folder of a named VM; "
+                    "give --name");
+    cfg->agent_socket = place_file(cfg->name, AGENT_SOCKET, error);
+    return cfg->agent_socket != NULL;
+}
+
 /* The file first, wherever on the line it was named, then what was said on top. */
 static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_options,
                         GError **error)
@@ -114,7 +127,7 @@ static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_o
     cfg->run_folder = cfg->name != NULL;
     if (!cfg->name && image)
         cfg->name = g_strdup(image);
-    return config_finish(cfg, error);
+    return config_finish(cfg, error) && (!cfg->agent || place_agent(cfg, error));
 }
 
 static int print_config(const Config *cfg)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hutch-config.h"
+#include "src/cli/agent.h"
 #include "src/cli/cli.h"
 #include "src/cli/control.h"
 #include "src/cli/disk.h"
@@ -43,6 +44,20 @@ const Verb verbs[] = {
      .max_names = UINT_MAX,
      .about = control_about,
      .notes = control_notes},
+    {.name = "exec",
+     .args = "VM [OPTION]... -- COMMAND [ARGUMENT]...",
+     .help = "run a command in a guest, by its agent",
+     .act = exec_act,
+     .params = &exec_args,
+     .min_names = 2,
+     .max_names = UINT_MAX,
+     .about = exec_about,
+     .notes = exec_notes,
+     .statuses = exec_statuses},
+    {.name = "agent",
+     .args = "VERB VM",
+     .help = "ask the agent in a guest",
+     .verbs = agent_verbs},
     {.name = "help",
      .args = "[VERB]...",
      .help = "describe hutch, or one of its verbs",

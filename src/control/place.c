@@ -213,6 +213,7 @@ void place_release(Place *p)
     if (!p->folder)
         return;
     unlinkat(p->folder_fd, SOCKET_FILE, 0);
+    unlinkat(p->folder_fd, "agent.lock", 0); /* of who has talked to the guest's agent */
     unlinkat(p->folder_fd, LOCK_FILE, 0);
     rmdir(p->folder); /* fails if the next has claimed it, or put something there */
     close_all(p);

@@ -56,6 +56,10 @@ static const ParamDesc scalars[] = {
      .offset = offsetof(Config, control_readonly),
      .arg = "PATH",
      .help = "likewise, but only for commands that change nothing"},
+    {.key = "agent",
+     .type = PARAM_BOOL,
+     .offset = offsetof(Config, agent),
+     .help = "let 'hutch exec' and others reach qemu-guest-agent in the guest"},
     {.key = "paused",
      .type = PARAM_BOOL,
      .offset = offsetof(Config, paused),
@@ -213,6 +217,7 @@ void config_free(Config *cfg)
     for (unsigned i = 0; i < cfg->n_devices; i++)
         param_free(cfg->devices[i].ops->params, cfg->devices[i].options);
     g_free(cfg->devices);
+    g_free(cfg->agent_socket);
     param_free(&scalar_table, cfg);
 }
 

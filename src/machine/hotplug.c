@@ -12,6 +12,8 @@
 
 #include "machine_private.h"
 #include "util/log.h"
+#include "virtio/console.h"
+#include "virtio/devices.h"
 
 /* A request that nobody listened to is repeated for so long after it was taken. */
 enum { REPEATS = 30 };
@@ -341,6 +343,16 @@ bool machine_device_add(Machine *m, const VirtioOps *ops, void *options,
     return true;
 }
 
+/* What qemu-guest-agent looks for in a Linux guest by this name. */
+static bool add_agent_port(Hotplug *h, char *socket, GError **error)
+{
+    ConsoleOptions options = {.common = {.id = (char[]){"agent"}, .packed = true},
+                              .chardev.socket = socket,
+                              .port = (char[]){"org.qemu.guest_agent.0"}};
+
+    return add(h, &virtio_console_ops, &options, 0, false, error);
+}
+
 bool hotplug_add_configured(Hotplug *h, const Config *config, GError **error)
 {
     for (unsigned i = 0, nth = 0; i < config->n_devices; i++) {
@@ -350,7 +362,7 @@ bool hotplug_add_configured(Hotplug *h, const Config *config, GError **error)
         if (!add(h, d->ops, d->options, nth, false, error))
             return false;
     }
-    return true;
+    return !config->agent_socket || add_agent_port(h, config->agent_socket, error);
 }
 
 /* ---- life-cycle ------------------------------------------------------------------- */

@@ -90,21 +90,35 @@ void unix_unlisten(UnixListener *l)
     g_clear_pointer(&l->path, g_free);
 }
 
-int unix_connect(const char *path, GError **error)
+static int connect_as(const char *path, int type, GError **error)
 {
     struct sockaddr_un addr;
     autofd fd = -1;
+    int failed;
 
     errno = ENAMETOOLONG;
     if (!make_address(&addr, path, error))
         return -1;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         fail_errno(error, "make a socket");
         return -1;
     }
     if (connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
         return fd_steal(&fd);
+    failed = errno;
     fail_errno(error, "connect to '%s'", path);
+    fd_close(&fd);
+    errno = failed;
     return -1;
+}
+
+int unix_connect(const char *path, GError **error)
+{
+    return connect_as(path, SOCK_STREAM, error);
+}
+
+int unix_connect_now(const char *path, GError **error)
+{
+    return connect_as(path, SOCK_STREAM | SOCK_NONBLOCK, error);
 }

@@ -10,13 +10,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Each layer may include itself and what stands before it; those of one row are peers,
 # and a backend sees nothing of kvm.
 ORDER = ["util", "core", "kvm", "backend", "devices", "virtio", "machine", "control",
-         "cli"]
+         "agent", "cli"]
 FORBIDDEN = {"backend": {"kvm"}}
 FOLDERS = {
     "util": ["src/util"], "core": ["src/core"], "kvm": ["src/kvm", "src/arch"],
     "backend": ["src/block", "src/net", "src/chardev"], "devices": ["devices"],
     "virtio": ["virtio"], "machine": ["src/machine"],
-    "control": ["src/control"], "cli": ["src/cli"],
+    "control": ["src/control"], "agent": ["src/agent"], "cli": ["src/cli"],
 }
 
 
