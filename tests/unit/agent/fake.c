@@ -26,6 +26,7 @@ struct Fake {
     pthread_t thread;
     bool stop; /* atomic */
     FILE *files[MAX_FILES];
+    GPtrArray *folders;  /* that the commands were told of */
     GHashTable *counts;  /* under the lock */
     GHashTable *outputs; /* process id: its captured output */
     Lock lock;
@@ -63,6 +64,34 @@ static void become(json_t *args, int in, int out)
     _exit(99);
 }
 
+static void note_folder(Fake *f, json_t *args)
+{
+    const char *text = json_string_value(json_array_get(json_object_get(args, "arg"), 3));
+
+    if (text && g_str_has_prefix(text, "/tmp/hutch-"))
+        g_ptr_array_add(f->folders, g_strdup(text));
+}
+
+bool fake_has_folders(const Fake *f)
+{
+    for (unsigned i = 0; i < f->folders->len; i++)
+        if (g_file_test(g_ptr_array_index(f->folders, i), G_FILE_TEST_EXISTS))
+            return true;
+    return false;
+}
+
+/* Of commands whose client believed a lie. */
+static void remove_folders(Fake *f)
+{
+    for (unsigned i = 0; i < f->folders->len; i++) {
+        const char *argv[] = {"rm", "-rf", g_ptr_array_index(f->folders, i), NULL};
+
+        g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                     NULL, NULL, NULL);
+    }
+    g_ptr_array_unref(f->folders);
+}
+
 static json_t *do_exec(Fake *f, json_t *args)
 {
     g_autofree char *found = g_find_program_in_path(text_of(args, "path"));
@@ -79,6 +108,7 @@ static json_t *do_exec(Fake *f, json_t *args)
         return error_reply("Guest agent command failed, error was 'no such program'");
     }
     g_assert_cmpint(pwrite(in, bytes ? bytes : (guchar *)"", len, 0), ==, (gssize)len);
+    note_folder(f, args);
     pid = fork();
     if (pid == 0)
         become(args, in, output);
@@ -339,6 +369,7 @@ Fake *fake_new(const FakeLie *lies)
     Fake *f = g_new0(Fake, 1);
 
     f->lies = lies;
+    f->folders = g_ptr_array_new_with_free_func(g_free);
     f->folder = g_dir_make_tmp("hutch-agent-XXXXXX", NULL);
     f->path = g_build_filename(f->folder, "agent.sock", NULL);
     f->counts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -361,6 +392,7 @@ void fake_free(Fake *f)
         if (f->files[i])
             fclose(f->files[i]);
     unix_unlisten(&f->listener);
+    remove_folders(f);
     unlink(lock);
     rmdir(f->folder);
     g_hash_table_unref(f->counts);

@@ -28,4 +28,5 @@ Fake *fake_new(const FakeLie *lies);
 void fake_free(Fake *f);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Fake, fake_free)
 const char *fake_path(const Fake *f);
+bool fake_has_folders(const Fake *f); /* those of the commands that it ran are there */
 unsigned fake_count(Fake *f, const char *command); /* how often it got that */

@@ -51,20 +51,6 @@ static void exec_with(Fake *f, Outcome *o, AgentExec x)
 
 #define SH(script_, ...) ((const char *const[]){"sh", "-c", script_, ##__VA_ARGS__, NULL})
 
-/* No folder of ours is left in /tmp. */
-static void check_no_folder(void)
-{
-    g_autoptr(GDir) tmp = g_dir_open("/tmp", 0, NULL);
-    const char *name;
-
-    while ((name = g_dir_read_name(tmp))) {
-        g_autofree char *in = g_build_filename("/tmp", name, "out", NULL);
-
-        if (strlen(name) == strlen("hutch-") + 32)
-            g_assert_false(g_file_test(in, G_FILE_TEST_EXISTS));
-    }
-}
-
 static void status_and_both_streams_are_the_commands(void)
 {
     g_autoptr(Fake) f = fake_new(NULL);
@@ -76,7 +62,7 @@ static void status_and_both_streams_are_the_commands(void)
     g_assert_false(o.timed_out);
     g_assert_cmpstr(o.text[0]->str, ==, "out\n");
     g_assert_cmpstr(o.text[1]->str, ==, "err\n");
-    check_no_folder();
+    g_assert_false(fake_has_folders(f));
     clear(&o);
 }
 
@@ -153,7 +139,7 @@ static void input_of_any_length_reaches_the_command(void)
         g_assert_cmpmem(o.text[0]->str, o.text[0]->len, input, lengths[i]);
         clear(&o);
     }
-    check_no_folder();
+    g_assert_false(fake_has_folders(f));
 }
 
 /* Or nobody has asked for its status yet. */

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""qemu-guest-agent of a stock Debian guest, as people and scripts reach it: hutch exec, cp,
+agent, disk overlay --freeze.  One boot for all of it, as that takes a minute in host B."""
+import hashlib
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+
+import hutch
+from hutch import PATIENCE, Vm, check, equal
+from quickstart import copy_of_debian
+
+LOGIN = r"root@debian:~# "
+NAME = "agent-test"
+
+
+class Guest:
+    """Debian with its agent, reached by the command line."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(dir="/var/tmp")
+        copy_of_debian(self.folder.name)
+        self.env = {"HUTCH_IMAGES": self.folder.name, "XDG_RUNTIME_DIR": self.folder.name}
+        self.vm = Vm("debian", "--agent", "--name", NAME, "--cpus", 1, "--timeout", 1500,
+                     env=self.env)
+        self.vm.expect(LOGIN, 400)
+        self.vm.send("bind 'set enable-bracketed-paste off'\n")
+        self.vm.expect(LOGIN, 60)
+        self.wait_for_agent()
+
+    def wait_for_agent(self, limit=120):
+        end = time.monotonic() + limit * PATIENCE
+        while self.hutch("agent", "ping", NAME, status=None).returncode:
+            check(time.monotonic() < end, "the agent does not answer")
+
+    def start(self, *arguments, **options):
+        return subprocess.Popen([hutch.HUTCH, *map(str, arguments)], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, **self.env}, **options)
+
+    def hutch(self, *arguments, status=0, limit=120, **options):
+        """Runs hutch; status None: whatever it is."""
+        options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
+        if options["stdin"] is None:
+            del options["stdin"]
+        done = subprocess.run([hutch.HUTCH, *map(str, arguments)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env={**os.environ, **self.env},
+                              check=False, timeout=limit * PATIENCE, **options)
+        check(status is None or done.returncode == status,
+              f"hutch {arguments}: status {done.returncode}: {done.stdout[-500:]} "
+              f"{done.stderr[-500:]}")
+        return done
+
+    def exec(self, *arguments, **options):
+        return self.hutch("exec", NAME, *arguments, **options)
+
+    def sh(self, script, **options):
+        return self.exec("--", "sh", "-c", script, **options).stdout.decode()
+
+
+def exec_has_status_streams_input_and_signals(guest):
+    began = time.monotonic()
+    done = guest.exec("--", "sh", "-c", "echo out; echo err >&2; exit 7", status=7)
+    print(f"# exec of a shell: {time.monotonic() - began:.2f} s", flush=True)
+    equal((done.stdout, done.stderr), (b"out\n", b"err\n"))
+    equal(guest.exec("-i", "--", "cat", input=b"x" * 70000 + b"\0\n").stdout,
+          b"x" * 70000 + b"\0\n")
+    big = random.Random(4).randbytes(700_000)
+    equal(guest.exec("-i", "--", "sha256sum", input=big).stdout.split()[0].decode(),
+          hashlib.sha256(big).hexdigest())
+    equal(guest.exec("--env", "WHO=you and I", "--cwd", "/etc", "--", "sh", "-c",
+                     'echo "$WHO"; pwd').stdout, b"you and I\n/etc\n")
+    guest.exec("--", "sh", "-c", "kill -9 $$", status=137)
+    guest.exec("--", "no-such-program", status=127)
+    told = json.loads(guest.exec("--json", "--", "sh", "-c", "echo a; exit 3", status=3).stdout)
+    equal(told, {"status": 3, "timed-out": False, "stdout": "a\n", "stderr": ""})
+    # Its own folder goes as well, while it looks.
+    guest.exec("--timeout", 60, "--", "sh", "-c",
+               "while ls /tmp | grep -q ^hutch-; do sleep 0.1; done")
+
+
+def exec_shows_output_while_the_command_runs(guest):
+    running = guest.start("exec", NAME, "--", "sh", "-c",
+                          "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo done")
+    equal(running.stdout.readline(), b"begun\n")
+    # Another one gets its turn meanwhile.
+    guest.exec("--", "touch", "/tmp/go")
+    equal(running.stdout.read(), b"done\n")
+    equal(running.wait(60 * PATIENCE), 0)
+
+
+def a_time_limit_ends_the_command_in_the_guest(guest):
+    done = guest.exec("--timeout", 2, "--", "sh", "-c", "sleep 7777 & echo on; wait", status=124)
+    equal(done.stdout, b"on\n")
+    check(b"longer than 2 s" in done.stderr, done.stderr)
+    equal(guest.sh("pgrep -c -x -f 'sleep 7777' || true"), "0\n")
+    running = guest.start("exec", NAME, "--", "sh", "-c", "echo on; exec sleep 8888")
+    equal(running.stdout.readline(), b"on\n")
+    running.terminate()
+    equal(running.wait(60 * PATIENCE), 143)
+    equal(guest.sh("pgrep -c -x -f 'sleep 8888' || true"), "0\n")
+
+
+def several_use_the_agent_at_once(guest):
+    several = [guest.start("exec", NAME, "--", "sh", "-c", f"sleep 1; echo {i}; exit {i}")
+               for i in range(5)]
+    for i, one in enumerate(several):
+        equal((one.stdout.read(), one.wait(120 * PATIENCE)), (f"{i}\n".encode(), i))
+
+
+def the_agent_tells_addresses_and_sets_the_clock(guest):
+    addresses = json.loads(guest.hutch("agent", "addresses", NAME, "--json").stdout)
+    found = [a for i in addresses for a in i["addresses"]]
+    check("127.0.0.1/8" in found, addresses)
+    check(any(a.startswith("10.0.2.") for a in found), addresses)
+    info = json.loads(guest.hutch("agent", "info", NAME, "--json").stdout)
+    check("Debian" in info["system"] and info["allows"]["guest-exec"], info)
+    guest.sh("date -s '2001-02-03 04:05:06'")
+    guest.hutch("agent", "set-time", NAME)
+    off = abs(int(guest.sh("date +%s")) - time.time())
+    check(off < 30 * PATIENCE, f"the guest's clock is {off} s off")
+
+
+def a_killed_agent_is_a_sentence(guest):
+    guest.vm.send("systemctl stop qemu-guest-agent; echo sto''pped\n")
+    guest.vm.expect("stopped", 60)
+    done = guest.exec("--", "true", status=125)
+    check(b"does not answer" in done.stderr and done.stderr.count(b"\n") == 1, done.stderr)
+    guest.vm.send("systemctl start qemu-guest-agent\n")
+    guest.wait_for_agent()
+    guest.exec("--", "true")
+
+
+CHECKS = [
+    exec_has_status_streams_input_and_signals,
+    exec_shows_output_while_the_command_runs,
+    a_time_limit_ends_the_command_in_the_guest,
+    several_use_the_agent_at_once,
+    the_agent_tells_addresses_and_sets_the_clock,
+    a_killed_agent_is_a_sentence,
+]
+
+
+def test_the_agent_of_a_debian_guest_serves_every_verb():
+    guest = Guest()
+    try:
+        for promise in CHECKS:
+            began = time.monotonic()
+            promise(guest)
+            print(f"# {promise.__name__}: {time.monotonic() - began:.1f} s", flush=True)
+        guest.vm.send("poweroff\n")
+        equal(guest.vm.wait(180), 0)
+        equal(os.listdir(os.path.join(guest.folder.name, "hutch")), [])
+    finally:
+        guest.vm.__exit__()
+        guest.folder.cleanup()
+
+
+if __name__ == "__main__":
+    hutch.main(stock_kernels=True, memory="4G", limit=1200)
