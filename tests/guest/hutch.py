@@ -240,7 +240,10 @@ def main(stock_kernels=False, cpus=1, memory="3G", limit=900):
     print(f"1..{len(tests)}", flush=True)
     if stock_kernels and not stock_kernels_run():
         sys.exit(0 if through_nested_host([name for name, _ in tests], cpus, memory, limit) else 1)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Python ignores the first, a background job or nohup(1) the others: not so what we start.
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     failed = False
     for number, (name, fn) in enumerate(tests, 1):
         promise = name[len("test_"):]

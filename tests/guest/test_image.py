@@ -683,5 +683,4 @@ def test_snapshots_inside_an_image_come_and_go_as_with_qemu_img():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup(1) would have it ignored
     hutch.main()

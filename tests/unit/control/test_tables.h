@@ -1,5 +1,5 @@
 /* A table of commands for tests, in place of all that hutch has (src/control/tables.c),
- * with the real ones of the protocol. */
+ * with the real ones of the protocol, and of what is refused. */
 #pragma once
 
 #include <time.h>
@@ -132,7 +132,8 @@ static const ControlCommand test_commands[] = {
 static const ControlTable test_table = {test_commands,
                                         (const ControlEvent[]){{"TOLD"}, {0}}};
 
-const ControlTable *const control_tables[] = {&control_protocol_table, &test_table, NULL};
+const ControlTable *const control_tables[] = {&control_protocol_table,
+                                              &control_refused_table, &test_table, NULL};
 
 const ControlCommand *control_command(const char *name)
 {
