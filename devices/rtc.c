@@ -312,13 +312,14 @@ static void on_timer(void *opaque)
 static void on_rearm(void *opaque)
 {
     Rtc *r = opaque;
+    int64_t left;
 
     LOCK_GUARD(&r->dev.lock);
+    left = r->wanted - host_clock();
     if (!r->wanted)
         ioloop_timer_cancel(&r->timer);
     else
-        ioloop_timer(r->main, &r->timer,
-                     clock_ns() + ticks_to_ns(MAX(r->wanted - host_clock(), 0)), on_timer,
+        ioloop_timer(r->main, &r->timer, clock_ns() + ticks_to_ns(MAX(left, 0)), on_timer,
                      r);
 }
 

@@ -90,4 +90,5 @@ void ioloop_call(IoLoop *loop, void (*fn)(void *opaque), void *opaque);
 /* True on the loop's thread, and anywhere while no thread runs it. */
 bool ioloop_on(const IoLoop *loop);
 
-int64_t clock_ns(void); /* CLOCK_MONOTONIC */
+int64_t clock_ns(void);                     /* CLOCK_MONOTONIC */
+int64_t clock_left_ns(int64_t deadline_ns); /* until then; 0: it is over */

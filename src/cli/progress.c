@@ -97,7 +97,7 @@ static void show(Progress *p, uint64_t done)
 void progress_tick(Progress *p)
 {
     int64_t now = clock_ns();
-    uint64_t done = MIN(atomic_load(&p->done), p->total);
+    uint64_t moved = atomic_load(&p->done), done = MIN(moved, p->total);
     int64_t every = p->lines ? LINE_EVERY_MS : BAR_EVERY_MS;
 
     if (!p->shown || now - p->started_ns < SHOW_AFTER_MS * 1000000ll ||

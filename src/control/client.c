@@ -44,7 +44,7 @@ static bool wait_readable(ControlClient *c, int64_t deadline_ns, GError **error)
     int n;
 
     do {
-        int64_t left_ns = deadline_ns < 0 ? -1 : MAX(deadline_ns - clock_ns(), 0);
+        int64_t left_ns = deadline_ns < 0 ? -1 : clock_left_ns(deadline_ns);
 
         n = poll(&p, 1, left_ns < 0 ? -1 : (int)((left_ns + 999999) / 1000000));
     } while (n < 0 && errno == EINTR);

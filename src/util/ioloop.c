@@ -47,6 +47,14 @@ int64_t clock_ns(void)
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
+/* MAX() would read the clock twice, and what is over at the second look is negative. */
+int64_t clock_left_ns(int64_t deadline_ns)
+{
+    int64_t left_ns = deadline_ns - clock_ns();
+
+    return MAX(left_ns, 0);
+}
+
 static void on_wake(void *opaque, uint32_t events)
 {
     IoLoop *loop = opaque;
@@ -326,7 +334,7 @@ static void run_timers(IoLoop *loop)
 
 static int64_t wait_ns(const IoLoop *loop)
 {
-    return loop->timers ? MAX(loop->timers->deadline_ns - clock_ns(), 0) : -1;
+    return loop->timers ? clock_left_ns(loop->timers->deadline_ns) : -1;
 }
 
 /* ---- pollers --------------------------------------------------------------------------

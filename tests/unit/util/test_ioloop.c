@@ -92,6 +92,35 @@ static void timers_run_in_the_order_of_their_deadlines(void)
     g_assert_cmpint(clock_ns() - now, >=, 2000000);
 }
 
+typedef struct Soon {
+    IoLoop *loop;
+    IoTimer timer;
+    _Atomic unsigned n;
+} Soon;
+
+enum { SOON_TIMES = 20000 };
+
+/* Again after 0 to 2 us: while the loop works out how long to sleep, that is over. */
+static void on_soon(void *opaque)
+{
+    Soon *s = opaque;
+
+    if (++s->n < SOON_TIMES)
+        ioloop_timer(s->loop, &s->timer, clock_ns() + s->n * 7 % 2000, on_soon, s);
+}
+
+static void a_timer_that_expires_while_the_loop_goes_to_sleep_still_runs(void)
+{
+    Soon s = {.loop = ioloop_start("soon", NULL)};
+    int64_t end = clock_ns() + 60000000000;
+
+    ioloop_call(s.loop, on_soon, &s);
+    while (s.n < SOON_TIMES && clock_ns() < end)
+        g_usleep(1000);
+    g_assert_cmpuint(s.n, ==, SOON_TIMES);
+    ioloop_free(s.loop);
+}
+
 typedef struct Pair {
     IoLoop *loop;
     IoWatch watch[2];
@@ -203,6 +232,7 @@ int main(int argc, char **argv)
     TEST(a_call_to_a_loop_that_does_not_run_is_a_plain_call);
     TEST(a_post_that_is_queued_is_not_queued_twice);
     TEST(timers_run_in_the_order_of_their_deadlines);
+    TEST(a_timer_that_expires_while_the_loop_goes_to_sleep_still_runs);
     TEST(a_watch_taken_off_gets_no_event_of_the_same_batch);
     TEST(a_post_that_was_taken_back_does_not_run);
     TEST(the_loop_does_not_sleep_while_a_poller_finds_work);
