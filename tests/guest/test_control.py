@@ -483,7 +483,7 @@ def test_messages_that_come_byte_by_byte_from_many_hold_up_nobody():
             equal(client.hear()["return"], {"name": "vm"})
             client.__exit__()
         print(f"# the others' longest wait: {max(waits) * 1000:.1f} ms")
-        check(sorted(waits)[-3] < 0.1 * hutch.PATIENCE, f"{max(waits)} s")
+        check(sorted(waits)[-3] < 0.5 * hutch.PATIENCE, f"{max(waits)} s")
         check(resident_kib(vm) < 30 << 10, f"{resident_kib(vm)} KiB of memory")
 
 
