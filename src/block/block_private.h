@@ -2,7 +2,8 @@
  *
  *     BlockReq -> queue.c: range checks, ordering of read-modify-write
  *              -> image:   where in which file it lies        (image.c, formats)
- *              -> engine:  asynchronous I/O on the file       (engine_*.c)
+ *              -> engine:  asynchronous I/O on the file       (engine_*.c), or on
+ *                          several places of files            (parts.c)
  *           or -> workers: a thread that may sleep            (engine_threads.c, image.c)
  *
  * An engine carries out what is one aligned transfer, and flushes.  Everything else goes
@@ -76,6 +77,14 @@ typedef struct BlockMap {
     BlockMapEntry *entries; /* NULL: none yet */
 } BlockMap;
 
+/* parts.c */
+typedef struct BlockPart BlockPart;
+typedef struct BlockParts {
+    BlockPart *store; /* NULL: none yet */
+    unsigned n_used;  /* of the store, at one time or another */
+    BlockList free;   /* of these, those that are not in use */
+} BlockParts;
+
 struct BlockQueue {
     BlockDev *dev;
     IoLoop *loop;
@@ -101,6 +110,7 @@ struct BlockQueue {
     unsigned limits; /* generation that waiting[] goes by */
 
     BlockMap map;
+    BlockParts parts;
     BlockStats stats; /* atomic, written by this thread only */
 
     bool gated;       /* as this thread has seen the gate */
@@ -138,6 +148,7 @@ extern const BlockEngine block_libaio_engine, block_io_uring_engine, block_threa
 typedef struct BlockPriv {
     BlockQueue *q;
     int fd;               /* with the engine */
+    unsigned n_parts;     /* with the engine or the workers */
     uint64_t file_offset; /* READ, WRITE with the engine */
     uint64_t skip;        /* bytes done before the workers got it */
     int64_t start_ns;     /* when it was submitted */
@@ -145,6 +156,7 @@ typedef struct BlockPriv {
     int err;              /* the verdict */
     bool slow;            /* with the workers */
     bool alone;           /* nothing else may be active with it, see queue.c */
+    BlockReq *whole;      /* of which it is a part; NULL: of none */
     uint64_t engine[8];   /* struct iocb */
 } BlockPriv;
 _Static_assert(sizeof(BlockPriv) <= sizeof(((BlockReq *)0)->priv), "BlockReq.priv");
@@ -181,6 +193,17 @@ void block_finish_io(BlockReq *req, int64_t res);
 void block_finish(BlockReq *req, int err);
 /* The engine cannot: let the workers try. */
 void block_use_worker(BlockReq *req);
+/* Whether the engine can carry out a transfer whose bytes are all at e: then it has what
+ * submit() needs. */
+bool block_aim(BlockQueue *q, BlockReq *req, const Extent *e);
+
+/* ---- parts.c: the queue's thread --------------------------------------------------- */
+
+/* Submits an active transfer by parts; false, and nothing is done, if it is not one that
+ * can be. */
+bool block_parts_submit(BlockQueue *q, BlockReq *whole);
+void block_parts_finish(BlockReq *part, int err); /* block_finish()'s */
+void block_parts_free(BlockParts *p);             /* none is in use */
 
 /* ---- engine_threads.c ------------------------------------------------------------- */
 
@@ -207,9 +230,9 @@ void block_gate_leave(BlockQueue *q);
 /* ---- map.c: the queue's thread ------------------------------------------------------
  */
 
-/* Where [offset, offset + len) lies, if it is within one granule of one piece. */
-bool block_map_find(BlockMap *m, BlockImage *top, uint64_t offset, uint64_t len,
-                    BlockMapEntry *ret);
+/* As image_lookup_now(), and remembers. */
+int block_map_lookup(BlockMap *m, BlockImage *top, uint64_t offset, uint64_t len,
+                     Extent *ret);
 void block_map_forget(BlockMap *m, uint64_t offset, uint64_t len);
 void block_map_forget_all(BlockMap *m);
 

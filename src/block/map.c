@@ -17,6 +17,14 @@ static BlockMapEntry *entry(const BlockMap *m, uint64_t granule)
     return &m->entries[granule & (ENTRIES - 1)];
 }
 
+/* NULL: not known. */
+static const BlockMapEntry *recall(const BlockMap *m, uint64_t granule)
+{
+    const BlockMapEntry *e = entry(m, granule);
+
+    return e->file && e->granule == granule ? e : NULL;
+}
+
 void block_map_forget_all(BlockMap *m)
 {
     free(m->entries);
@@ -34,40 +42,67 @@ void block_map_forget(BlockMap *m, uint64_t offset, uint64_t len)
         return;
     }
     for (uint64_t g = first; g <= last; g++)
-        if (entry(m, g)->file && entry(m, g)->granule == g)
+        if (recall(m, g))
             entry(m, g)->file = NULL;
 }
 
-/* Fills in an entry; false if the cluster is not one piece. */
-static bool learn(BlockMap *m, BlockMapEntry *e, BlockImage *top, uint64_t granule)
+/* The stretch of granules from `offset` on that are known and lie in a row. */
+static bool recall_stretch(const BlockMap *m, uint64_t offset, uint64_t len, Extent *ret)
 {
-    uint64_t start = granule << m->shift;
-    uint64_t len = MIN(1ull << m->shift, image_size_now(top) - start);
-    Extent x;
+    uint64_t size = 1ull << m->shift, within = offset & (size - 1);
+    const BlockMapEntry *e = recall(m, offset >> m->shift);
 
-    if (image_lookup_now(top, start, len, &x) || x.kind != EXTENT_DATA || x.len < len)
+    if (!e)
         return false;
-    *e = (BlockMapEntry){.file = x.file,
-                         .file_offset = x.file_offset,
-                         .granule = granule,
-                         .in_place = x.in_place};
+    *ret = (Extent){.kind = EXTENT_DATA,
+                    .file = e->file,
+                    .file_offset = e->file_offset + within,
+                    .len = size - within,
+                    .in_place = e->in_place};
+    while (ret->len < len && (e = recall(m, (offset + ret->len) >> m->shift)) &&
+           e->file == ret->file && e->in_place == ret->in_place &&
+           e->file_offset == ret->file_offset + ret->len)
+        ret->len += size;
+    ret->len = MIN(ret->len, len);
     return true;
 }
 
-bool block_map_find(BlockMap *m, BlockImage *top, uint64_t offset, uint64_t len,
-                    BlockMapEntry *ret)
+/* Keeps what an image said of [start, start + x->len): the granules that are whole, or
+ * end with the disk. */
+static void learn(BlockMap *m, uint64_t start, uint64_t disk_size, const Extent *x)
 {
-    uint64_t granule = offset >> m->shift;
-    BlockMapEntry *e;
+    uint64_t size = 1ull << m->shift, end = start + x->len;
 
-    if ((offset + len - 1) >> m->shift != granule)
-        return false;
-    if (!m->entries && !(m->entries = calloc(ENTRIES, sizeof(*m->entries))))
-        return false;
-    e = entry(m, granule);
-    if ((!e->file || e->granule != granule) && !learn(m, e, top, granule))
-        return false;
-    *ret = *e;
-    ret->file_offset += offset - (granule << m->shift);
-    return true;
+    for (uint64_t at = start; at < end && end - at >= MIN(size, disk_size - at);
+         at += size)
+        *entry(m, at >> m->shift) = (BlockMapEntry){.file = x->file,
+                                                    .file_offset = x->file_offset +
+                                                                   (at - start),
+                                                    .granule = at >> m->shift,
+                                                    .in_place = x->in_place};
+}
+
+int block_map_lookup(BlockMap *m, BlockImage *top, uint64_t offset, uint64_t len,
+                     Extent *ret)
+{
+    uint64_t granule = 1ull << m->shift, size = image_size_now(top), start, skip;
+
+    if (!m->shift ||
+        (!m->entries && !(m->entries = calloc(ENTRIES, sizeof(*m->entries)))))
+        return image_lookup_now(top, offset, len, ret);
+    if (recall_stretch(m, offset, len, ret))
+        return 0;
+    /* Whole granules at once, of which a request for a part may be the first. */
+    start = align_down(offset, granule);
+    skip = offset - start;
+    if (image_lookup_now(top, start, MIN(align_up(offset + len, granule), size) - start,
+                         ret))
+        return image_lookup_now(top, offset, len, ret);
+    if (ret->kind == EXTENT_DATA)
+        learn(m, start, size, ret);
+    if (ret->kind == EXTENT_COMPRESSED || ret->len <= skip)
+        return image_lookup_now(top, offset, len, ret);
+    ret->file_offset += skip;
+    ret->len = MIN(ret->len - skip, len);
+    return 0;
 }

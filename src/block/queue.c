@@ -7,6 +7,9 @@
  * its way there.  Such a request waits until nothing is active, then runs alone, and
  * whatever is submitted meanwhile is held behind it, in order.
  *
+ * A transfer that is one piece of a file goes to the engine as it is, one of several
+ * pieces by parts (parts.c), and everything else to the workers.
+ *
  * Completions come in batches: one wake-up, done() for each, then batch_end() once. */
 #include <errno.h>
 #include <limits.h>
@@ -64,6 +67,7 @@ void block_queue_free(BlockQueue *q)
     ioloop_timer_cancel(&q->wake);
     ioloop_unwatch(&q->watch);
     block_map_forget_all(&q->map);
+    block_parts_free(&q->parts);
     block_workers_stop(q->workers);
     if (q->engine)
         q->dev->engine->stop(q->engine);
@@ -103,31 +107,22 @@ static bool engine_takes(BlockQueue *q, const BlockFile *f, BlockReq *req)
     return f->fd >= 0 && (f->direct || !q->dev->engine->only_direct);
 }
 
-/* Where all of a transfer lies, if it is one piece of one file. */
-static bool locate(BlockQueue *q, BlockReq *req, BlockMapEntry *ret)
+bool block_aim(BlockQueue *q, BlockReq *req, const Extent *e)
 {
-    BlockImage *top = q->dev->top;
-    Extent e;
-
-    if (q->map.shift && block_map_find(&q->map, top, req->offset, req->len, ret))
-        return true;
-    if (image_lookup_now(top, req->offset, req->len, &e) || e.kind != EXTENT_DATA ||
-        e.len < req->len)
-        return false;
-    *ret = (BlockMapEntry){
-        .file = e.file, .file_offset = e.file_offset, .in_place = e.in_place};
-    return true;
+    block_priv(req)->file_offset = e->file_offset;
+    return req->n_iov <= IOV_MAX && engine_takes(q, e->file, req) &&
+           buffers_aligned(e->file, req);
 }
 
+/* All of it is one piece of one file. */
 static bool map_transfer(BlockQueue *q, BlockReq *req)
 {
-    BlockMapEntry e;
+    Extent e;
 
-    if (req->n_iov > IOV_MAX || !locate(q, req, &e) ||
-        (req->op == BLOCK_WRITE && !e.in_place))
+    if (block_map_lookup(&q->map, q->dev->top, req->offset, req->len, &e))
         return false;
-    block_priv(req)->file_offset = e.file_offset;
-    return engine_takes(q, e.file, req) && buffers_aligned(e.file, req);
+    return e.kind == EXTENT_DATA && e.len == req->len &&
+           (req->op == BLOCK_READ || e.in_place) && block_aim(q, req, &e);
 }
 
 static bool fits_engine(BlockQueue *q, BlockReq *req)
@@ -136,6 +131,11 @@ static bool fits_engine(BlockQueue *q, BlockReq *req)
         return !q->dev->unsafe && !image_flush_is_slow(q->dev->top) &&
                engine_takes(q, q->dev->top->file, req);
     return is_transfer(req) && map_transfer(q, req);
+}
+
+static bool fits_parts(const BlockQueue *q, const BlockReq *req)
+{
+    return is_transfer(req) && q->map.shift && q->dev->engine != &block_threads_engine;
 }
 
 /* What has to read before it writes, and what frees places that others write to. */
@@ -163,7 +163,7 @@ static void dispatch(BlockQueue *q, BlockReq *req)
     q->active++;
     if (fits_engine(q, req))
         q->dev->engine->submit(q->engine, req);
-    else
+    else if (!fits_parts(q, req) || !block_parts_submit(q, req))
         block_use_worker(req);
 }
 
@@ -362,6 +362,10 @@ void block_finish(BlockReq *req, int err)
 {
     BlockQueue *q = block_priv(req)->q;
 
+    if (block_priv(req)->whole) {
+        block_parts_finish(req, err);
+        return;
+    }
     q->active--;
     if (block_priv(req)->alone)
         q->exclusive = false;
