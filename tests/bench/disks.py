@@ -168,7 +168,9 @@ class Allocating(DiskBench):
 
 
 class Chain(DiskBench):
-    """Each layer holds a part of the disk, and the topmost nothing."""
+    """Each layer holds every CHAIN-th piece of the disk, so that 1 MiB lies in four files.  On a
+    tmpfs the ratio also tells which pages of memory the files happen to have: plain preads
+    of the same places differ by up to a third there.  A disk is fair to both."""
     name = "disk-chain"
     help = f"reads through {CHAIN} layers of qcow2, beside a single one"
     backing = True
