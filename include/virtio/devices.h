@@ -9,7 +9,8 @@
     X(virtio_blk_ops)     /* virtio 1.2, 5.2 */                                          \
     X(virtio_net_ops)     /* 5.1 */                                                      \
     X(virtio_console_ops) /* 5.3 */                                                      \
-    X(virtio_rng_ops)     /* 5.4 */
+    X(virtio_rng_ops)     /* 5.4 */                                                      \
+    X(virtio_vsock_ops)   /* 5.10 */
 
 #define DECLARE(ops) extern const VirtioOps ops;
 VIRTIO_DEVICES(DECLARE)
