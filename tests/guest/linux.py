@@ -12,9 +12,10 @@ from hutch import Vm, check, image
 class Linux(Vm):
     """The busybox guest (guest-images/busybox) with a shell on its serial console."""
 
-    def __init__(self, *arguments, cmdline="", kernel="vmlinuz", console="ttyS0", **options):
+    def __init__(self, *arguments, cmdline="", kernel="vmlinuz", initrd=None, console="ttyS0",
+                 **options):
         super().__init__("--kernel", image("busybox", kernel), "--initrd",
-                         image("busybox", "initrd.img"), "--cmdline",
+                         initrd or image("busybox", "initrd.img"), "--cmdline",
                          f"console={console} {cmdline}", *arguments, **options)
         self.commands = 0
 
