@@ -207,6 +207,8 @@ void vsock_host_shutdown(VsockConn *c)
     }
     if ((c->guest_shut & VSOCK_NO_SEND) && !vsock_kept(c))
         all_sent(c);
+    if (c->hung && c->state == VSOCK_OPEN && !vsock_listens(c))
+        vsock_conn_host_shut(c, VSOCK_NO_MORE); /* what it left is not wanted */
     vsock_host_watch(c);
 }
 

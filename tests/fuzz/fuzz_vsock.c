@@ -69,6 +69,9 @@ static void check_conns(void)
         check(c->state != VSOCK_HELLO || (c->fd >= 0 && !c->hashed));
         check(c->state != VSOCK_ASKED || (c->fd >= 0 && c->hashed));
         check(c->state != VSOCK_OPEN || c->hashed);
+        check(!c->hung || !vsock_kept(c)); /* it would be kept for ever */
+        check(!c->hung || c->state != VSOCK_OPEN || vsock_listens(c) ||
+              c->host_shut == VSOCK_NO_MORE);
     }
     check(n_free == vs()->free.length);
     check(n_queued == vs()->ready.length);

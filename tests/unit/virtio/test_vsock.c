@@ -356,6 +356,27 @@ static void a_guest_that_says_no_goodbye_is_reset_in_time(void)
     vsg_close();
 }
 
+static void bytes_of_a_client_that_left_may_be_declined(void)
+{
+    autofd client = -1;
+    VsockHdr h;
+
+    vsg_open(0, BUFFERS);
+    h = vsg_header(VSOCK_OP_CREDIT_UPDATE, 52, vsg_client_opens(&client));
+    h.buf_alloc = 0;
+    vsg_send_packet(h, NULL);
+    vsg_put(client, "unwanted", 8);
+    vsg_expect(&p, VSOCK_OP_CREDIT_REQUEST);
+    fd_close(&client);
+    g_assert_true(vsg_silent());
+    h.op = VSOCK_OP_SHUTDOWN;
+    h.flags = VSOCK_NO_RCV;
+    vsg_send_packet(h, NULL);
+    vsg_expect(&p, VSOCK_OP_SHUTDOWN);
+    g_assert_cmpuint(p.h.flags, ==, VSOCK_NO_MORE);
+    vsg_close();
+}
+
 static void a_client_may_leave_in_any_state(void)
 {
     static const char *const said[] = {"", "CONN", "CONNECT 5\n", "CONNECT 5\nxyz"};
@@ -486,6 +507,7 @@ int main(int argc, char **argv)
     T(each_side_may_close_its_half_and_still_listen);
     T(what_the_guest_sent_before_its_goodbye_is_delivered);
     T(a_guest_that_says_no_goodbye_is_reset_in_time);
+    T(bytes_of_a_client_that_left_may_be_declined);
     T(a_client_may_leave_in_any_state);
     T(connections_survive_a_pause_in_any_state);
     T(time_limits_stand_still_in_a_pause);
