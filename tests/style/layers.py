@@ -14,7 +14,7 @@ ORDER = ["util", "core", "kvm", "backend", "devices", "virtio", "machine", "cont
 FORBIDDEN = {"backend": {"kvm"}}
 FOLDERS = {
     "util": ["src/util"], "core": ["src/core"], "kvm": ["src/kvm", "src/arch"],
-    "backend": ["src/block", "src/net", "src/chardev"], "devices": ["devices"],
+    "backend": ["src/block", "src/net", "src/chardev", "src/vhost"], "devices": ["devices"],
     "virtio": ["virtio"], "machine": ["src/machine"],
     "control": ["src/control"], "agent": ["src/agent"], "cli": ["src/cli"],
 }
