@@ -30,6 +30,13 @@ static bool make_queues(VirtioDevice *v, GError **error)
     return true;
 }
 
+static uint64_t own_features(const VirtioCommonOptions *options)
+{
+    return BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |
+           BIT64(VIRTIO_F_EVENT_IDX) |
+           (!options || options->packed ? BIT64(VIRTIO_F_RING_PACKED) : 0);
+}
+
 static bool make(VirtioDevice *v, const VirtioCommonOptions *options, GError **error)
 {
     const VirtioOps *ops = v->ops;
@@ -44,10 +51,8 @@ static bool make(VirtioDevice *v, const VirtioCommonOptions *options, GError **e
         ops->queue_size > VQ_MAX_SIZE)
         return fail(error, VM_ERROR_INVALID, "%u queues of %u are not possible",
                     v->n_queues, ops->queue_size);
-    v->offered |= BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |
-                  BIT64(VIRTIO_F_EVENT_IDX);
-    if (!options || options->packed)
-        v->offered |= BIT64(VIRTIO_F_RING_PACKED);
+    if (!ops->remote)
+        v->offered |= own_features(options);
     if (!make_queues(v, error))
         return false;
     clear_registers(v);

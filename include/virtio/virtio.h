@@ -41,12 +41,13 @@ typedef struct VirtioCommonOptions {
     bool packed; /* offer packed rings */
 } VirtioCommonOptions;
 
+#define VIRTIO_ID_PARAM(type_, member)                                                   \
+    {                                                                                    \
+        .key = "id", .type = PARAM_STRING, .offset = offsetof(type_, member.id),         \
+        .arg = "ID", .help = "name of the device in messages and commands"               \
+    }
 #define VIRTIO_PARAMS(type_, member)                                                     \
-    {.key = "id",                                                                        \
-     .type = PARAM_STRING,                                                               \
-     .offset = offsetof(type_, member.id),                                               \
-     .arg = "ID",                                                                        \
-     .help = "name of the device in messages and commands"},                             \
+    VIRTIO_ID_PARAM(type_, member),                                                      \
     {                                                                                    \
         .key = "packed", .type = PARAM_BOOL, .offset = offsetof(type_, member.packed),   \
         .def = "on", .help = "offer packed rings to the guest"                           \
@@ -81,6 +82,11 @@ typedef struct VirtioOps {
     uint16_t queue_size;      /* most entries a queue may have */
     uint32_t config_size;     /* bytes of device configuration */
     bool own_thread;          /* an I/O thread of its own instead of the shared one */
+    bool remote; /* another process serves its queues (vhost-user): they are not
+                    listened to here, realize offers the ring features too, and
+                    guest RAM must be shared.  What that process writes is in no
+                    dirty log, which pins the device: no snapshot while it is
+                    live */
 
     /* Main thread.  realize sets v->n_queues, v->offered and what the config space shows;
      * it may fail.  release gets half-built instances too. */

@@ -484,6 +484,15 @@ static Consoles look_at_consoles(const Config *cfg)
     return c;
 }
 
+/* What another process serves, it must be able to map. */
+static bool wants_shared_memory(const Config *cfg)
+{
+    for (unsigned i = 0; i < cfg->n_devices; i++)
+        if (cfg->devices[i].ops->remote)
+            return true;
+    return false;
+}
+
 bool config_finish(Config *cfg, GError **error)
 {
     Consoles c = look_at_consoles(cfg);
@@ -498,6 +507,7 @@ bool config_finish(Config *cfg, GError **error)
         cfg->serial[0] = param_new(&chardev_params);
         cfg->serial[0]->type = CHARDEV_STDIO;
     }
+    cfg->memory.shared |= wants_shared_memory(cfg);
     hvc = c.virtio_on_stdio ||
           (c.virtio && (!cfg->serial[0] || cfg->serial[0]->type == CHARDEV_NONE));
     if (!cfg->cmdline)

@@ -1,0 +1,521 @@
+/* A virtio device that another process serves (vhost-user); see vhost_user_private.h.
+ *
+ * Theory of operation.  The driver's registers are ours, as for every device.  At
+ * DRIVER_OK the back end gets guest RAM, the rings, and two eventfds for each: the kick,
+ * which is the one that the kernel signals for the guest, so that a request costs us
+ * nothing, and the call, which we relay as an interrupt.  That costs a wake-up of the I/O
+ * thread for each interrupt; handing out the irqfd of an MSI-X vector would spare it, but
+ * masked vectors, INTx and virtio-mmio need the relay anyway.
+ *
+ * Loss.  A back end may die.  The device is not told: its requests wait in the rings, and
+ * the next back end goes on.  What the first one was at, the second finds in the
+ * in-flight memory, where back ends keep one; otherwise it begins at the used index,
+ * which is right for back ends that answer in order.  All of this is done by a small
+ * machine on the device's loop:
+ *
+ *     DOWN --timer--> KNOCKING --answer--> UP --hang-up--> DOWN
+ *
+ * and only the step at the answer waits, for replies of a back end that is alive, and not
+ * longer than ANSWER_MS.  What the vCPU or main thread wait for, DRIVER_OK, reset and
+ * pause, is bounded likewise; a back end that exceeds it is dropped, and one that says
+ * what cannot be breaks the device.
+ *
+ * Pause.  The rings are first given DRAIN_MS to become empty, then stopped, each of which
+ * returns where it is to go on. */
+#include <poll.h>
+#include <string.h>
+
+#include "util/bits.h"
+#include "util/fd.h"
+#include "util/unixsocket.h"
+#include "vhost_user_private.h"
+
+enum {
+    START_MS = 10000, /* the first time: a helper has to start, and a person waits */
+    ANSWER_MS = 1000,
+    DRAIN_MS = 500,
+    HURRY_MS = 100,
+    TICK_US = 200,
+};
+static const int64_t KNOCK_NS = 10 * 1000000000ll, RETRY_MIN_NS = 10000000,
+                     RETRY_MAX_NS = 1000000000, STABLE_NS = 1000000000;
+
+static void retry(void *opaque);
+static void on_socket(void *opaque, uint32_t events);
+
+static VhostDev *of(VirtioDevice *v)
+{
+    return (VhostDev *)v;
+}
+
+static void limit(VhostDev *d, unsigned ms)
+{
+    vhost_user_limit(&d->u, __atomic_load_n(&d->hurry, __ATOMIC_RELAXED) ? HURRY_MS : ms);
+}
+
+/* ---- losing the back end ---------------------------------------------------------- */
+
+static void disconnect(VhostDev *d)
+{
+    ioloop_timer_cancel(&d->timer);
+    ioloop_unwatch(&d->watch);
+    vhost_user_close(&d->u);
+    if (d->helper)
+        virtiofsd_stop(d->helper);
+    for (unsigned i = 0; d->queues && i < d->v.n_queues; i++)
+        d->queues[i].base_known = false;
+    d->started = false;
+    d->link = LINK_DOWN;
+}
+
+static void try_later(VhostDev *d)
+{
+    int64_t at = clock_ns() + d->retry_ns;
+
+    d->retry_ns = MIN(2 * d->retry_ns, RETRY_MAX_NS);
+    if (d->helper)
+        at = MAX(at, virtiofsd_next_start(d->helper));
+    ioloop_timer(d->v.loop, &d->timer, at, retry, d);
+}
+
+/* Takes over `why`. */
+static void lost(VhostDev *d, GError *why)
+{
+    bool was_up = d->link == LINK_UP;
+
+    disconnect(d);
+    if (g_error_matches(why, VM_ERROR, VM_ERROR_CORRUPT)) {
+        d->link = LINK_LIED;
+        virtio_broken(&d->v, "%s", why->message);
+    } else {
+        if (was_up && log_limit(&d->log_limit))
+            log_warn("%s: %s; requests wait until the back end is back", d->v.id,
+                     why->message);
+        try_later(d);
+    }
+    g_error_free(why);
+}
+
+/* ---- rings ------------------------------------------------------------------------ */
+
+static uint16_t ring_index(const void *area)
+{
+    return __atomic_load_n((const uint16_t *)area + 1, __ATOMIC_ACQUIRE);
+}
+
+static bool wants_inflight(const VhostDev *d)
+{
+    return d->inflight.fd < 0 && vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT);
+}
+
+static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < d->v.n_queues; i++) {
+        const Virtqueue *vq = &d->v.queues[i].vq;
+        const VhostQueue *q = &d->queues[i];
+
+        if (vq->desc)
+            rings[n++] = (VhostRing){
+                .index = i,
+                .size = vq->cfg.size,
+                .base = q->base_known ? q->base : ring_index(vq->device),
+                .desc = vq->desc,
+                .driver = vq->driver,
+                .device = vq->device,
+                .kick_fd = vq->kick_fd,
+                .call_fd = q->call_fd,
+                .err_fd = d->err_fd,
+            };
+    }
+    return n;
+}
+
+/* Both sides look once without having been told: what was signalled to or by the back end
+ * before this one is lost with it. */
+static void nudge(VhostDev *d)
+{
+    for (unsigned i = 0; i < d->v.n_queues; i++)
+        if (d->v.queues[i].vq.desc) {
+            fd_event_signal(d->v.queues[i].vq.kick_fd);
+            fd_event_signal(d->queues[i].call_fd);
+        }
+}
+
+static bool start_rings(VhostDev *d, GError **error)
+{
+    VirtioDevice *v = &d->v;
+    VhostRing rings[VIRTIO_MAX_QUEUES];
+    unsigned n = describe_rings(d, rings);
+
+    if (wants_inflight(d) &&
+        !vhost_user_get_inflight(&d->u, (uint16_t)v->n_queues, v->ops->queue_size,
+                                 &d->inflight, error))
+        return false;
+    if (!vhost_user_start(&d->u, v->features, v->gm, rings, n, &d->inflight, error))
+        return false;
+    d->started = true;
+    nudge(d);
+    return true;
+}
+
+/* If the driver and the back end are both there. */
+static void start_if_ready(VhostDev *d)
+{
+    GError *why = NULL;
+
+    if (!d->running || d->started || d->link != LINK_UP)
+        return;
+    limit(d, ANSWER_MS);
+    if (!start_rings(d, &why))
+        lost(d, why);
+}
+
+static void relay(VhostQueue *q)
+{
+    Virtqueue *vq = &q->d->v.queues[q->index].vq;
+
+    if (!fd_event_take(q->call_fd) || !vq->desc)
+        return;
+    vq->interrupts++;
+    q->d->v.binding->interrupt(q->d->v.binding_opaque, (int)q->index);
+}
+
+static void on_call(void *opaque, uint32_t events)
+{
+    relay(opaque);
+}
+
+static bool rings_are_empty(const VhostDev *d)
+{
+    for (unsigned i = 0; i < d->v.n_queues; i++) {
+        const Virtqueue *vq = &d->v.queues[i].vq;
+
+        if (vq->desc && ring_index(vq->device) != ring_index(vq->driver))
+            return false;
+    }
+    return true;
+}
+
+/* A back end that is stopped with requests in flight may forget or repeat them. */
+static void drain(VhostDev *d)
+{
+    struct pollfd gone = {.fd = d->u.fd, .events = POLLIN};
+
+    limit(d, DRAIN_MS);
+    while (!rings_are_empty(d) && clock_ns() < d->u.deadline_ns &&
+           poll(&gone, 1, 0) == 0) {
+        for (unsigned i = 0; i < d->v.n_queues; i++)
+            relay(&d->queues[i]);
+        g_usleep(TICK_US);
+    }
+}
+
+static bool stop_rings(VhostDev *d, GError **error)
+{
+    drain(d);
+    limit(d, ANSWER_MS);
+    for (unsigned i = 0; i < d->v.n_queues; i++) {
+        VhostQueue *q = &d->queues[i];
+
+        if (!d->v.queues[i].vq.desc)
+            continue;
+        if (!vhost_user_stop(&d->u, i, &q->base, error))
+            return false;
+        q->base_known = true;
+    }
+    d->started = false;
+    return true;
+}
+
+/* ---- the connection --------------------------------------------------------------- */
+
+/* Only a hang-up can make it readable: nothing has been asked. */
+static void on_hangup(void *opaque, uint32_t events)
+{
+    lost(opaque, g_error_new(VM_ERROR, VM_ERROR_IO, "the back end hung up"));
+}
+
+static void on_error(void *opaque, uint32_t events)
+{
+    VhostDev *d = opaque;
+
+    fd_event_take(d->err_fd);
+    if (d->started)
+        lost(d, g_error_new(VM_ERROR, VM_ERROR_CORRUPT,
+                            "the back end reports an error of a queue"));
+}
+
+static bool knock(VhostDev *d, GError **error)
+{
+    int fd = d->helper ? virtiofsd_start(d->helper, error)
+                       : unix_connect_now(d->socket, error);
+
+    if (fd < 0)
+        return false;
+    d->link = LINK_KNOCKING;
+    return vhost_user_knock(&d->u, fd, error);
+}
+
+static bool offers_all(const VhostDev *d, GError **error)
+{
+    return !(d->v.offered & ~d->u.features) ||
+           fail(error, VM_ERROR_CORRUPT,
+                "the back end came back without features that the driver was told of");
+}
+
+static bool read_config(VhostDev *d, uint8_t *config, GError **error)
+{
+    if (!d->config_len)
+        return true;
+    if (!vhost_user_has(&d->u, VHOST_USER_P_CONFIG))
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "the back end has no config space (VHOST_USER_PROTOCOL_F_CONFIG); "
+                    "use another one");
+    return vhost_user_get_config(&d->u, config, d->config_len, error);
+}
+
+/* Hears the answer to the knock, and what else there is to know. */
+static bool greet(VhostDev *d, uint8_t *config, GError **error)
+{
+    if (!vhost_user_greet(&d->u, error) || !read_config(d, config, error))
+        return false;
+    ioloop_unwatch(&d->watch);
+    ioloop_timer_cancel(&d->timer);
+    d->link = LINK_UP;
+    return ioloop_watch(d->v.loop, &d->watch, d->u.fd, EPOLLIN, on_hangup, d, error);
+}
+
+static void on_stable(void *opaque)
+{
+    ((VhostDev *)opaque)->retry_ns = RETRY_MIN_NS;
+}
+
+static void on_socket(void *opaque, uint32_t events)
+{
+    VhostDev *d = opaque;
+    uint8_t config[VHOST_USER_MAX_CONFIG];
+    GError *why = NULL;
+
+    limit(d, ANSWER_MS);
+    if (!greet(d, config, &why) || !offers_all(d, &why) ||
+        (d->came_back && !d->came_back(d, config, &why))) {
+        lost(d, why);
+        return;
+    }
+    if (log_limit(&d->log_limit))
+        log_info("%s: the back end is back", d->v.id);
+    ioloop_timer(d->v.loop, &d->timer, clock_ns() + STABLE_NS, on_stable, d);
+    start_if_ready(d);
+}
+
+static void on_silence(void *opaque)
+{
+    lost(opaque, g_error_new(VM_ERROR, VM_ERROR_BUSY, "the back end does not answer"));
+}
+
+static void retry(void *opaque)
+{
+    VhostDev *d = opaque;
+    GError *why = NULL;
+
+    limit(d, ANSWER_MS);
+    if (!knock(d, &why) ||
+        !ioloop_watch(d->v.loop, &d->watch, d->u.fd, EPOLLIN, on_socket, d, &why))
+        lost(d, why);
+    else
+        ioloop_timer(d->v.loop, &d->timer, clock_ns() + KNOCK_NS, on_silence, d);
+}
+
+/* ---- making it -------------------------------------------------------------------- */
+
+typedef struct LoopCall {
+    VhostDev *d;
+    bool ok;
+    GError **error;
+} LoopCall;
+
+static void first_contact(void *opaque)
+{
+    LoopCall *call = opaque;
+    VhostDev *d = call->d;
+
+    limit(d, START_MS);
+    call->ok = knock(d, call->error) && vhost_user_wait(&d->u, call->error) &&
+               greet(d, d->config, call->error);
+    if (!call->ok && call->error && d->helper && *virtiofsd_last_words(d->helper)) {
+        g_autofree char *words = g_strdup(virtiofsd_last_words(d->helper));
+
+        g_clear_error(call->error);
+        fail(call->error, VM_ERROR_IO, "virtiofsd: %s", words);
+    }
+}
+
+/* Of the ring's own: what our checks of rings and the base's arithmetic know.  Packed
+ * rings are not among them. */
+static uint64_t ring_features(void)
+{
+    return BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |
+           BIT64(VIRTIO_F_EVENT_IDX);
+}
+
+static bool agree(VhostDev *d, GError **error)
+{
+    VirtioDevice *v = &d->v;
+
+    if (!(d->u.features & BIT64(VIRTIO_F_VERSION_1)))
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "the back end knows only virtio before 1.0; use a newer one");
+    v->offered = d->u.features & (d->features | ring_features());
+    if (!d->agree(d, error))
+        return false;
+    return v->n_queues <= MIN(d->u.max_queues, VIRTIO_MAX_QUEUES) ||
+           fail(error, VM_ERROR_INVALID,
+                "the back end serves only %" G_GUINT64_FORMAT
+                " queues, and %u are needed; lower queues=",
+                d->u.max_queues, v->n_queues);
+}
+
+static void watch_signals(void *opaque)
+{
+    LoopCall *call = opaque;
+    VhostDev *d = call->d;
+
+    for (unsigned i = 0; i < d->v.n_queues && call->ok; i++)
+        call->ok = ioloop_watch(d->v.loop, &d->queues[i].watch, d->queues[i].call_fd,
+                                EPOLLIN, on_call, &d->queues[i], call->error);
+    call->ok = call->ok && ioloop_watch(d->v.loop, &d->err_watch, d->err_fd, EPOLLIN,
+                                        on_error, d, call->error);
+}
+
+static bool make_signals(VhostDev *d, GError **error)
+{
+    d->queues = g_new0(VhostQueue, d->v.n_queues);
+    for (unsigned i = 0; i < d->v.n_queues; i++)
+        d->queues[i] = (VhostQueue){.d = d, .index = i, .call_fd = -1};
+    for (unsigned i = 0; i < d->v.n_queues; i++)
+        if ((d->queues[i].call_fd = fd_event(error)) < 0)
+            return false;
+    d->err_fd = fd_event(error);
+    return d->err_fd >= 0;
+}
+
+void vhost_dev_init(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+
+    d->u.fd = d->err_fd = d->inflight.fd = -1;
+    d->retry_ns = RETRY_MIN_NS;
+}
+
+bool vhost_dev_realize(VhostDev *d, GError **error)
+{
+    LoopCall call = {.d = d, .error = error};
+
+    if (d->v.gm->fd < 0)
+        return fail(
+            error, VM_ERROR_UNSUPPORTED,
+            "the guest's memory is this process's own, and another one is to work "
+            "in it; start the VM with --memory SIZE,shared");
+    ioloop_call(d->v.loop, first_contact, &call);
+    if (call.ok && agree(d, error) && make_signals(d, error)) {
+        ioloop_call(d->v.loop, watch_signals, &call);
+        return call.ok;
+    }
+    if (d->socket)
+        g_prefix_error(error, "socket '%s': ", d->socket);
+    return false;
+}
+
+static void finish(void *opaque)
+{
+    VhostDev *d = opaque;
+
+    disconnect(d);
+    ioloop_unwatch(&d->err_watch);
+    for (unsigned i = 0; d->queues && i < d->v.n_queues; i++)
+        ioloop_unwatch(&d->queues[i].watch);
+    virtiofsd_free(d->helper);
+}
+
+void vhost_dev_release(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+
+    if (!d->retry_ns)
+        return; /* realize was not come to */
+    ioloop_call(v->loop, finish, d);
+    for (unsigned i = 0; d->queues && i < v->n_queues; i++)
+        fd_close(&d->queues[i].call_fd);
+    fd_close(&d->err_fd);
+    vhost_inflight_clear(&d->inflight);
+    g_free(d->queues);
+    g_free(d->socket);
+}
+
+/* ---- what the driver does --------------------------------------------------------- */
+
+bool vhost_dev_activate(VirtioDevice *v, GError **error)
+{
+    VhostDev *d = of(v);
+
+    d->running = true;
+    if (d->link == LINK_LIED) { /* the driver's reset gives it another chance */
+        d->link = LINK_DOWN;
+        try_later(d);
+    }
+    start_if_ready(d);
+    return true;
+}
+
+void vhost_dev_quiesce(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+    GError *why = NULL;
+
+    d->running = false;
+    if (d->started && !stop_rings(d, &why))
+        lost(d, why);
+    for (unsigned i = 0; i < v->n_queues; i++)
+        relay(&d->queues[i]);
+}
+
+void vhost_dev_resume(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+
+    d->running = true;
+    start_if_ready(d);
+}
+
+void vhost_dev_reset(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+    GError *why = NULL;
+
+    vhost_inflight_clear(&d->inflight);
+    for (unsigned i = 0; i < v->n_queues; i++) {
+        d->queues[i].base_known = false;
+        fd_event_take(d->queues[i].call_fd);
+    }
+    limit(d, ANSWER_MS);
+    if (d->link == LINK_UP && !vhost_user_reset_device(&d->u, &why))
+        lost(d, why);
+}
+
+void vhost_dev_hurry(VirtioDevice *v)
+{
+    __atomic_store_n(&of(v)->hurry, true, __ATOMIC_RELAXED);
+}
+
+void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32_t len)
+{
+    GError *why = NULL;
+
+    if (d->link != LINK_UP)
+        return;
+    limit(d, ANSWER_MS);
+    if (!vhost_user_set_config(&d->u, offset, buf, len, &why))
+        lost(d, why);
+}
