@@ -58,6 +58,7 @@ static bool realize(VirtioDevice *v, const char *tag, uint64_t queues, GError **
     memcpy(fs->config.tag, tag, strlen(tag));
     fs->config.num_request_queues = (uint32_t)queues;
     fs->d.agree = fs_agree;
+    fs->d.in_order = true;
     return vhost_dev_realize(&fs->d, error);
 }
 

@@ -147,7 +147,7 @@ static void listen(VirtioDevice *v)
 {
     g_autoptr(GError) error = NULL;
 
-    if (v->ops->remote)
+    if (v->rings_elsewhere)
         return;
     for (unsigned i = 0; i < v->n_queues; i++) {
         VqSlot *s = &v->queues[i];
@@ -170,7 +170,7 @@ static void listen(VirtioDevice *v)
 /* The device's own doings may still end, and return requests. */
 static void unlisten(VirtioDevice *v)
 {
-    if (v->ops->remote)
+    if (v->rings_elsewhere)
         return;
     for (unsigned i = 0; i < v->n_queues; i++)
         ioloop_unwatch(&v->queues[i].watch);

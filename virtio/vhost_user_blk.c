@@ -163,7 +163,7 @@ static const ParamDesc vublk_desc[] = {
      .max = BLK_MAX_QUEUES,
      .arg = "N",
      .help = "request queues; 0: one per CPU, up to 4, if that program has them"},
-    VIRTIO_ID_PARAM(VublkOptions, common),
+    VIRTIO_PARAMS(VublkOptions, common),
     {0},
 };
 

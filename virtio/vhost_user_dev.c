@@ -3,15 +3,16 @@
  * Theory of operation.  The driver's registers are ours, as for every device.  At
  * DRIVER_OK the back end gets guest RAM, the rings, and two eventfds for each: the kick,
  * which is the one that the kernel signals for the guest, so that a request costs us
- * nothing, and the call, which we relay as an interrupt.  That costs a wake-up of the I/O
- * thread for each interrupt; handing out the irqfd of an MSI-X vector would spare it, but
- * masked vectors, INTx and virtio-mmio need the relay anyway.
+ * nothing, and the call, which we pass on as an interrupt.  That costs a wake-up of the
+ * I/O thread for each interrupt; handing out the irqfd of an MSI-X vector would spare it,
+ * but masked vectors, INTx and virtio-mmio need this way anyway.
  *
- * Loss.  A back end may die.  The device is not told: its requests wait in the rings, and
- * the next back end goes on.  What the first one was at, the second finds in the
- * in-flight memory, where back ends keep one; otherwise it begins at the used index,
- * which is right for back ends that answer in order.  All of this is done by a small
- * machine on the device's loop:
+ * Loss.  A back end may die.  The guest is not told: its requests wait, and the next back
+ * end goes on.  What the first one was at, the second finds in the in-flight memory,
+ * where back ends keep one.  Of a kind that answers in order, the used index says the
+ * same.  All others do not get the driver's rings, but ours (vhost_user_relay.c).
+ *
+ * All of this is done by a small machine on the device's loop:
  *
  *     DOWN --timer--> KNOCKING --answer--> UP --hang-up--> DOWN
  *
@@ -64,6 +65,8 @@ static void disconnect(VhostDev *d)
         virtiofsd_stop(d->helper);
     for (unsigned i = 0; d->queues && i < d->v.n_queues; i++)
         d->queues[i].base_known = false;
+    if (d->relay)
+        relay_stop(d->relay);
     d->started = false;
     d->link = LINK_DOWN;
 }
@@ -78,17 +81,28 @@ static void try_later(VhostDev *d)
     ioloop_timer(d->v.loop, &d->timer, at, retry, d);
 }
 
+/* What a back end answered before it went, it has answered. */
+static void reap_last(VhostDev *d)
+{
+    bool any;
+
+    for (unsigned i = 0; d->relay && i < d->v.n_queues; i++)
+        relay_reap(d->relay, i, &any, NULL);
+}
+
 /* Takes over `why`. */
 static void lost(VhostDev *d, GError *why)
 {
     bool was_up = d->link == LINK_UP;
 
+    reap_last(d);
     disconnect(d);
     if (g_error_matches(why, VM_ERROR, VM_ERROR_CORRUPT)) {
         d->link = LINK_LIED;
         virtio_broken(&d->v, "%s", why->message);
     } else {
-        if (was_up && log_limit(&d->log_limit))
+        d->told = was_up ? log_limit(&d->log_limit) : d->told;
+        if (was_up && d->told)
             log_warn("%s: %s; requests wait until the back end is back", d->v.id,
                      why->message);
         try_later(d);
@@ -101,6 +115,15 @@ static void lost(VhostDev *d, GError *why)
 static uint16_t ring_index(const void *area)
 {
     return __atomic_load_n((const uint16_t *)area + 1, __ATOMIC_ACQUIRE);
+}
+
+static const uint64_t relay_features = BIT64(VIRTIO_F_VERSION_1) |
+                                       BIT64(VIRTIO_F_INDIRECT_DESC);
+
+/* Of the rings that it gets. */
+static uint64_t features_for(const VhostDev *d)
+{
+    return d->relay ? (d->v.features & d->features) | relay_features : d->v.features;
 }
 
 static bool wants_inflight(const VhostDev *d)
@@ -136,6 +159,10 @@ static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
  * before this one is lost with it. */
 static void nudge(VhostDev *d)
 {
+    if (d->relay) {
+        relay_nudge(d->relay);
+        return;
+    }
     for (unsigned i = 0; i < d->v.n_queues; i++)
         if (d->v.queues[i].vq.desc) {
             fd_event_signal(d->v.queues[i].vq.kick_fd);
@@ -147,13 +174,19 @@ static bool start_rings(VhostDev *d, GError **error)
 {
     VirtioDevice *v = &d->v;
     VhostRing rings[VIRTIO_MAX_QUEUES];
-    unsigned n = describe_rings(d, rings);
+    VhostRegion extra = {.fd = -1};
+    unsigned n;
 
+    if (!d->relay)
+        n = describe_rings(d, rings);
+    else if (!relay_start(d->relay, rings, &n, &extra, error))
+        return false;
     if (wants_inflight(d) &&
         !vhost_user_get_inflight(&d->u, (uint16_t)v->n_queues, v->ops->queue_size,
                                  &d->inflight, error))
         return false;
-    if (!vhost_user_start(&d->u, v->features, v->gm, rings, n, &d->inflight, error))
+    if (!vhost_user_start(&d->u, features_for(d), v->gm, &extra, rings, n, &d->inflight,
+                          error))
         return false;
     d->started = true;
     nudge(d);
@@ -172,23 +205,51 @@ static void start_if_ready(VhostDev *d)
         lost(d, why);
 }
 
-static void relay(VhostQueue *q)
+static bool answers(VhostQueue *q)
+{
+    VhostDev *d = q->d;
+    GError *why = NULL;
+    bool any;
+
+    if (!relay_reap(d->relay, q->index, &any, &why))
+        lost(d, why);
+    return any;
+}
+
+/* The back end has used buffers. */
+static void pass_on(VhostQueue *q)
 {
     Virtqueue *vq = &q->d->v.queues[q->index].vq;
 
     if (!fd_event_take(q->call_fd) || !vq->desc)
         return;
+    if (q->d->relay) {
+        answers(q);
+        return;
+    }
     vq->interrupts++;
     q->d->v.binding->interrupt(q->d->v.binding_opaque, (int)q->index);
 }
 
+bool vhost_dev_poll(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+    bool any = false;
+
+    for (unsigned i = 0; d->relay && i < v->n_queues; i++)
+        any |= answers(&d->queues[i]);
+    return any;
+}
+
 static void on_call(void *opaque, uint32_t events)
 {
-    relay(opaque);
+    pass_on(opaque);
 }
 
 static bool rings_are_empty(const VhostDev *d)
 {
+    if (d->relay)
+        return relay_is_idle(d->relay);
     for (unsigned i = 0; i < d->v.n_queues; i++) {
         const Virtqueue *vq = &d->v.queues[i].vq;
 
@@ -207,7 +268,7 @@ static void drain(VhostDev *d)
     while (!rings_are_empty(d) && clock_ns() < d->u.deadline_ns &&
            poll(&gone, 1, 0) == 0) {
         for (unsigned i = 0; i < d->v.n_queues; i++)
-            relay(&d->queues[i]);
+            pass_on(&d->queues[i]);
         g_usleep(TICK_US);
     }
 }
@@ -219,12 +280,15 @@ static bool stop_rings(VhostDev *d, GError **error)
     for (unsigned i = 0; i < d->v.n_queues; i++) {
         VhostQueue *q = &d->queues[i];
 
-        if (!d->v.queues[i].vq.desc)
+        if (!d->relay && !d->v.queues[i].vq.desc)
             continue;
         if (!vhost_user_stop(&d->u, i, &q->base, error))
             return false;
         q->base_known = true;
     }
+    reap_last(d);
+    if (d->relay)
+        relay_stop(d->relay);
     d->started = false;
     return true;
 }
@@ -260,7 +324,11 @@ static bool knock(VhostDev *d, GError **error)
 
 static bool offers_all(const VhostDev *d, GError **error)
 {
-    return !(d->v.offered & ~d->u.features) ||
+    uint64_t needed = d->relay ? (d->v.offered & d->features) | relay_features
+                               : d->v.offered;
+
+    return (!(needed & ~d->u.features) &&
+            (d->relay || d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT))) ||
            fail(error, VM_ERROR_CORRUPT,
                 "the back end came back without features that the driver was told of");
 }
@@ -304,7 +372,7 @@ static void on_socket(void *opaque, uint32_t events)
         lost(d, why);
         return;
     }
-    if (log_limit(&d->log_limit))
+    if (d->told)
         log_info("%s: the back end is back", d->v.id);
     ioloop_timer(d->v.loop, &d->timer, clock_ns() + STABLE_NS, on_stable, d);
     start_if_ready(d);
@@ -352,8 +420,8 @@ static void first_contact(void *opaque)
     }
 }
 
-/* Of the ring's own: what our checks of rings and the base's arithmetic know.  Packed
- * rings are not among them. */
+/* Of rings that the back end has: what our checks of rings and the base's arithmetic
+ * know.  Packed rings are not among them. */
 static uint64_t ring_features(void)
 {
     return BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |
@@ -367,7 +435,13 @@ static bool agree(VhostDev *d, GError **error)
     if (!(d->u.features & BIT64(VIRTIO_F_VERSION_1)))
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "the back end knows only virtio before 1.0; use a newer one");
-    v->offered = d->u.features & (d->features | ring_features());
+    v->rings_elsewhere = d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT);
+    if (!v->rings_elsewhere && !(d->u.features & BIT64(VIRTIO_F_INDIRECT_DESC)))
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "the back end neither keeps in-flight memory nor knows indirect "
+                    "descriptors; use a newer one");
+    v->offered = d->u.features &
+                 (d->features | (v->rings_elsewhere ? ring_features() : 0));
     if (!d->agree(d, error))
         return false;
     return v->n_queues <= MIN(d->u.max_queues, VIRTIO_MAX_QUEUES) ||
@@ -398,7 +472,11 @@ static bool make_signals(VhostDev *d, GError **error)
         if ((d->queues[i].call_fd = fd_event(error)) < 0)
             return false;
     d->err_fd = fd_event(error);
-    return d->err_fd >= 0;
+    if (d->err_fd < 0)
+        return false;
+    if (!d->v.rings_elsewhere)
+        d->relay = relay_new(d, error);
+    return d->v.rings_elsewhere || d->relay;
 }
 
 void vhost_dev_init(VirtioDevice *v)
@@ -450,6 +528,7 @@ void vhost_dev_release(VirtioDevice *v)
         fd_close(&d->queues[i].call_fd);
     fd_close(&d->err_fd);
     vhost_inflight_clear(&d->inflight);
+    relay_free(d->relay);
     g_free(d->queues);
     g_free(d->socket);
 }
@@ -478,7 +557,7 @@ void vhost_dev_quiesce(VirtioDevice *v)
     if (d->started && !stop_rings(d, &why))
         lost(d, why);
     for (unsigned i = 0; i < v->n_queues; i++)
-        relay(&d->queues[i]);
+        pass_on(&d->queues[i]);
 }
 
 void vhost_dev_resume(VirtioDevice *v)
@@ -495,6 +574,8 @@ void vhost_dev_reset(VirtioDevice *v)
     GError *why = NULL;
 
     vhost_inflight_clear(&d->inflight);
+    if (d->relay)
+        relay_forget(d->relay);
     for (unsigned i = 0; i < v->n_queues; i++) {
         d->queues[i].base_known = false;
         fd_event_take(d->queues[i].call_fd);

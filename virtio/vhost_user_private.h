@@ -10,6 +10,7 @@
 #include "virtio/virtio.h"
 
 typedef struct VhostDev VhostDev;
+typedef struct Relay Relay;
 
 typedef enum {
     LINK_DOWN,     /* not connected; the timer tries again */
@@ -32,9 +33,11 @@ struct VhostDev {
     VirtioDevice v;
 
     /* The kind's, before vhost_dev_realize(). */
-    char *socket;        /* path of the back end's; NULL: helper starts it */
-    Virtiofsd *helper;   /* owned; NULL: somebody else's back end */
-    uint64_t features;   /* of the kind, which may be offered if the back end has them */
+    char *socket;      /* path of the back end's; NULL: helper starts it */
+    Virtiofsd *helper; /* owned; NULL: somebody else's back end */
+    uint64_t features; /* of the kind, which may be offered if the back end has them */
+    bool in_order; /* back ends of the kind answer requests in their order, so that the
+                      used index tells what one had in flight */
     uint32_t config_len; /* bytes of the config space that the back end has; 0: none */
     /* What the back end has is known: decides on v->n_queues. */
     bool (*agree)(VhostDev *d, GError **error);
@@ -50,10 +53,12 @@ struct VhostDev {
     IoTimer timer;
     int64_t retry_ns; /* how long to wait before the next try */
     LogLimit log_limit;
+    bool told; /* of the last loss */
     VhostQueue *queues;
     int err_fd;
     IoWatch err_watch;
     VhostInflight inflight;
+    Relay *relay; /* NULL: the back end has the driver's own rings */
     bool running; /* the driver wants its queues served */
     bool started; /* and the back end was told so */
     bool hurry;   /* atomic: the VM ends */
@@ -71,6 +76,7 @@ void vhost_dev_quiesce(VirtioDevice *v);
 void vhost_dev_resume(VirtioDevice *v);
 void vhost_dev_reset(VirtioDevice *v);
 void vhost_dev_hurry(VirtioDevice *v);
+bool vhost_dev_poll(VirtioDevice *v);
 
 /* The loop: a writable part of the config space changed.  Tells the back end, now or when
  * it is back, by came_back. */
@@ -79,4 +85,27 @@ void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32
 /* Kinds that have more to do on reset and release call ours. */
 #define VHOST_DEV_OPS                                                                    \
     .remote = true, .own_thread = true, .activate = vhost_dev_activate,                  \
-    .quiesce = vhost_dev_quiesce, .resume = vhost_dev_resume, .hurry = vhost_dev_hurry
+    .handle = relay_handle, .poll = vhost_dev_poll, .quiesce = vhost_dev_quiesce,        \
+    .resume = vhost_dev_resume, .hurry = vhost_dev_hurry
+
+/* ---- vhost_user_relay.c: the loop, but for making and freeing -----------------------
+ */
+
+Relay *relay_new(VhostDev *d, GError **error); /* v->n_queues is known */
+void relay_free(Relay *r);                     /* NULL is fine */
+
+/* Requests of the driver on their way to the back end, if there is one: VirtioOps'. */
+void relay_handle(VirtioDevice *v, Virtqueue *vq);
+
+/* Returns what the back end has answered on a queue to the driver; fails when that cannot
+ * be.  Harmless when there is no back end. */
+bool relay_reap(Relay *r, unsigned queue, bool *ret_any, GError **error);
+bool relay_is_idle(const Relay *r); /* nothing is in flight */
+
+/* New rings for a new back end, with what is in flight in them, and after it was told of
+ * them a kick for each. */
+bool relay_start(Relay *r, VhostRing *rings, unsigned *ret_n, VhostRegion *ret_region,
+                 GError **error);
+void relay_nudge(Relay *r);
+void relay_stop(Relay *r);   /* the back end is gone, what is in flight stays so */
+void relay_forget(Relay *r); /* the driver is: nothing is in flight */

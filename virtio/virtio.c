@@ -51,7 +51,7 @@ static bool make(VirtioDevice *v, const VirtioCommonOptions *options, GError **e
         ops->queue_size > VQ_MAX_SIZE)
         return fail(error, VM_ERROR_INVALID, "%u queues of %u are not possible",
                     v->n_queues, ops->queue_size);
-    if (!ops->remote)
+    if (!v->rings_elsewhere)
         v->offered |= own_features(options);
     if (!make_queues(v, error))
         return false;

@@ -43,6 +43,13 @@ typedef struct VhostInflight {
     uint16_t n_queues, queue_size;
 } VhostInflight;
 
+/* Memory besides guest RAM. */
+typedef struct VhostRegion {
+    uint64_t gpa, size;
+    void *host;
+    int fd; /* which it is all of; -1: there is none */
+} VhostRegion;
+
 typedef struct VhostRing {
     unsigned index;
     uint16_t size;
@@ -77,10 +84,10 @@ bool vhost_user_get_inflight(VhostUser *u, uint16_t n_queues, uint16_t queue_siz
 void vhost_inflight_clear(VhostInflight *inflight);
 
 /* Starts the rings with the features that the driver accepted.  Guest RAM must be shared
- * (gm->fd).  inflight may have no fd. */
+ * (gm->fd).  extra and inflight may have no fd. */
 bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
-                      const VhostRing *rings, unsigned n, const VhostInflight *inflight,
-                      GError **error);
+                      const VhostRegion *extra, const VhostRing *rings, unsigned n,
+                      const VhostInflight *inflight, GError **error);
 
 /* Stops one ring; the back end does not touch it after it has answered with the next
  * available entry it would have looked at. */

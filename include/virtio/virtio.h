@@ -82,9 +82,8 @@ typedef struct VirtioOps {
     uint16_t queue_size;      /* most entries a queue may have */
     uint32_t config_size;     /* bytes of device configuration */
     bool own_thread;          /* an I/O thread of its own instead of the shared one */
-    bool remote; /* another process serves its queues (vhost-user): they are not
-                    listened to here, realize offers the ring features too, and
-                    guest RAM must be shared.  What that process writes is in no
+    bool remote; /* another process works in guest RAM (vhost-user), which must be
+                    shared.  What it writes besides answered requests is in no
                     dirty log, which pins the device: no snapshot while it is
                     live */
 
@@ -148,6 +147,10 @@ struct VirtioDevice {
     uint32_t feature_select[2];
     bool quiesced;
     bool live; /* activated, not reset since */
+
+    /* Set by realize: another process has the driver's rings, which are then not listened
+     * to here, and realize offers the ring features too. */
+    bool rings_elsewhere;
 
     uint8_t status;             /* atomic: the I/O thread sets NEEDS_RESET */
     bool broken;                /* atomic */

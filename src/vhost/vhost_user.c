@@ -67,7 +67,8 @@ enum {
     FLAG_REPLY = 4,
     FLAG_NEED_REPLY = 8,
     F_PROTOCOL_FEATURES = 30, /* a virtio feature bit that drivers never see */
-    MAX_FDS = 8,              /* in one message */
+    MAX_REGIONS = 8,          /* in one message, with a descriptor each */
+    MAX_FDS = MAX_REGIONS,
 };
 
 static const uint64_t known_protocol = BIT64(VHOST_USER_P_MQ) |
@@ -95,7 +96,7 @@ typedef struct Region {
 
 typedef struct MemTable {
     uint32_t n, padding;
-    Region region[GM_MAX_REGIONS];
+    Region region[MAX_REGIONS];
 } MemTable;
 
 typedef struct ConfigSpace {
@@ -108,8 +109,6 @@ typedef struct Inflight {
     uint16_t n_queues, queue_size;
     uint32_t padding; /* on the wire as well, as the field's C programs have it */
 } Inflight;
-
-_Static_assert((int)GM_MAX_REGIONS <= (int)MAX_FDS, "one descriptor for each region");
 
 /* ---- bytes ------------------------------------------------------------------------ */
 
@@ -142,6 +141,18 @@ bool vhost_user_wait(VhostUser *u, GError **error)
 static bool would_block(void)
 {
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
+
+static bool hung_up(const char *name, GError **error)
+{
+    return fail(error, VM_ERROR_IO, "%s: the back end hung up", name);
+}
+
+/* errno is what a transfer failed with. */
+static bool fail_transfer(const char *name, GError **error)
+{
+    return errno == EPIPE || errno == ECONNRESET ? hung_up(name, error)
+                                                 : fail_errno(error, "%s", name);
 }
 
 /* The descriptors go with the first byte. */
@@ -178,7 +189,7 @@ static bool send_all(VhostUser *u, Request request, const void *buf, size_t len,
                               done ? 0 : n_fds);
 
         if (n < 0 && !would_block())
-            return fail_errno(error, "send %s", name);
+            return fail_transfer(name, error);
         if (n < 0 && !wait_for(u, POLLOUT, name, error))
             return false;
         done += n > 0 ? (size_t)n : 0;
@@ -247,10 +258,10 @@ static bool receive_all(VhostUser *u, Request request, void *buf, size_t len, Fd
         if (n < 0 && would_block())
             continue;
         if (n < 0)
-            return fail_errno(error, "answer to %s", name);
+            return fail_transfer(name, error);
         take_fds(&msg, fds);
         if (n == 0)
-            return fail(error, VM_ERROR_IO, "%s: the back end hung up", name);
+            return hung_up(name, error);
         done += (size_t)n;
     }
     return true;
@@ -446,21 +457,31 @@ static bool set_inflight(VhostUser *u, const VhostInflight *i, GError **error)
 
 /* ---- rings ------------------------------------------------------------------------ */
 
-/* Each region is a part of the one file. */
-static bool set_memory(VhostUser *u, const GuestMem *gm, GError **error)
+/* Each region of guest RAM is a part of the one file. */
+static bool set_memory(VhostUser *u, const GuestMem *gm, const VhostRegion *extra,
+                       GError **error)
 {
-    MemTable table = {.n = gm->n_regions};
-    int fds[GM_MAX_REGIONS];
+    MemTable table = {0};
+    int fds[MAX_REGIONS];
 
+    if (gm->n_regions + (extra->fd >= 0) > MAX_REGIONS)
+        return fail(error, VM_ERROR_UNSUPPORTED, "more than %d regions of memory",
+                    MAX_REGIONS);
     for (unsigned i = 0; i < gm->n_regions; i++) {
         const GuestRegion *r = &gm->region[i];
 
-        table.region[i] = (Region){r->gpa, r->size, (uintptr_t)r->host, r->offset};
-        fds[i] = gm->fd;
+        fds[table.n] = gm->fd;
+        table.region[table.n++] = (Region){r->gpa, r->size, (uintptr_t)r->host,
+                                           r->offset};
+    }
+    if (extra->fd >= 0) {
+        fds[table.n] = extra->fd;
+        table.region[table.n++] = (Region){extra->gpa, extra->size,
+                                           (uintptr_t)extra->host, 0};
     }
     return tell_acked(u, SET_MEM_TABLE, &table,
-                      offsetof(MemTable, region) + gm->n_regions * sizeof(Region), fds,
-                      gm->n_regions, error);
+                      offsetof(MemTable, region) + table.n * sizeof(Region), fds, table.n,
+                      error);
 }
 
 static bool set_ring(VhostUser *u, const VhostRing *r, GError **error)
@@ -488,12 +509,12 @@ static bool enable_ring(VhostUser *u, const VhostRing *r, GError **error)
 }
 
 bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
-                      const VhostRing *rings, unsigned n, const VhostInflight *inflight,
-                      GError **error)
+                      const VhostRegion *extra, const VhostRing *rings, unsigned n,
+                      const VhostInflight *inflight, GError **error)
 {
     uint64_t agreed = features | (u->features & BIT64(F_PROTOCOL_FEATURES));
 
-    if (!tell_u64(u, SET_FEATURES, agreed, error) || !set_memory(u, gm, error) ||
+    if (!tell_u64(u, SET_FEATURES, agreed, error) || !set_memory(u, gm, extra, error) ||
         !set_inflight(u, inflight, error))
         return false;
     for (unsigned i = 0; i < n; i++)

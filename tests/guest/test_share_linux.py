@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Shared folders under a stock Debian kernel: --share starts virtiofsd, the guest mounts."""
+import glob
 import os
 import re
 import signal
-import subprocess
 import tempfile
 import time
 
@@ -12,12 +12,17 @@ from hutch import check, equal
 from linux import Linux
 
 
+def content(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def helpers(pid):
     """The virtiofsd processes of a hutch, children of children included."""
     found = []
-    for child in subprocess.run(["pgrep", "-P", str(pid)], stdout=subprocess.PIPE, text=True,
-                                check=False).stdout.split():
-        found += [int(child), *helpers(child)]
+    for children in glob.glob(f"/proc/{pid}/task/*/children"):
+        for child in content(children).split():
+            found += [int(child), *helpers(child)]
     return found
 
 
@@ -36,11 +41,6 @@ def shared_by(pid, folder):
             if folder in file.read().replace("\\,", ","):
                 found.append(helper)
     return found
-
-
-def content(path):
-    with open(path, encoding="utf-8") as file:
-        return file.read()
 
 
 class Guest(Linux):
