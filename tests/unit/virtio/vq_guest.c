@@ -61,7 +61,7 @@ void vqg_init(VqGuest *g, const VirtioOps *ops)
 static void make_ram(VqGuest *g)
 {
     GError *error = NULL;
-    GuestMemOptions o = {.size = VQG_LOW_SIZE + VQG_HIGH_SIZE};
+    GuestMemOptions o = {.size = VQG_LOW_SIZE + VQG_HIGH_SIZE, .shared = g->ops.remote};
 
     g_assert_true(gm_init(&g->gm, &o, &error));
     g_assert_true(gm_add(&g->gm, 0, VQG_LOW_SIZE, &error));
