@@ -30,6 +30,7 @@
 #include "util/fd.h"
 #include "util/unixsocket.h"
 #include "vhost_user_private.h"
+#include "virtio/virtq_internal.h"
 
 enum {
     START_MS = 10000, /* the first time: a helper has to start, and a person waits */
@@ -228,7 +229,7 @@ static void pass_on(VhostQueue *q)
         return;
     }
     vq->interrupts++;
-    q->d->v.binding->interrupt(q->d->v.binding_opaque, (int)q->index);
+    virtio_interrupt(&q->d->v, (int)q->index);
 }
 
 bool vhost_dev_poll(VirtioDevice *v)
@@ -352,6 +353,11 @@ static bool greet(VhostDev *d, uint8_t *config, GError **error)
     ioloop_unwatch(&d->watch);
     ioloop_timer_cancel(&d->timer);
     d->link = LINK_UP;
+    return true;
+}
+
+static bool watch_link(VhostDev *d, GError **error)
+{
     return ioloop_watch(d->v.loop, &d->watch, d->u.fd, EPOLLIN, on_hangup, d, error);
 }
 
@@ -367,7 +373,7 @@ static void on_socket(void *opaque, uint32_t events)
     GError *why = NULL;
 
     limit(d, ANSWER_MS);
-    if (!greet(d, config, &why) || !offers_all(d, &why) ||
+    if (!greet(d, config, &why) || !watch_link(d, &why) || !offers_all(d, &why) ||
         (d->came_back && !d->came_back(d, config, &why))) {
         lost(d, why);
         return;
@@ -459,8 +465,10 @@ static void watch_signals(void *opaque)
     for (unsigned i = 0; i < d->v.n_queues && call->ok; i++)
         call->ok = ioloop_watch(d->v.loop, &d->queues[i].watch, d->queues[i].call_fd,
                                 EPOLLIN, on_call, &d->queues[i], call->error);
-    call->ok = call->ok && ioloop_watch(d->v.loop, &d->err_watch, d->err_fd, EPOLLIN,
-                                        on_error, d, call->error);
+    call->ok = call->ok &&
+               ioloop_watch(d->v.loop, &d->err_watch, d->err_fd, EPOLLIN, on_error, d,
+                            call->error) &&
+               watch_link(d, call->error);
 }
 
 static bool make_signals(VhostDev *d, GError **error)

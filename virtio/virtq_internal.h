@@ -1,5 +1,5 @@
-/* Private to virtio/virtq*.c, virtio.c and serve.c: what the two layouts of a ring share,
- * and the device's two sides, its registers and its I/O thread. */
+/* Private to virtio/virtq*.c, virtio.c, serve.c and vhost_user_*.c: what the two layouts
+ * of a ring share, and the device's two sides, its registers and its I/O thread. */
 #pragma once
 
 #include "util/bits.h"

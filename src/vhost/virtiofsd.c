@@ -207,12 +207,14 @@ static bool enter_namespaces(const Child *c)
     return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
 }
 
-/* Submounts too: what is mounted below the folder is the guest's to see. */
+/* Submounts too: what is mounted below the folder is the guest's to see.  What the host
+ * mounts there later is not, as it would be writable. */
 static void make_readonly(const Child *c)
 {
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
 
     if (mount(c->folder, c->folder, NULL, MS_BIND | MS_REC, NULL) < 0 ||
+        mount(NULL, c->folder, NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
         syscall(SYS_mount_setattr, AT_FDCWD, c->folder, RECURSIVE, &attr, sizeof(attr)) <
             0)
         give_up("the folder cannot be made read-only: that needs Linux 5.12\n");
