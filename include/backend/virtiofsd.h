@@ -22,7 +22,9 @@ void virtiofsd_free(Virtiofsd *d); /* NULL is fine; ends the child */
  * if it does not, the socket hangs up. */
 int virtiofsd_start(Virtiofsd *d, GError **error);
 
-void virtiofsd_stop(Virtiofsd *d); /* ends the child, if there is one */
+/* Ends the child, if there is one; its socket should be closed before, which makes it end
+ * by itself. */
+void virtiofsd_stop(Virtiofsd *d);
 
 /* When it may be started next, on CLOCK_MONOTONIC: a program that ends again and again is
  * not started more than some times a minute. */

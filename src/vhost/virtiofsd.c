@@ -34,7 +34,8 @@
 enum {
     STARTS = 5, /* in WINDOW_NS */
     WORDS = 512,
-    END_TRIES = 100, /* to see the child gone after it was killed, 10 ms each */
+    GRACE_TRIES = 10, /* for the child to end by itself, and after it was killed */
+    END_TRIES = 100,
     MAX_ARGS = 24,
     RECURSIVE = 0x8000, /* AT_RECURSIVE */
 };
@@ -278,27 +279,36 @@ static bool listen_to_words(Virtiofsd *d, int fd, GError **error)
            ioloop_watch(d->loop, &d->words_watch, fd, EPOLLIN, on_words, d, error);
 }
 
+/* Looks every 10 ms whether the child has ended. */
+static bool ends_within(Virtiofsd *d, unsigned tries)
+{
+    for (unsigned i = 0; i < tries; i++) {
+        pid_t gone = waitpid(d->pid, NULL, WNOHANG);
+
+        if (gone == d->pid || (gone < 0 && errno == ECHILD))
+            return true;
+        g_usleep(10 * 1000);
+    }
+    return false;
+}
+
+/* It ends by itself when its socket hangs up, and then takes its own child, the one in
+ * its namespaces, with it in good order. */
 void virtiofsd_stop(Virtiofsd *d)
 {
     ioloop_unwatch(&d->words_watch);
     fd_close(&d->words_fd);
     if (!d->pid)
         return;
-    kill(-d->pid, SIGKILL);
-    kill(d->pid, SIGKILL);
-    for (unsigned i = 0; i < END_TRIES; i++) {
-        pid_t gone = waitpid(d->pid, NULL, WNOHANG);
-
-        if (gone == d->pid || (gone < 0 && errno == ECHILD)) {
-            d->pid = 0;
-            return;
-        }
-        g_usleep(10 * 1000);
+    if (!ends_within(d, GRACE_TRIES)) {
+        kill(-d->pid, SIGKILL);
+        kill(d->pid, SIGKILL);
+        /* Or it hangs in the kernel, on a disk or a server that does not answer, and will
+         * be gone when that does. */
+        if (!ends_within(d, END_TRIES))
+            log_warn("%s: virtiofsd (process %d) does not end; its disk may hang", d->id,
+                     (int)d->pid);
     }
-    /* It hangs in the kernel, on a disk or a server that does not answer, and will be
-     * gone when that does. */
-    log_warn("%s: virtiofsd (process %d) does not end; its disk may hang", d->id,
-             (int)d->pid);
     d->pid = 0;
 }
 
