@@ -44,7 +44,7 @@ typedef struct FakeBackend {
     pthread_t thread;
 
     /* After fake_wait(), or while it stands still. */
-    unsigned count[FAKE_REQUESTS];
+    unsigned count[FAKE_REQUESTS];             /* atomic */
     uint8_t last[FAKE_REQUESTS][FAKE_PAYLOAD]; /* payload by request */
     unsigned n_fds[FAKE_REQUESTS];             /* that came with it, last */
     int call_fd, mem_fd[8];                    /* kept; -1 */
@@ -193,9 +193,9 @@ static void *fake_run(void *opaque)
         g_assert_cmpuint(h[2], <=, FAKE_PAYLOAD);
         if (h[2] && !fake_read(b->fd, payload, h[2], fds, &n_fds))
             break;
-        b->count[h[0]]++;
         memcpy(b->last[h[0]], payload, sizeof(payload));
         fake_keep(b, h[0], fds, n_fds);
+        __atomic_fetch_add(&b->count[h[0]], 1, __ATOMIC_RELEASE);
         len = fake_payload(b, h[0], h[1] & 8, payload, h[2]);
         if (len && !fake_answer(b, h[0], payload, len))
             break;
@@ -214,6 +214,12 @@ static inline void fake_start(FakeBackend *b, int fd)
     for (int i = 0; i < 8; i++)
         b->mem_fd[i] = -1;
     g_assert_cmpint(pthread_create(&b->thread, NULL, fake_run, b), ==, 0);
+}
+
+/* How often it was told; what else it keeps may be looked at if it is not told more. */
+static inline unsigned fake_count(const FakeBackend *b, unsigned request)
+{
+    return __atomic_load_n(&b->count[request], __ATOMIC_ACQUIRE);
 }
 
 /* After the front end has hung up: until the thread has ended. */

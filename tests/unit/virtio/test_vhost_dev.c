@@ -75,17 +75,30 @@ static void finish(Server *s)
     rmdir(s->folder);
 }
 
-static void open_disk(Server *s)
+static void open_device(const VirtioOps *ops, const char *text)
 {
     static void *options;
+    static const VirtioOps *last;
     GError *error = NULL;
 
     if (options)
-        param_free(vhost_user_blk_ops.params, options);
-    options = param_new(vhost_user_blk_ops.params);
-    g_assert_true(param_parse(vhost_user_blk_ops.params, options, s->path, &error));
-    vqg_open(&g, &vhost_user_blk_ops,
-             &(VqgSetup){.mode = VQG_THREAD, .options = options});
+        param_free(last->params, options);
+    last = ops;
+    options = param_new(ops->params);
+    g_assert_true(param_parse(ops->params, options, text, &error));
+    vqg_open(&g, ops, &(VqgSetup){.mode = VQG_THREAD, .options = options});
+}
+
+static void open_disk(Server *s)
+{
+    open_device(&vhost_user_blk_ops, s->path);
+}
+
+static void open_folder(Server *s)
+{
+    g_autofree char *text = g_strdup_printf("%s,tag=t", s->path);
+
+    open_device(&virtio_fs_ops, text);
 }
 
 /* What the threads on the other side come to, in their time. */
@@ -107,7 +120,7 @@ static bool is_broken(void)
 static bool second_is_started(void)
 {
     return __atomic_load_n(&server.came, __ATOMIC_SEQ_CST) > 1 &&
-           __atomic_load_n(&server.b[1].count[18], __ATOMIC_SEQ_CST) > 0;
+           fake_count(&server.b[1], 18) > 0;
 }
 
 /* ---- what back ends do with the rings that they get ---------------------------------
@@ -194,7 +207,7 @@ static void what_was_in_flight_is_the_next_ones_in_its_order(void)
     for (unsigned i = 0; i < 3; i++)
         vqg_offer(&g, 0x300000 + 4096 * i, 512, IN);
     vqg_kick(&g);
-    while (!server.b[0].count[18])
+    while (!fake_count(&server.b[0], 18))
         g_usleep(1000);
     shutdown(server.b[0].fd, SHUT_RDWR);
     g_assert_true(comes(second_is_started));
@@ -249,6 +262,36 @@ static void one_with_in_flight_memory_gets_the_drivers_rings_and_its_memory_agai
     finish(&server);
 }
 
+/* A folder's, with the driver's rings: its used ring says what is done. */
+static void one_that_answers_in_order_goes_on_at_the_used_index(void)
+{
+    server = (Server){0};
+    serve(&server, 2);
+    open_folder(&server);
+    g_assert_cmpuint(vqg_config(&g, 0, 8), ==, 't');
+    g_assert_cmpuint(vqg_config(&g, 36, 4), ==, 1);
+    __atomic_store_n((uint16_t *)(g.q[1].device + 2), 3, __ATOMIC_SEQ_CST);
+    shutdown(server.b[0].fd, SHUT_RDWR);
+    g_assert_true(comes(second_is_started));
+    g_assert_cmpuint(load_le32(server.b[1].last[10]), ==, 1); /* SET_VRING_BASE */
+    g_assert_cmpuint(load_le32(server.b[1].last[10] + 4), ==, 3);
+    finish(&server);
+}
+
+static void a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was(void)
+{
+    server = (Server){0};
+    serve(&server, 1);
+    open_folder(&server);
+    g_assert_cmpuint(load_le32(server.b[0].last[10] + 4), ==, 0);
+    virtio_quiesce(g.vdev);
+    g_assert_cmpuint(fake_count(&server.b[0], 11), ==, 2); /* GET_VRING_BASE: 7 */
+    virtio_resume(g.vdev);
+    g_assert_cmpuint(fake_count(&server.b[0], 18), ==, 4);
+    g_assert_cmpuint(load_le32(server.b[0].last[10] + 4), ==, 7);
+    finish(&server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -260,5 +303,7 @@ int main(int argc, char **argv)
     TEST(one_that_hangs_at_driver_ok_delays_the_vcpu_by_its_limit_only);
     TEST(another_disk_is_not_taken_for_the_one_that_was_there);
     TEST(one_with_in_flight_memory_gets_the_drivers_rings_and_its_memory_again);
+    TEST(one_that_answers_in_order_goes_on_at_the_used_index);
+    TEST(a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was);
     return g_test_run();
 }
