@@ -50,7 +50,8 @@ class Daemon:
         self.process = subprocess.Popen(
             [self.program, "--blockdev", f"driver=file,node-name=disk,filename={self.disk}",
              "--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,"
-             f"num-queues={self.queues},addr.type=unix,addr.path={self.socket}"])
+             f"num-queues={self.queues},addr.type=unix,addr.path={self.socket}"],
+            stderr=subprocess.DEVNULL)
         end = time.monotonic() + 30 * PATIENCE
         while not os.path.exists(self.socket):
             check(time.monotonic() < end and self.process.poll() is None, "it does not start")
@@ -65,8 +66,8 @@ def guest(words):
     return ["--kernel", image("payload", "payload.elf"), "--cmdline", words, "--debug-exit"]
 
 
-def passes(words, *more):
-    status, out, err = run(*guest(words), *more)
+def passes(words, *more, **options):
+    status, out, err = run(*guest(words), *more, **options)
     check(status == 0 and "PASS" in out, f"{words} {more}: status {status}\n{out}\n{err}")
     return out
 
@@ -132,6 +133,13 @@ def test_a_reset_while_the_back_end_is_away_starts_anew_when_it_is_back():
             vm.expect("verify go")
             vm.expect("PASS blk-verify", limit=120)
             equal(vm.wait(), 0)
+
+
+def test_no_broken_ring_rule_reaches_the_back_end():
+    with Daemon() as daemon:
+        out = passes("test=hostile", "--vhost-user-blk", daemon.socket, "--rng", limit=120)
+        check(out.count("needs_reset=1") > 10, out)
+        check(daemon.process.poll() is None, "the back end ended")
 
 
 def hang(path):
