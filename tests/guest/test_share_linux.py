@@ -3,13 +3,15 @@
 import glob
 import os
 import re
+import shutil
 import signal
 import tempfile
 import time
 
 import hutch
-from hutch import check, equal
+from hutch import Skip, check, equal
 from linux import Linux
+from qmp import Qmp
 
 
 def content(path):
@@ -47,6 +49,9 @@ class Guest(Linux):
     """A guest with the folders `rw` and `ro`, mounted."""
 
     def __init__(self):
+        if not any(map(shutil.which, ("virtiofsd", "/usr/libexec/virtiofsd",
+                                      "/usr/lib/qemu/virtiofsd"))):
+            raise Skip("virtiofsd is not installed")
         self.folder = tempfile.TemporaryDirectory()
         self.host = {tag: os.path.join(self.folder.name, f"{tag}, its folder")
                      for tag in ("rw", "ro")}
@@ -55,11 +60,14 @@ class Guest(Linux):
             with open(os.path.join(folder, "hello"), "w", encoding="utf-8") as file:
                 file.write(f"I am {tag}\n")
         quoted = {tag: folder.replace(",", ",,") for tag, folder in self.host.items()}
+        control = os.path.join(self.folder.name, "control")
         super().__init__("--memory", "256M", "--share", f"{quoted['rw']},tag=rw",
-                         "--share", f"{quoted['ro']},tag=ro,readonly")
+                         "--share", f"{quoted['ro']},tag=ro,readonly", "--control", control)
+        self.qmp = Qmp(control, self.process)
 
     def __exit__(self, *_):
         super().__exit__()
+        self.qmp.close()
         self.folder.cleanup()
 
     def mount(self, tag, limit=60):
@@ -115,11 +123,29 @@ def survives_a_killed_virtiofsd(vm):
     check(re.search(r"share0: .*hung up", vm.stderr()), vm.stderr())
 
 
+def comes_and_goes(vm):
+    """A folder that is shared while the guest runs, stopped and continued meanwhile."""
+    before = sorted(helpers(vm.process.pid))
+    vm.qmp("x-hutch-device-add", option="share",
+           value={"folder": vm.host["ro"], "tag": "late", "id": "late"})
+    vm.sh("mkdir /late; until mount -t virtiofs late /late 2>/dev/null; do usleep 50000; done",
+          120)
+    for _ in range(3):
+        vm.qmp("stop")
+        vm.qmp("cont")
+    equal(vm.sh("echo late >/late/late; umount /late; cat /rw/hello"), "I am rw\n")
+    equal(content(vm.path("ro", "late")), "late\n")
+    vm.qmp("device_del", id="late")
+    vm.qmp.event("DEVICE_DELETED", 120)
+    equal(sorted(helpers(vm.process.pid)), before, "processes left")
+
+
 def test_a_folder_is_read_and_written_kept_readonly_and_outlives_its_helper():
     with Guest().boot() as vm:
         reads_and_writes(vm)
         readonly_is_readonly(vm)
         survives_a_killed_virtiofsd(vm)
+        comes_and_goes(vm)
         left = helpers(vm.process.pid)
         equal(vm.power_off(), 0)
         wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left),
