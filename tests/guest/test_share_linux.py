@@ -1,47 +1,24 @@
 #!/usr/bin/env python3
 """Shared folders under a stock Debian kernel: --share starts virtiofsd, the guest mounts."""
-import glob
 import os
 import re
 import shutil
 import signal
 import tempfile
-import time
 
 import hutch
 from hutch import Skip, check, equal
 from linux import Linux
+from processes import content, helpers, wait_until_gone
 from qmp import Qmp
-
-
-def content(path):
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def helpers(pid):
-    """The virtiofsd processes of a hutch, children of children included."""
-    found = []
-    for children in glob.glob(f"/proc/{pid}/task/*/children"):
-        for child in content(children).split():
-            found += [int(child), *helpers(child)]
-    return found
-
-
-def wait_until(condition, what, limit=20):
-    end = time.monotonic() + limit * hutch.PATIENCE
-    while not condition():
-        check(time.monotonic() < end, f"{what} did not happen")
-        time.sleep(0.05)
 
 
 def shared_by(pid, folder):
     """Of the helpers, those whose command line names `folder`."""
     found = []
     for helper in helpers(pid):
-        with open(f"/proc/{helper}/cmdline", encoding="utf-8", errors="replace") as file:
-            if folder in file.read().replace("\\,", ","):
-                found.append(helper)
+        if folder in content(f"/proc/{helper}/cmdline").replace("\\,", ","):
+            found.append(helper)
     return found
 
 
@@ -148,8 +125,7 @@ def test_a_folder_is_read_and_written_kept_readonly_and_outlives_its_helper():
         comes_and_goes(vm)
         left = helpers(vm.process.pid)
         equal(vm.power_off(), 0)
-        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left),
-                   "the end of virtiofsd")
+        wait_until_gone(left)
 
 
 if __name__ == "__main__":

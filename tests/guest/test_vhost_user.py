@@ -3,6 +3,7 @@
 own KVM: docs/sharing.md."""
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ import time
 
 import hutch
 from hutch import PATIENCE, Skip, Vm, check, equal, image, refused, run
+from processes import helpers, wait_until_gone
 from qmp import Qmp
 
 MIB = 1 << 20
@@ -201,6 +203,21 @@ def test_a_disk_is_plugged_into_a_guest_whose_memory_is_shared_and_into_no_other
                 qmp("quit")
                 qmp.close()
                 equal(vm.wait(), 128 + 15)
+
+
+def test_virtiofsd_ends_with_its_monitor_however_that_ends():
+    hutch.needs_kvm()
+    with tempfile.TemporaryDirectory() as folder:
+        for how, status in ((signal.SIGKILL, 128 + 9), (signal.SIGTERM, 128 + 15)):
+            with Vm(*guest("test=serial-echo"), "--share", f"{folder},tag=t") as vm:
+                if vm.process.poll() is not None or not vm.read(60):
+                    check("no virtiofsd" in vm.stderr(), vm.tail())
+                    raise Skip("virtiofsd is not installed")
+                started = helpers(vm.process.pid)
+                check(started, "there is no virtiofsd")
+                vm.signal(how)
+                equal(vm.wait(), status)
+                wait_until_gone(started)
 
 
 if __name__ == "__main__":
