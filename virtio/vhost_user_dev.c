@@ -21,23 +21,19 @@
  * pause, is bounded likewise; a back end that exceeds it is dropped, and one that says
  * what cannot be breaks the device.
  *
- * Pause.  The rings are first given DRAIN_MS to become empty, then stopped, each of which
- * returns where it is to go on. */
-#include <poll.h>
+ * Pause.  The rings are first given half a second to become empty, then stopped, each of
+ * which returns where it is to go on. */
 #include <string.h>
 
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/unixsocket.h"
 #include "vhost_user_private.h"
-#include "virtio/virtq_internal.h"
 
 enum {
     START_MS = 10000, /* the first time: a helper has to start, and a person waits */
     ANSWER_MS = 1000,
-    DRAIN_MS = 500,
     HURRY_MS = 100,
-    TICK_US = 200,
 };
 static const int64_t KNOCK_NS = 10 * 1000000000ll, RETRY_MIN_NS = 10000000,
                      RETRY_MAX_NS = 1000000000, STABLE_NS = 1000000000;
@@ -50,7 +46,7 @@ static VhostDev *of(VirtioDevice *v)
     return (VhostDev *)v;
 }
 
-static void limit(VhostDev *d, unsigned ms)
+void vhost_dev_limit(VhostDev *d, unsigned ms)
 {
     vhost_user_limit(&d->u, __atomic_load_n(&d->hurry, __ATOMIC_RELAXED) ? HURRY_MS : ms);
 }
@@ -82,21 +78,12 @@ static void try_later(VhostDev *d)
     ioloop_timer(d->v.loop, &d->timer, at, retry, d);
 }
 
-/* What a back end answered before it went, it has answered. */
-static void reap_last(VhostDev *d)
-{
-    bool any;
-
-    for (unsigned i = 0; d->relay && i < d->v.n_queues; i++)
-        relay_reap(d->relay, i, &any, NULL);
-}
-
 /* Takes over `why`. */
-static void lost(VhostDev *d, GError *why)
+void vhost_dev_lost(VhostDev *d, GError *why)
 {
     bool was_up = d->link == LINK_UP;
 
-    reap_last(d);
+    vhost_rings_reap_last(d);
     disconnect(d);
     if (g_error_matches(why, VM_ERROR, VM_ERROR_CORRUPT)) {
         d->link = LINK_LIED;
@@ -111,88 +98,7 @@ static void lost(VhostDev *d, GError *why)
     g_error_free(why);
 }
 
-/* ---- rings ------------------------------------------------------------------------ */
-
-static uint16_t ring_index(const void *area)
-{
-    return __atomic_load_n((const uint16_t *)area + 1, __ATOMIC_ACQUIRE);
-}
-
-static const uint64_t relay_features = BIT64(VIRTIO_F_VERSION_1) |
-                                       BIT64(VIRTIO_F_INDIRECT_DESC);
-
-/* Of the rings that it gets. */
-static uint64_t features_for(const VhostDev *d)
-{
-    return d->relay ? (d->v.features & d->features) | relay_features : d->v.features;
-}
-
-static bool wants_inflight(const VhostDev *d)
-{
-    return d->inflight.fd < 0 && vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT);
-}
-
-static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
-        const Virtqueue *vq = &d->v.queues[i].vq;
-        const VhostQueue *q = &d->queues[i];
-
-        if (vq->desc)
-            rings[n++] = (VhostRing){
-                .index = i,
-                .size = vq->cfg.size,
-                .base = q->base_known ? q->base : ring_index(vq->device),
-                .desc = vq->desc,
-                .driver = vq->driver,
-                .device = vq->device,
-                .kick_fd = vq->kick_fd,
-                .call_fd = q->call_fd,
-                .err_fd = d->err_fd,
-            };
-    }
-    return n;
-}
-
-/* Both sides look once without having been told: what was signalled to or by the back end
- * before this one is lost with it. */
-static void nudge(VhostDev *d)
-{
-    if (d->relay) {
-        relay_nudge(d->relay);
-        return;
-    }
-    for (unsigned i = 0; i < d->v.n_queues; i++)
-        if (d->v.queues[i].vq.desc) {
-            fd_event_signal(d->v.queues[i].vq.kick_fd);
-            fd_event_signal(d->queues[i].call_fd);
-        }
-}
-
-static bool start_rings(VhostDev *d, GError **error)
-{
-    VirtioDevice *v = &d->v;
-    VhostRing rings[VIRTIO_MAX_QUEUES];
-    VhostRegion extra = {.fd = -1};
-    unsigned n;
-
-    if (!d->relay)
-        n = describe_rings(d, rings);
-    else if (!relay_start(d->relay, rings, &n, &extra, error))
-        return false;
-    if (wants_inflight(d) &&
-        !vhost_user_get_inflight(&d->u, (uint16_t)v->n_queues, v->ops->queue_size,
-                                 &d->inflight, error))
-        return false;
-    if (!vhost_user_start(&d->u, features_for(d), v->gm, &extra, rings, n, &d->inflight,
-                          error))
-        return false;
-    d->started = true;
-    nudge(d);
-    return true;
-}
+/* ---- the connection --------------------------------------------------------------- */
 
 /* If the driver and the back end are both there. */
 static void start_if_ready(VhostDev *d)
@@ -201,105 +107,15 @@ static void start_if_ready(VhostDev *d)
 
     if (!d->running || d->started || d->link != LINK_UP)
         return;
-    limit(d, ANSWER_MS);
-    if (!start_rings(d, &why))
-        lost(d, why);
+    vhost_dev_limit(d, ANSWER_MS);
+    if (!vhost_rings_start(d, &why))
+        vhost_dev_lost(d, why);
 }
-
-static bool answers(VhostQueue *q)
-{
-    VhostDev *d = q->d;
-    GError *why = NULL;
-    bool any;
-
-    if (!relay_reap(d->relay, q->index, &any, &why))
-        lost(d, why);
-    return any;
-}
-
-/* The back end has used buffers. */
-static void pass_on(VhostQueue *q)
-{
-    Virtqueue *vq = &q->d->v.queues[q->index].vq;
-
-    if (!fd_event_take(q->call_fd) || !vq->desc)
-        return;
-    if (q->d->relay) {
-        answers(q);
-        return;
-    }
-    vq->interrupts++;
-    virtio_interrupt(&q->d->v, (int)q->index);
-}
-
-bool vhost_dev_poll(VirtioDevice *v)
-{
-    VhostDev *d = of(v);
-    bool any = false;
-
-    for (unsigned i = 0; d->relay && i < v->n_queues; i++)
-        any |= answers(&d->queues[i]);
-    return any;
-}
-
-static void on_call(void *opaque, uint32_t events)
-{
-    pass_on(opaque);
-}
-
-static bool rings_are_empty(const VhostDev *d)
-{
-    if (d->relay)
-        return relay_is_idle(d->relay);
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
-        const Virtqueue *vq = &d->v.queues[i].vq;
-
-        if (vq->desc && ring_index(vq->device) != ring_index(vq->driver))
-            return false;
-    }
-    return true;
-}
-
-/* A back end that is stopped with requests in flight may forget or repeat them. */
-static void drain(VhostDev *d)
-{
-    struct pollfd gone = {.fd = d->u.fd, .events = POLLIN};
-
-    limit(d, DRAIN_MS);
-    while (!rings_are_empty(d) && clock_ns() < d->u.deadline_ns &&
-           poll(&gone, 1, 0) == 0) {
-        for (unsigned i = 0; i < d->v.n_queues; i++)
-            pass_on(&d->queues[i]);
-        g_usleep(TICK_US);
-    }
-}
-
-static bool stop_rings(VhostDev *d, GError **error)
-{
-    drain(d);
-    limit(d, ANSWER_MS);
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
-        VhostQueue *q = &d->queues[i];
-
-        if (!d->relay && !d->v.queues[i].vq.desc)
-            continue;
-        if (!vhost_user_stop(&d->u, i, &q->base, error))
-            return false;
-        q->base_known = true;
-    }
-    reap_last(d);
-    if (d->relay)
-        relay_stop(d->relay);
-    d->started = false;
-    return true;
-}
-
-/* ---- the connection --------------------------------------------------------------- */
 
 /* Only a hang-up can make it readable: nothing has been asked. */
 static void on_hangup(void *opaque, uint32_t events)
 {
-    lost(opaque, g_error_new(VM_ERROR, VM_ERROR_IO, "the back end hung up"));
+    vhost_dev_lost(opaque, g_error_new(VM_ERROR, VM_ERROR_IO, "the back end hung up"));
 }
 
 static void on_error(void *opaque, uint32_t events)
@@ -308,8 +124,8 @@ static void on_error(void *opaque, uint32_t events)
 
     fd_event_take(d->err_fd);
     if (d->started)
-        lost(d, g_error_new(VM_ERROR, VM_ERROR_CORRUPT,
-                            "the back end reports an error of a queue"));
+        vhost_dev_lost(d, g_error_new(VM_ERROR, VM_ERROR_CORRUPT,
+                                      "the back end reports an error of a queue"));
 }
 
 static bool knock(VhostDev *d, GError **error)
@@ -325,7 +141,7 @@ static bool knock(VhostDev *d, GError **error)
 
 static bool offers_all(const VhostDev *d, GError **error)
 {
-    uint64_t needed = d->relay ? (d->v.offered & d->features) | relay_features
+    uint64_t needed = d->relay ? (d->v.offered & d->features) | VHOST_RELAY_FEATURES
                                : d->v.offered;
 
     return (!(needed & ~d->u.features) &&
@@ -372,10 +188,10 @@ static void on_socket(void *opaque, uint32_t events)
     uint8_t config[VHOST_USER_MAX_CONFIG];
     GError *why = NULL;
 
-    limit(d, ANSWER_MS);
+    vhost_dev_limit(d, ANSWER_MS);
     if (!greet(d, config, &why) || !watch_link(d, &why) || !offers_all(d, &why) ||
         (d->came_back && !d->came_back(d, config, &why))) {
-        lost(d, why);
+        vhost_dev_lost(d, why);
         return;
     }
     if (d->told)
@@ -386,7 +202,8 @@ static void on_socket(void *opaque, uint32_t events)
 
 static void on_silence(void *opaque)
 {
-    lost(opaque, g_error_new(VM_ERROR, VM_ERROR_BUSY, "the back end does not answer"));
+    vhost_dev_lost(opaque,
+                   g_error_new(VM_ERROR, VM_ERROR_BUSY, "the back end does not answer"));
 }
 
 static void retry(void *opaque)
@@ -394,10 +211,10 @@ static void retry(void *opaque)
     VhostDev *d = opaque;
     GError *why = NULL;
 
-    limit(d, ANSWER_MS);
+    vhost_dev_limit(d, ANSWER_MS);
     if (!knock(d, &why) ||
         !ioloop_watch(d->v.loop, &d->watch, d->u.fd, EPOLLIN, on_socket, d, &why))
-        lost(d, why);
+        vhost_dev_lost(d, why);
     else
         ioloop_timer(d->v.loop, &d->timer, clock_ns() + KNOCK_NS, on_silence, d);
 }
@@ -415,7 +232,7 @@ static void first_contact(void *opaque)
     LoopCall *call = opaque;
     VhostDev *d = call->d;
 
-    limit(d, START_MS);
+    vhost_dev_limit(d, START_MS);
     call->ok = knock(d, call->error) && vhost_user_wait(&d->u, call->error) &&
                greet(d, d->config, call->error);
     if (!call->ok && call->error && d->helper && *virtiofsd_last_words(d->helper)) {
@@ -455,6 +272,11 @@ static bool agree(VhostDev *d, GError **error)
                 "the back end serves only %" G_GUINT64_FORMAT
                 " queues, and %u are needed; lower queues=",
                 d->u.max_queues, v->n_queues);
+}
+
+static void on_call(void *opaque, uint32_t events)
+{
+    vhost_rings_pass_on(opaque);
 }
 
 static void watch_signals(void *opaque)
@@ -562,10 +384,10 @@ void vhost_dev_quiesce(VirtioDevice *v)
     GError *why = NULL;
 
     d->running = false;
-    if (d->started && !stop_rings(d, &why))
-        lost(d, why);
+    if (d->started && !vhost_rings_stop(d, &why))
+        vhost_dev_lost(d, why);
     for (unsigned i = 0; i < v->n_queues; i++)
-        pass_on(&d->queues[i]);
+        vhost_rings_pass_on(&d->queues[i]);
 }
 
 void vhost_dev_resume(VirtioDevice *v)
@@ -588,9 +410,19 @@ void vhost_dev_reset(VirtioDevice *v)
         d->queues[i].base_known = false;
         fd_event_take(d->queues[i].call_fd);
     }
-    limit(d, ANSWER_MS);
+    vhost_dev_limit(d, ANSWER_MS);
     if (d->link == LINK_UP && !vhost_user_reset_device(&d->u, &why))
-        lost(d, why);
+        vhost_dev_lost(d, why);
+}
+
+bool vhost_dev_poll(VirtioDevice *v)
+{
+    VhostDev *d = of(v);
+    bool any = false;
+
+    for (unsigned i = 0; d->relay && i < v->n_queues; i++)
+        any |= vhost_rings_answers(&d->queues[i]);
+    return any;
 }
 
 void vhost_dev_hurry(VirtioDevice *v)
@@ -604,7 +436,7 @@ void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32
 
     if (d->link != LINK_UP)
         return;
-    limit(d, ANSWER_MS);
+    vhost_dev_limit(d, ANSWER_MS);
     if (!vhost_user_set_config(&d->u, offset, buf, len, &why))
-        lost(d, why);
+        vhost_dev_lost(d, why);
 }

@@ -88,6 +88,27 @@ void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32
     .handle = relay_handle, .poll = vhost_dev_poll, .quiesce = vhost_dev_quiesce,        \
     .resume = vhost_dev_resume, .hurry = vhost_dev_hurry
 
+/* The loop.  The back end is gone, or is to go, which `why` says (taken over): the device
+ * is broken if it was a lie, else another connection is tried later. */
+void vhost_dev_lost(VhostDev *d, GError *why);
+void vhost_dev_limit(VhostDev *d,
+                     unsigned ms); /* of what is asked next; less at the end */
+
+/* ---- vhost_user_rings.c: the loop ---------------------------------------------------
+ */
+
+/* What a back end must have to get rings of ours. */
+#define VHOST_RELAY_FEATURES (BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC))
+
+/* Within the limit that is set; and within limits of its own, with what is in flight
+ * done, if the back end does it. */
+bool vhost_rings_start(VhostDev *d, GError **error);
+bool vhost_rings_stop(VhostDev *d, GError **error);
+
+void vhost_rings_pass_on(VhostQueue *q); /* if the back end has signalled it */
+bool vhost_rings_answers(VhostQueue *q); /* relayed ones; true if there were some */
+void vhost_rings_reap_last(VhostDev *d); /* of one that goes: lies no longer matter */
+
 /* ---- vhost_user_relay.c: the loop, but for making and freeing -----------------------
  */
 
