@@ -10,6 +10,7 @@ enum {
     MAX_ADDRESSES = 64, /* of one */
     MAX_FROZEN = 1000 * 1000,
     CLOCK_OFF_S = 5, /* more is not "set" */
+    PATIENCE = 6,    /* for frozen file systems */
 };
 
 /* ---- addresses ------------------------------------------------------------------------
@@ -109,9 +110,20 @@ bool agent_set_clock(Agent *a, GError **error)
 /* ---- frozen file systems --------------------------------------------------------------
  */
 
+/* To write everything out may take a while. */
+static json_t *call_patiently(Agent *a, const char *command, GError **error)
+{
+    json_t *ret;
+
+    a->timeout_ms *= PATIENCE;
+    ret = agent_call(a, command, NULL, error);
+    a->timeout_ms /= PATIENCE;
+    return ret;
+}
+
 static bool count_frozen(Agent *a, const char *command, unsigned *ret, GError **error)
 {
-    json_t *count = agent_call(a, command, NULL, error);
+    json_t *count = call_patiently(a, command, error);
     json_int_t n = json_integer_value(count);
     bool ok = json_is_integer(count) && n >= 0 && n <= MAX_FROZEN;
 

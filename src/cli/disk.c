@@ -2,18 +2,20 @@
  * commands of its control socket. */
 #include "src/cli/disk.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "backend/blockjob.h"
 #include "control/client.h"
+#include "src/cli/agent.h"
 #include "src/cli/image.h"
 
 enum { LOOK_US = 100000 };
 
 /* The options of all of them; each verb's table has the rows it wants. */
 typedef struct DiskArgs {
-    bool json, detach, existing;
+    bool json, detach, existing, freeze;
     int format, backing;
     BlockLimits limits;
     uint64_t speed;
@@ -162,11 +164,12 @@ static bool act_change(void *options, char **names, int *status, GError **error)
                    error);
 }
 
-TABLE(overlay_args, ROW_EXISTING("the overlay is there already; use it as it is"));
+TABLE(overlay_args, ROW_EXISTING("the overlay is there already; use it as it is"),
+      ROW("freeze", PARAM_BOOL, freeze,
+          "have the guest's agent stop writes to its file systems meanwhile"));
 
-static bool act_overlay(void *options, char **names, int *status, GError **error)
+static bool put_overlay(const DiskArgs *args, char **names, GError **error)
 {
-    const DiskArgs *args = options;
     g_autofree char *path = absolute(names[2]);
 
     return tell_vm(names[0], "blockdev-snapshot-sync",
@@ -174,6 +177,44 @@ static bool act_overlay(void *options, char **names, int *status, GError **error
                              path, "format", "qcow2", "mode",
                              args->existing ? "existing" : "absolute-paths"),
                    error);
+}
+
+/* A guest that stays frozen is lost, so nothing ends us in between; and it is thawed also
+ * when it did not say that it is frozen, as that may just have taken it too long. */
+static bool put_overlay_frozen(const DiskArgs *args, char **names, GError **error)
+{
+    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    bool frozen, ok, thawed;
+    sigset_t block, old;
+
+    if (!a)
+        return false;
+    sigemptyset(&block);
+    sigaddset(&block, SIGINT);
+    sigaddset(&block, SIGTERM);
+    sigaddset(&block, SIGHUP);
+    sigprocmask(SIG_BLOCK, &block, &old);
+    frozen = agent_freeze(a, NULL, error);
+    ok = frozen && put_overlay(args, names, error);
+    thawed = agent_thaw(a, NULL, NULL);
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    if (!frozen || thawed)
+        return ok;
+    if (ok)
+        return fail(error, VM_ERROR_IO,
+                    "VM '%s': the overlay is there, but the guest did not thaw; try "
+                    "'hutch agent thaw %s'",
+                    names[0], names[0]);
+    g_prefix_error(error, "the guest did not thaw (try 'hutch agent thaw'), and: ");
+    return false;
+}
+
+static bool act_overlay(void *options, char **names, int *status, GError **error)
+{
+    const DiskArgs *args = options;
+
+    return args->freeze ? put_overlay_frozen(args, names, error)
+                        : put_overlay(args, names, error);
 }
 
 /* As --disk has it; the file counts from here. */
