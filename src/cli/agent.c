@@ -7,14 +7,29 @@
 
 typedef struct AgentArgs {
     bool json;
+    uint64_t timeout_s;
 } AgentArgs;
 
 static const ParamDesc json_desc[] = {{.key = "json",
                                        .type = PARAM_BOOL,
                                        .offset = offsetof(AgentArgs, json),
                                        .help = "print the result as JSON"},
+                                      {.key = "timeout",
+                                       .letter = 't',
+                                       .type = PARAM_UINT,
+                                       .offset = offsetof(AgentArgs, timeout_s),
+                                       .arg = "SECONDS",
+                                       .help = "how long the agent may take to answer",
+                                       .def = "10",
+                                       .min = 1,
+                                       .max = 1000 * 1000},
                                       {0}};
 static const ParamTable json_args = {.size = sizeof(AgentArgs), .desc = json_desc};
+
+static Agent *connect_to(const char *vm, const void *options, GError **error)
+{
+    return agent_connect(vm, (int)((const AgentArgs *)options)->timeout_s * 1000, error);
+}
 
 static bool is_json(const void *options)
 {
@@ -27,7 +42,7 @@ static bool is_json(const void *options)
 /* To have connected is the proof. */
 static bool act_ping(void *options, char **names, int *status, GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    g_autoptr(Agent) a = connect_to(names[0], options, error);
 
     if (a && is_json(options))
         image_print_json(json_pack("{s:b}", "answers", true));
@@ -100,7 +115,7 @@ static void print_info(const json_t *info)
 
 static bool act_info(void *options, char **names, int *status, GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    g_autoptr(Agent) a = connect_to(names[0], options, error);
     json_t *info = a ? gather(a, error) : NULL;
 
     if (info && is_json(options)) {
@@ -132,7 +147,7 @@ static void print_interface(const json_t *i)
 
 static bool act_addresses(void *options, char **names, int *status, GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    g_autoptr(Agent) a = connect_to(names[0], options, error);
     json_t *all = a ? agent_addresses(a, error) : NULL, *one;
     size_t i;
 
@@ -153,7 +168,7 @@ typedef bool Counts(Agent *a, unsigned *ret_count, GError **error);
 static bool count(Counts *what, const char *word, const void *options, char **names,
                   GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    g_autoptr(Agent) a = connect_to(names[0], options, error);
     unsigned n;
 
     if (!a || !what(a, &n, error))
@@ -177,7 +192,7 @@ static bool act_thaw(void *options, char **names, int *status, GError **error)
 
 static bool act_set_time(void *options, char **names, int *status, GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
+    g_autoptr(Agent) a = connect_to(names[0], options, error);
 
     if (!a || !agent_set_clock(a, error))
         return false;

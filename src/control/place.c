@@ -202,6 +202,7 @@ bool place_claim(Place *p, const char *name, GError **error)
         return false;
     }
     unlinkat(p->folder_fd, SOCKET_FILE, 0);
+    unlinkat(p->folder_fd, "agent.sock", 0); /* else removed by its chardev */
     if (write_pid(p, error))
         return true;
     place_release(p);

@@ -124,6 +124,57 @@ def the_agent_tells_addresses_and_sets_the_clock(guest):
     check(off < 30 * PATIENCE, f"the guest's clock is {off} s off")
 
 
+def files_and_folders_are_copied_both_ways(guest):
+    here = os.path.join(guest.folder.name, "here")
+    os.mkdir(here)
+    data = random.Random(8).randbytes(8 << 20)
+    with open(os.path.join(here, "big"), "wb") as file:
+        file.write(data)
+    os.chmod(os.path.join(here, "big"), 0o751)
+    began = time.monotonic()
+    guest.hutch("cp", os.path.join(here, "big"), f"{NAME}:/root", limit=300)
+    between = time.monotonic()
+    equal(guest.sh("sha256sum </root/big; stat -c %a /root/big").split(),
+          [hashlib.sha256(data).hexdigest(), "-", "751"])
+    guest.hutch("cp", f"{NAME}:/root/big", os.path.join(here, "back"), limit=300)
+    print(f"# 8 MiB: put {between - began:.1f} s, get and a look {time.monotonic() - between:.1f} s",
+          flush=True)
+    with open(os.path.join(here, "back"), "rb") as file:
+        check(file.read() == data, "what came back is not what was sent")
+    equal(os.stat(os.path.join(here, "back")).st_mode & 0o777, 0o751)
+
+    tree = os.path.join(here, "tree")
+    os.makedirs(os.path.join(tree, "a", "b"))
+    with open(os.path.join(tree, "a", "b", "file"), "w", encoding="ascii") as file:
+        file.write("deep\n")
+    os.symlink("a/b/file", os.path.join(tree, "link"))
+    guest.hutch("put", NAME, tree, "/root/copied")
+    equal(guest.sh("cat /root/copied/link; ls /root"), "deep\nbig\ncopied\n")
+    guest.hutch("get", NAME, "/root/copied", os.path.join(here, "again"))
+    equal(subprocess.run(["diff", "-r", tree, os.path.join(here, "again")], check=False).returncode,
+          0, "diff of the folders")
+    equal(sorted(os.listdir(here)), ["again", "back", "big", "tree"])
+    guest.hutch("get", NAME, "/none", here, status=125)
+
+
+def an_overlay_of_a_frozen_guest_is_consistent(guest):
+    disk = json.loads(guest.hutch("disk", "list", NAME, "--json").stdout)[0]
+    guest.hutch("disk", "overlay", NAME, disk["device"], "/none/overlay.qcow2", "--freeze",
+                status=125)
+    # It was thawed all the same, else this would hang.
+    guest.sh("echo precious >/root/note")
+    guest.hutch("disk", "overlay", NAME, disk["device"],
+                os.path.join(guest.folder.name, "overlay.qcow2"), "--freeze")
+    guest.sh("echo later >/root/note; sync")
+    told = subprocess.run(["debugfs", "-R", "cat /root/note",
+                           os.path.join(guest.folder.name, "debian", "root.raw")],
+                          check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    equal(told.stdout, b"precious\n", f"what the frozen disk holds ({told.stderr[-300:]})")
+    equal(guest.hutch("agent", "freeze", NAME).stdout, b"1 file system frozen\n")
+    guest.exec("--", "true", status=125)
+    equal(guest.hutch("agent", "thaw", NAME).stdout, b"1 file system thawed\n")
+
+
 def a_killed_agent_is_a_sentence(guest):
     guest.vm.send("systemctl stop qemu-guest-agent; echo sto''pped\n")
     guest.vm.expect("stopped", 60)
@@ -140,6 +191,8 @@ CHECKS = [
     a_time_limit_ends_the_command_in_the_guest,
     several_use_the_agent_at_once,
     the_agent_tells_addresses_and_sets_the_clock,
+    files_and_folders_are_copied_both_ways,
+    an_overlay_of_a_frozen_guest_is_consistent,
     a_killed_agent_is_a_sentence,
 ]
 
