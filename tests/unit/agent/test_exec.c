@@ -221,6 +221,26 @@ static void without_file_commands_output_comes_at_the_end(void)
     clear(&o);
 }
 
+/* The script's own status for that is 121. */
+static void where_tmp_takes_no_folder_it_is_run_once_more_without(void)
+{
+    static const FakeLie lies[] = {
+        {"guest-exec-status", FAKE_SAY,
+         "{\"return\":{\"exited\":true,\"exitcode\":121,\"out-data\":\"b3V0\"}}"},
+        {"guest-file-open", FAKE_SAY,
+         "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no such file\"}}"},
+        {0}};
+    g_autoptr(Fake) f = fake_new(lies);
+    Outcome o = {0};
+
+    exec_with(f, &o, (AgentExec){.argv = SH("echo x")});
+    g_assert_no_error(o.error);
+    g_assert_cmpint(o.status, ==, 121);
+    g_assert_cmpuint(fake_count(f, "guest-exec"), ==, 2);
+    g_assert_nonnull(strstr(o.text[0]->str, "out"));
+    clear(&o);
+}
+
 /* ---- an agent that lies ---------------------------------------------------------------
  */
 
@@ -274,6 +294,7 @@ int main(int argc, char **argv)
     ADD(who_ignores_sigterm_is_killed);
     ADD(output_that_nobody_takes_ends_the_command);
     ADD(without_file_commands_output_comes_at_the_end);
+    ADD(where_tmp_takes_no_folder_it_is_run_once_more_without);
     ADD(lies_about_a_command_are_one_sentence);
     return g_test_run();
 }
