@@ -72,6 +72,8 @@ typedef struct Serial {
     Bus *pio;
     IrqLine irq;
     Chardev *chardev;
+    const PlatformEvents *events; /* NULL: nobody is told */
+    bool user_output;             /* it was told of */
 } Serial;
 
 /* ---- the line, a function of the registers --------------------------------- */
@@ -188,6 +190,10 @@ static void tx_push(Serial *u, uint8_t byte)
     if (s->tx_count >= size)
         return; /* the driver wrote without THRE: lost, as on the chip */
     s->tx[s->tx_count++] = byte;
+    if ((s->ier & IER_TX) && !u->user_output && u->events) {
+        u->user_output = true;
+        u->events->user_output(u->events->opaque);
+    }
     tx_flush(u);
 }
 
@@ -412,6 +418,7 @@ static void serial_reset(Device *d)
 
     LOCK_GUARD(&d->lock);
     was = u->s;
+    u->user_output = false;
     u->s = (SerialState){.divisor = 12}; /* 9600 baud, as firmware leaves it */
     u->s.tx_count = was.tx_count;        /* still to be sent; see write_fcr() */
     memcpy(u->s.tx, was.tx, sizeof(was.tx));
@@ -436,7 +443,8 @@ static const DeviceOps serial_ops = {
     .name = "serial", .reset = serial_reset, .release = serial_release};
 
 Device *serial_new(const char *id, Bus *pio, uint16_t base, IrqController *ic,
-                   unsigned gsi, Chardev *chardev, IoLoop *main)
+                   unsigned gsi, Chardev *chardev, IoLoop *main,
+                   const PlatformEvents *events)
 {
     Serial *u = g_new0(Serial, 1);
 
@@ -444,6 +452,7 @@ Device *serial_new(const char *id, Bus *pio, uint16_t base, IrqController *ic,
     irq_connect(&u->irq, ic, gsi);
     u->pio = pio;
     u->chardev = chardev;
+    u->events = events;
     u->region = (BusRegion){.dev = &u->dev, .ops = &serial_bus_ops, .size = SERIAL_PORTS};
     if (chardev)
         chardev_set_handlers(chardev, &serial_handlers, u);

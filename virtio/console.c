@@ -62,6 +62,7 @@ typedef struct Console {
     bool host_open;  /* somebody is at the chardev's other end */
     bool guest_open; /* a program has the port open; always for a console; atomic */
     unsigned tell;   /* TELL_ bits */
+    bool spoken;     /* output since the last reset was told of */
     size_t tx_done;  /* bytes already written of the next request on TX */
 } Console;
 
@@ -105,6 +106,10 @@ static void send_output(Console *c)
     VqReq req;
 
     while (vq_pop(vq, &req)) {
+        if (!c->spoken && !*c->name) {
+            c->spoken = true;
+            c->v.env->event(c->v.env->opaque, "X_HUTCH_USER_OUTPUT", NULL);
+        }
         if (!write_request(c, &req)) {
             vq_unpop(vq, &req); /* until drained() */
             break;
@@ -323,6 +328,7 @@ static void console_reset(VirtioDevice *v)
     set_open(c, false);
     c->tell = 0;
     c->tx_done = 0;
+    c->spoken = false;
 }
 
 static const ChardevHandlers handlers = {.room = on_room,

@@ -30,6 +30,8 @@ typedef struct ChardevOptions {
     int type;     /* bare: stdio, pty, none */
     char *file;   /* file=PATH: output only, appended */
     char *socket; /* socket=PATH: a unix socket we listen on; one client at a time */
+    char *log;    /* log=PATH: with a socket, a bounded log of all that is said
+                     (util/logfile.h); a new client is told the last of it first */
 } ChardevOptions;
 
 extern const char *const chardev_type_names[];
@@ -48,9 +50,15 @@ extern const char *const chardev_type_names[];
          .offset = offsetof(type_, member.file),                                         \
          .arg = "FILE",                                                                  \
          .help = "append output to a file; there is no input"},                          \
+        {.key = "socket",                                                                \
+         .type = PARAM_PATH,                                                             \
+         .offset = offsetof(type_, member.socket),                                       \
+         .arg = "PATH",                                                                  \
+         .help = "listen on a unix socket, for one client at a time"},                   \
     {                                                                                    \
-        .key = "socket", .type = PARAM_PATH, .offset = offsetof(type_, member.socket),   \
-        .arg = "PATH", .help = "listen on a unix socket, for one client at a time"       \
+        .key = "log", .type = PARAM_PATH, .offset = offsetof(type_, member.log),         \
+        .arg = "FILE",                                                                   \
+        .help = "with socket: log output to a file of 1 MiB, and FILE.1 before it"       \
     }
 
 extern const ParamTable chardev_params; /* ChardevOptions; one of type, file, socket */

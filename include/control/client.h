@@ -11,6 +11,12 @@ typedef struct ControlClient ControlClient;
 /* Connects to the VM `vm`, a name or a socket's path (which has a '/' in it), and begins
  * a session.  NULL on failure; VM_ERROR_NOT_FOUND if no such VM runs. */
 ControlClient *control_client_connect(const char *vm, GError **error);
+/* To be polled; events may have been read from it before, which control_client_event()
+ * with a timeout of 0 tells. */
+int control_client_fd(const ControlClient *c);
+
+/* A pidfd of the monitor it is connected to; -1 on failure. */
+int control_client_pidfd(const ControlClient *c, GError **error);
 void control_client_free(ControlClient *c); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ControlClient, control_client_free)
 

@@ -13,6 +13,7 @@
 
 #include <jansson.h>
 
+#include "control/place.h"
 #include "core/param.h"
 #include "machine/machine.h"
 
@@ -23,13 +24,18 @@ typedef struct ControlServer ControlServer;
 
 /* Where the sockets are to be; NULL: not there. */
 typedef struct ControlOptions {
-    const char *name; /* control.sock in the run folder of this VM (control/place.h) */
-    const char *path; /* a socket's */
+    Place *place;         /* control.sock in this claimed folder, which must outlive the
+                             server */
+    const char *path;     /* a socket's */
     const char *readonly; /* a socket's on which nothing can be changed */
+    /* Any thread, with any lock held: hears of each event before clients do, and must
+     * not wait; may be NULL. */
+    void (*tap)(void *opaque, const char *event);
+    void *opaque;
 } ControlOptions;
 
-/* Main thread.  Claims the run folder and makes the sockets; clients may connect, and
- * wait.  *ret is NULL if no socket is wanted. */
+/* Main thread.  Makes the sockets; clients may connect, and wait.  *ret is NULL if no
+ * socket is wanted. */
 bool control_open(const ControlOptions *options, ControlServer **ret, GError **error);
 
 /* Main thread, before machine_run(): clients are served when the main loop runs. */
@@ -40,7 +46,7 @@ bool control_start(ControlServer *s, Machine *m, GError **error);
 void control_stop(ControlServer *s);
 
 /* Main thread, after machine_free(), because the machine's threads may tell of events
- * until then: removes sockets and run folder.  NULL is fine. */
+ * until then: removes the sockets.  NULL is fine. */
 void control_free(ControlServer *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ControlServer, control_free)
 
@@ -48,6 +54,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(ControlServer, control_free)
  * clients; takes `data`, NULL for none.  Machine and devices come here through
  * machine_event(). */
 void control_event(ControlServer *s, const char *name, json_t *data);
+
+Place *control_place(ControlServer *s); /* main thread; NULL: it has no name */
 
 /* ---- for commands --------------------------------------------------------------------
  */
@@ -119,7 +127,7 @@ typedef struct ControlTable {
 
 extern const ControlTable control_protocol_table, control_machine_table,
     control_device_table, control_net_table, control_chardev_table, control_block_table,
-    control_node_table, control_job_table, control_refused_table;
+    control_node_table, control_job_table, control_place_table, control_refused_table;
 extern const ControlTable *const control_tables[]; /* all; ends with NULL */
 
 const ControlCommand *control_command(const char *name); /* NULL: there is none */

@@ -9,24 +9,29 @@
 #include "core/irq.h"
 #include "util/ioloop.h"
 
+typedef struct PlatformEvents {
+    void (*power_off)(void *opaque);
+    void (*reset)(void *opaque);
+    void (*panicked)(void *opaque);
+    void (*debug_exit)(void *opaque, unsigned status);
+    /* The first byte since power-on that a driver sends by interrupt: what Linux and its
+     * like do for programs, while the kernel's own messages go out by polling. */
+    void (*user_output)(void *opaque);
+    void *opaque;
+} PlatformEvents;
+
 /* 16550A UART (National Semiconductor PC16550D); 8 ports from `base`.  Takes over the
- * chardev (NULL: unconnected), whose loop must be `main`. */
+ * chardev (NULL: unconnected), whose loop must be `main`; events (kept; NULL: nobody is
+ * told). */
 Device *serial_new(const char *id, Bus *pio, uint16_t base, IrqController *ic,
-                   unsigned gsi, Chardev *chardev, IoLoop *main);
+                   unsigned gsi, Chardev *chardev, IoLoop *main,
+                   const PlatformEvents *events);
 
 /* MC146818 real-time clock and CMOS RAM at 0x70; UTC, with update, alarm and periodic
  * interrupts.  ram_below_4g and ram_above_4g fill the size bytes that old software reads.
  */
 Device *rtc_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
                 uint64_t ram_below_4g, uint64_t ram_above_4g);
-
-typedef struct PlatformEvents {
-    void (*power_off)(void *opaque);
-    void (*reset)(void *opaque);
-    void (*panicked)(void *opaque);
-    void (*debug_exit)(void *opaque, unsigned status);
-    void *opaque;
-} PlatformEvents;
 
 /* Intel 8042 keyboard controller at 0x60/0x64, as much as kernels use of one without
  * keyboard or mouse: self-test, A20, output port, and reset by command 0xfe. */

@@ -1,5 +1,6 @@
 /* Messages for the person at the terminal.  They go to stderr, one line each, prefixed
- * with "hutch: ".  Library code returns errors instead; these are for what has no caller
+ * with "hutch: ", and where stderr is the journal's with the priority as it wants it
+ * ("<3>").  Library code returns errors instead; these are for what has no caller
  * to return to.  Any thread may log. */
 #pragma once
 
@@ -10,6 +11,10 @@
 typedef enum { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } LogLevel;
 
 void log_set_level(LogLevel level);
+
+/* Lines go to this log instead, which stays the caller's; NULL: to stderr again. */
+struct LogFile;
+void log_set_file(struct LogFile *file);
 void log_line(LogLevel level, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)

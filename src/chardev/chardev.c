@@ -5,6 +5,9 @@
  * loop takes bytes out, by plain writes to a non-blocking descriptor.  While the sink is
  * SINK_OPEN writers only append, so the loop reads the ring's filled part without the
  * lock.  While it is SINK_HOLD writers push out the oldest bytes instead of waiting.
+ * With a log, bytes are sent, and pushed out, only after the loop has put them there; a
+ * writer waits for that, which is a file's time, and what was sent stays in the ring
+ * until its room is needed, for the next client.
  *
  * Input.  One buffer of read-ahead stands between the descriptor and the device: it is
  * filled when empty, and offered as far as the device has room.  It lets us notice that a
@@ -44,12 +47,25 @@ static void ring_put_locked(Chardev *c, const uint8_t *buf, size_t len)
     memcpy(c->ring + tail, buf, first);
     memcpy(c->ring, buf + first, len - first);
     c->used += len;
+    c->history = MIN(c->history, CHARDEV_RING - c->used);
+    if (c->has_log)
+        c->unlogged += len;
 }
 
 static void ring_drop_locked(Chardev *c, size_t len)
 {
     c->head = (c->head + len) % CHARDEV_RING;
     c->used -= len;
+    if (c->has_log)
+        c->history += len;
+}
+
+/* What was sent is to be sent again. */
+static void ring_rewind_locked(Chardev *c)
+{
+    c->head = (c->head + CHARDEV_RING - c->history) % CHARDEV_RING;
+    c->used += c->history;
+    c->history = 0;
 }
 
 /* Keeps the last ring-full of what was written. */
@@ -72,7 +88,11 @@ size_t chardev_write(Chardev *c, const void *buf, size_t len)
     case SINK_GONE:
         break;
     case SINK_HOLD:
-        ring_hold_locked(c, buf, len);
+        if (c->has_log)
+            taken = MIN(len, CHARDEV_RING - c->unlogged);
+        ring_hold_locked(c, buf, taken);
+        c->starved |= taken < len;
+        kick = c->has_log;
         break;
     case SINK_OPEN:
         taken = MIN(len, CHARDEV_RING - c->used);
@@ -94,18 +114,42 @@ static ssize_t write_out(Chardev *c, const void *buf, size_t len)
     return write(c->out_fd, buf, len);
 }
 
-/* Takes `len` bytes out, and tells a writer that waits for room. */
-static void consume(Chardev *c, size_t len)
+/* There is room: tells a writer that waits for it.  Drops the lock. */
+static void wake_writer_locked(Chardev *c)
 {
-    bool wake;
+    bool wake = c->starved;
 
-    lock_acquire(&c->lock);
-    ring_drop_locked(c, len);
-    wake = c->starved;
     c->starved = false;
     lock_release(&c->lock);
     if (wake && c->handlers && c->handlers->drained)
         c->handlers->drained(c->opaque);
+}
+
+/* Takes `len` bytes out. */
+static void consume(Chardev *c, size_t len)
+{
+    lock_acquire(&c->lock);
+    ring_drop_locked(c, len);
+    wake_writer_locked(c);
+}
+
+/* Puts into the log what is not there yet: the ring's end and its beginning.  Nobody
+ * overwrites those bytes meanwhile. */
+static void write_log(Chardev *c)
+{
+    for (unsigned part = 0; c->has_log && part < 2; part++) {
+        size_t start, len;
+
+        lock_acquire(&c->lock);
+        start = (c->head + c->used - c->unlogged) % CHARDEV_RING;
+        len = MIN(c->unlogged, CHARDEV_RING - start);
+        lock_release(&c->lock);
+        if (len && !logfile_write(&c->log, c->ring + start, len) && log_limit(&c->warned))
+            log_warn("%s: its log loses what is said: %s", c->id, g_strerror(errno));
+        lock_acquire(&c->lock);
+        c->unlogged -= len;
+        wake_writer_locked(c);
+    }
 }
 
 static void set_sink(Chardev *c, ChardevSink sink)
@@ -113,7 +157,9 @@ static void set_sink(Chardev *c, ChardevSink sink)
     lock_acquire(&c->lock);
     c->sink = sink;
     if (sink == SINK_GONE)
-        c->used = 0;
+        c->used = c->unlogged = c->history = 0;
+    if (sink == SINK_OPEN)
+        ring_rewind_locked(c);
     lock_release(&c->lock);
     if (sink != SINK_OPEN)
         consume(c, 0); /* no writer need wait any more */
@@ -152,7 +198,8 @@ static void flush(Chardev *c)
 
         lock_acquire(&c->lock);
         head = c->head;
-        len = c->sink == SINK_OPEN ? MIN(c->used, CHARDEV_RING - c->head) : 0;
+        len = c->sink == SINK_OPEN ? MIN(c->used - c->unlogged, CHARDEV_RING - c->head)
+                                   : 0;
         lock_release(&c->lock);
         if (!len) {
             ioloop_unwatch(&c->out);
@@ -297,6 +344,7 @@ static void on_kick(void *opaque, uint32_t events)
         c->announce = false;
         tell(c, CHARDEV_OPENED);
     }
+    write_log(c);
     flush(c);
     pump(c);
 }
@@ -364,6 +412,8 @@ bool chardev_options_check(const ChardevOptions *options, GError **error)
 {
     unsigned n = !!options->type + !!options->file + !!options->socket;
 
+    if (n == 1 && options->log && !options->socket)
+        return fail(error, VM_ERROR_INVALID, "log=FILE goes with socket=PATH only");
     if (n == 1)
         return true;
     return fail(error, VM_ERROR_INVALID,
@@ -446,6 +496,7 @@ static void drain(Chardev *c, int timeout_ms)
         struct pollfd p = {.fd = c->out_fd, .events = POLLOUT};
         int64_t left = (deadline - clock_ns()) / 1000000;
 
+        write_log(c);
         flush(c);
         if (!c->used || c->sink != SINK_OPEN || left <= 0)
             return;
@@ -461,6 +512,8 @@ void chardev_close(Chardev *c, int timeout_ms)
     drain(c, timeout_ms);
     chardev_detach(c, SINK_GONE);
     c->ops->close(c);
+    if (c->has_log)
+        logfile_close(&c->log);
     ioloop_unwatch(&c->kick);
     fd_close(&c->kick_fd);
     lock_finish(&c->lock);

@@ -5,6 +5,7 @@
 #include "util/fd.h"
 #include "util/lock.h"
 #include "util/log.h"
+#include "util/logfile.h"
 
 enum { CHARDEV_RING = 64 * 1024, CHARDEV_READ_AHEAD = 4096 };
 
@@ -52,12 +53,16 @@ struct Chardev {
     uint8_t ahead[CHARDEV_READ_AHEAD]; /* read, not yet taken by the device */
     size_t ahead_at, ahead_len;
     LogLimit warned;
+    bool has_log; /* what is written goes to `log` as well, and first */
+    LogFile log;
 
     Lock lock; /* a leaf; guards what follows */
     ChardevSink sink;
     uint8_t *ring;
     size_t head, used;
-    bool starved; /* a writer got a short count and waits for drained() */
+    size_t unlogged; /* the newest bytes in it, which are not in the log yet */
+    size_t history;  /* with a log: bytes before head, sent but not overwritten */
+    bool starved;    /* a writer got a short count and waits for drained() */
 };
 
 extern const ChardevOps chardev_stdio_ops, chardev_pty_ops, chardev_file_ops,

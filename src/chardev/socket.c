@@ -1,5 +1,6 @@
 /* A unix stream socket that we listen on, for one client at a time; others wait their
- * turn in the backlog.  The file is made for its owner only and removed at the end. */
+ * turn in the backlog.  The file is made for its owner only and removed at the end.
+ * With a log, whoever comes is first told the last of what was said before. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -52,6 +53,9 @@ static bool socket_open(Chardev *c, const ChardevOptions *options, GError **erro
     Socket *s = c->backend = g_new0(Socket, 1);
 
     if (!unix_listen(&s->listener, options->socket, BACKLOG, error))
+        return false;
+    c->has_log = options->log != NULL;
+    if (c->has_log && !logfile_open(&c->log, options->log, error))
         return false;
     c->sink = SINK_HOLD;
     wait_for_client(c);

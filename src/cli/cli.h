@@ -14,7 +14,7 @@ typedef struct ExitStatus {
 } ExitStatus;
 
 /* What the arguments are that are no options: for completion. */
-typedef enum { NAMES_NOTHING, NAMES_FILES, NAMES_GUESTS } NamesKind;
+typedef enum { NAMES_NOTHING, NAMES_FILES, NAMES_GUESTS, NAMES_VMS } NamesKind;
 
 /* hutch NAME ...: this and the tables it points to are all that is to be said of a verb.
  *
@@ -87,8 +87,9 @@ bool arguments_apply(const Arguments *a, const ParamTable *table, void *options,
 /* ---- run.c: the options of `hutch run` that are not the Config's ------------------ */
 
 typedef struct RunOptions {
-    char *config;
-    bool print_config, help;
+    char *config, *wait;
+    uint64_t wait_timeout; /* seconds; 0: none */
+    bool print_config, detach, help;
 } RunOptions;
 
 /* The Config's options, then RunOptions'; ends with a NULL name. */

@@ -1,5 +1,5 @@
 /* Completion for bash, zsh and fish: the words come from the option tables, the names of
- * images from `hutch run`. */
+ * images from `hutch run`, those of VMs from `hutch ps --quiet`. */
 
 #include "src/cli/cli.h"
 
@@ -49,6 +49,14 @@ static char *value_words(const ConfigOption *o)
             g_string_append_printf(out, "%s%s%s", out->len ? " " : "", d->key,
                                    d->type == PARAM_BOOL ? "" : "=");
     return g_string_free(out, FALSE);
+}
+
+/* The command that prints what names there are; NULL: names of another kind. */
+static const char *words_of(const Verb *v)
+{
+    return v->names == NAMES_GUESTS ? "hutch run"
+           : v->names == NAMES_VMS  ? "hutch ps --quiet"
+                                    : NULL;
 }
 
 static bool takes_value(const ConfigOption *o)
@@ -133,8 +141,8 @@ static void bash_words(GString *out, const char *path, const Verb *v,
     for (const ConfigOption *o = options; o->name; o++)
         g_string_append_printf(out, "--%s ", o->name);
     g_string_append(out, "'\n            else\n                ");
-    if (v->names == NAMES_GUESTS)
-        g_string_append(out, "words=$(hutch run 2>/dev/null)");
+    if (words_of(v))
+        g_string_append_printf(out, "words=$(%s 2>/dev/null)", words_of(v));
     else
         g_string_append(out, v->names == NAMES_FILES ? "files=yes" : ":");
     g_string_append(out, "\n            fi ;;\n");
@@ -210,10 +218,14 @@ static void zsh_verb(GString *out, const char *path, const Verb *v,
     g_string_append_printf(out, "    '%s')\n        _arguments \\\n", path);
     for (const ConfigOption *o = options; o->name; o++)
         zsh_option(out, o);
-    g_string_append(out, v->names == NAMES_GUESTS
-                             ? "        '1:image:($(hutch run 2>/dev/null))' ;;\n"
-                         : v->names == NAMES_FILES ? "        '*:file:_files' ;;\n"
-                                                   : "        ;;\n");
+    if (words_of(v)) {
+        g_string_append_printf(out, "        '%s:%s:($(%s 2>/dev/null))' ;;\n",
+                               v->max_names > 1 ? "*" : "1",
+                               v->names == NAMES_VMS ? "vm" : "image", words_of(v));
+        return;
+    }
+    g_string_append(out, v->names == NAMES_FILES ? "        '*:file:_files' ;;\n"
+                                                 : "        ;;\n");
 }
 
 static void zsh_families(GString *out)
@@ -300,10 +312,10 @@ static void fish_verb(GString *out, const char *path, const Verb *v,
 {
     g_autofree char *seen = fish_seen(path);
 
-    if (v->names == NAMES_GUESTS)
-        g_string_append_printf(
-            out, "complete -c hutch -n '%s' -a '(hutch run 2>/dev/null)' -d image\n",
-            seen);
+    if (words_of(v))
+        g_string_append_printf(out,
+                               "complete -c hutch -n '%s' -a '(%s 2>/dev/null)' -d %s\n",
+                               seen, words_of(v), v->names == NAMES_VMS ? "vm" : "image");
     if (v->names == NAMES_FILES)
         g_string_append_printf(out, "complete -c hutch -n '%s' -F\n", seen);
     for (const ConfigOption *o = options; o->name; o++)

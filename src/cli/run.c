@@ -3,13 +3,12 @@
 #include <string.h>
 
 #include "agent/agent.h"
-#include "control/control.h"
 #include "control/place.h"
-#include "machine/machine.h"
 #include "src/cli/cli.h"
+#include "src/cli/monitor.h"
 #include "util/log.h"
 
-enum { MAX_OPTIONS = 80 };
+enum { MAX_OPTIONS = 80, MAX_NAMESAKES = 1000 };
 
 static const ParamDesc own[] = {
     {.key = "config",
@@ -21,6 +20,22 @@ static const ParamDesc own[] = {
      .type = PARAM_BOOL,
      .offset = offsetof(RunOptions, print_config),
      .help = "print the options as such a file and end"},
+    {.key = "detach",
+     .letter = 'd',
+     .type = PARAM_BOOL,
+     .offset = offsetof(RunOptions, detach),
+     .help = "leave the VM running in the background, and print its name"},
+    {.key = "wait",
+     .type = PARAM_STRING,
+     .offset = offsetof(RunOptions, wait),
+     .arg = "boot",
+     .help = "with --detach: return when the guest is so far"},
+    {.key = "wait-timeout",
+     .type = PARAM_UINT,
+     .offset = offsetof(RunOptions, wait_timeout),
+     .arg = "SECONDS",
+     .help = "wait no longer than that; the VM goes on",
+     .max = 1000 * 1000},
     {.key = "help",
      .letter = 'h',
      .type = PARAM_BOOL,
@@ -124,16 +139,22 @@ static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_o
             return false;
         }
     }
-    cfg->run_folder = cfg->name != NULL;
-    if (!cfg->name && image)
-        cfg->name = g_strdup(image);
-    return config_finish(cfg, error) && (!cfg->agent || place_agent(cfg, error));
+    return true;
 }
 
-static int print_config(const Config *cfg)
+static int print_config(const Arguments *a, const RunOptions *options)
 {
-    json_t *json = config_to_json(cfg);
+    g_autoptr(Config) cfg = config_new();
+    g_autoptr(GError) error = NULL;
+    json_t *json;
 
+    if (!make_config(cfg, a, options, &error) || !config_finish(cfg, &error)) {
+        log_error("%s", error->message);
+        return EXIT_CANNOT;
+    }
+    if (!cfg->name)
+        cfg->name = g_strdup(a->names[0]);
+    json = config_to_json(cfg);
     json_dumpf(json, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(json);
@@ -142,96 +163,71 @@ static int print_config(const Config *cfg)
 
 /* ---- running it ------------------------------------------------------------------- */
 
-static bool open_control(const Config *cfg, ControlServer **ret, GError **error)
+/* For a detached VM that was not named: its image's name, or NAME-2 and so on. */
+static bool claim_free(Config *cfg, const char *image, Place *place, GError **error)
 {
-    ControlOptions options = {.name = cfg->run_folder ? cfg->name : NULL,
-                              .path = cfg->control,
-                              .readonly = cfg->control_readonly};
+    for (unsigned i = 1; i <= MAX_NAMESAKES; i++) {
+        g_autofree char *name = i == 1 ? g_strdup(image)
+                                       : g_strdup_printf("%s-%u", image, i);
+        g_autoptr(GError) inner = NULL;
 
-    if (!control_open(&options, ret, error))
-        return false;
-    return !cfg->paused || options.name || options.path ||
-           fail(error, VM_ERROR_INVALID,
-                "--paused: nobody could start it without a control socket; give --name "
-                "or --control");
+        if (place_claim(place, name, &inner)) {
+            cfg->name = g_steal_pointer(&name);
+            return true;
+        }
+        if (!g_error_matches(inner, VM_ERROR, VM_ERROR_BUSY)) {
+            g_propagate_error(error, g_steal_pointer(&inner));
+            return false;
+        }
+    }
+    return fail(error, VM_ERROR_BUSY,
+                "%u VMs of the image '%s' run already; give this one a --name",
+                MAX_NAMESAKES, image);
 }
 
-static bool run_machine(const Config *cfg, MachineResult *ret, GError **error)
+/* A name of its own makes a run folder, an image's name only if the VM is detached. */
+static bool claim_name(Config *cfg, const char *image, bool detached, Place *place,
+                       GError **error)
 {
-    g_autoptr(ControlServer) control = NULL; /* outlives the machine, which tells it of
-                                                events */
-    g_autoptr(Machine) m = NULL;
-
-    if (!open_control(cfg, &control, error) ||
-        !(m = machine_new(cfg, cli_started_ns, error)) ||
-        (control && !control_start(control, m, error)))
-        return false;
-    machine_run(m, ret);
-    control_stop(control);
+    cfg->run_folder = cfg->name || detached;
+    if (cfg->name)
+        return place_claim(place, cfg->name, error);
+    if (detached)
+        return image ? claim_free(cfg, image, place, error)
+                     : fail(error, VM_ERROR_INVALID,
+                            "--detach: the VM needs a name to be found by; give --name");
+    cfg->name = g_strdup(image);
     return true;
 }
 
-/* The last line on stderr, after the machine has given back the terminal. */
-static void print_result(const MachineResult *r)
+static bool check_kernel(const Config *cfg, GError **error)
 {
-    /* Names of files may be any bytes, JSON may not. */
-    g_autofree char *detail = g_utf8_make_valid(r->detail ? r->detail : "", -1);
-    json_t *json = json_pack("{s:i, s:s, s:s, s:O, s:O}", "status", r->status, "reason",
-                             r->reason, "detail", detail, "times", r->times, "counters",
-                             r->counters);
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-
-    if (text)
-        fprintf(stderr, "%s\n", text);
-    free(text);
-    json_decref(json);
-}
-
-/* What went wrong is said in a sentence as well; other ends speak by their status. */
-static bool is_failure(MachineEnd end)
-{
-    return end == END_TIMEOUT || end == END_ERROR || end == END_CRASH || end == END_PANIC;
-}
-
-static int run_config(const Config *cfg)
-{
-    g_autoptr(GError) error = NULL;
-    MachineResult result = {0};
-    int status;
-
-    if (!run_machine(cfg, &result, &error))
-        result = (MachineResult){.end = END_ERROR,
-                                 .status = EXIT_CANNOT,
-                                 .reason = machine_end_reason(END_ERROR),
-                                 .detail = g_strdup(error->message),
-                                 .times = json_object(),
-                                 .counters = json_object()};
-    if (is_failure(result.end))
-        log_error("%s", result.detail ? result.detail : result.reason);
-    if (cfg->json)
-        print_result(&result);
-    status = result.status;
-    machine_result_clear(&result);
-    return status;
+    return cfg->kernel ||
+           fail(error, VM_ERROR_INVALID,
+                "there is no kernel to boot; give --kernel FILE, --config FILE or an "
+                "image's name ('hutch run' lists them)");
 }
 
 static int run(const Arguments *a, const RunOptions *options)
 {
     g_autoptr(Config) cfg = config_new();
     g_autoptr(GError) error = NULL;
+    Detach detach = {0};
+    Place place = {0};
+    int status;
 
-    if (!make_config(cfg, a, options, &error)) {
+    if (options->detach && !detach_begin(&detach, options, &status))
+        return status;
+    if (!make_config(cfg, a, options, &error) ||
+        !claim_name(cfg, a->names[0], detach.on, &place, &error) ||
+        !config_finish(cfg, &error) || (cfg->agent && !place_agent(cfg, &error)) ||
+        !check_kernel(cfg, &error)) {
+        place_release(&place);
         log_error("%s", error->message);
+        detach_failed(&detach, error->message, EXIT_CANNOT);
         return EXIT_CANNOT;
     }
-    if (options->print_config)
-        return print_config(cfg);
-    if (!cfg->kernel) {
-        log_error("there is no kernel to boot; give --kernel FILE, --config FILE or an "
-                  "image's name ('hutch run' lists them)");
-        return EXIT_CANNOT;
-    }
-    return run_config(cfg);
+    return monitor_run(cfg, &place, &detach);
 }
 
 static int print_help(void)
@@ -254,8 +250,14 @@ int verb_run(int argc, char **argv)
     options = param_new(&own_table);
     if (!take_arguments(&a, options, argv, &error))
         log_error("%s", error->message);
+    else if (options->help)
+        status = print_help();
+    else if (options->print_config)
+        status = print_config(&a, options);
+    else if (!detach_check(options, &error))
+        log_error("%s", error->message);
     else
-        status = options->help ? print_help() : run(&a, options);
+        status = run(&a, options);
     param_free(&own_table, options);
     return status;
 }

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 #include "control/place.h"
 #include "src/control/frame.h"
@@ -192,6 +193,25 @@ ControlClient *control_client_connect(const char *vm, GError **error)
     g_queue_init(&c->events);
     frame_init(&c->frame, MAX_MESSAGE);
     return greet(c, error) ? g_steal_pointer(&c) : NULL;
+}
+
+int control_client_fd(const ControlClient *c)
+{
+    return c->fd;
+}
+
+/* Who listened on the socket, and greeted us just now. */
+int control_client_pidfd(const ControlClient *c, GError **error)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+    int fd = -1;
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)
+        fd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+    if (fd < 0)
+        fail_errno(error, "VM '%s': find its monitor's process", c->vm);
+    return fd;
 }
 
 void control_client_free(ControlClient *c)

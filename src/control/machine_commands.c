@@ -67,7 +67,9 @@ static const ControlType name_info = {
 
 static json_t *query_name(ControlCall *call, GError **error)
 {
-    const char *name = machine_config(call->machine)->name;
+    const Place *place = control_place(call->server);
+    g_autofree char *name = place ? place_name(place)
+                                  : g_strdup(machine_config(call->machine)->name);
 
     return name ? json_pack("{s:o}", "name", control_text(name)) : json_object();
 }

@@ -1,85 +1,38 @@
-/* See control/place.h.
+/* Claiming a name; see control/place.h.
  *
- * A claim is an exclusive flock() on the file `lock`, which the kernel gives back when
- * the monitor dies, however that happens.  Who leaves unlinks `lock` while it is still
- * locked, so another may have opened it in time and hold a lock on a file that is not
- * there any more: after locking we look whether the folder still shows the file we
+ * A claim is an exclusive lock of the open file (F_OFD_SETLK) on the file `lock`, which
+ * the kernel gives back when the monitor dies, however that happens; others can look
+ * whether it is held without taking it.  A lock file serves one monitor only: who finds
+ * one that is not empty and that nobody holds removes it and begins again, so that the
+ * number in it is always its holder's.
+ *
+ * Who leaves unlinks `lock` while it is still locked, so another may have opened it in
+ * time and hold a lock on a file that is not there any more, or in a folder that has
+ * another name by now: after locking we look whether the path still shows the file we
  * locked, and begin again if not. */
-#include "control/place.h"
-
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
+#include "src/control/place_private.h"
 #include "util/fd.h"
 
-#define LOCK_FILE   "lock"
-#define SOCKET_FILE "control.sock"
+enum { MAX_TRIES = 100 };
 
-enum { MAX_NAME = 64, MAX_TRIES = 100 };
-
-static bool check_name(const char *name, GError **error)
+/* A full run folder is the host's everyday trouble: memory, mostly. */
+static bool fail_making(const Place *p, const char *file, GError **error)
 {
-    bool printable = g_utf8_validate(name, -1, NULL);
-
-    for (const char *p = name; *p && printable; p++)
-        printable = (unsigned char)*p >= ' ' && *p != 0x7f;
-    if (!*name || *name == '.' || *name == '-' || strchr(name, '/') || !printable ||
-        strlen(name) > MAX_NAME)
-        return fail(error, VM_ERROR_INVALID,
-                    "'%s' cannot be a VM's name: no '/' in it, no '.' or '-' first, "
-                    "printable, and %d bytes at most",
-                    name, MAX_NAME);
-    return true;
+    if (errno == ENOSPC || errno == EDQUOT)
+        return fail(error, VM_ERROR_IO,
+                    "'%s/%s' cannot be written: its file system is full; free some room "
+                    "there ('hutch rm' ended VMs), or set XDG_RUNTIME_DIR otherwise",
+                    p->folder, file);
+    return fail_errno(error, "write '%s/%s'", p->folder, file);
 }
-
-/* Of all VMs. */
-static char *parent_folder(const char *name, GError **error)
-{
-    const char *runtime = g_getenv("XDG_RUNTIME_DIR");
-
-    if (runtime && g_path_is_absolute(runtime))
-        return g_build_filename(runtime, "hutch", NULL);
-    if (geteuid() == 0)
-        return g_strdup("/run/hutch");
-    fail(
-        error, VM_ERROR_UNSUPPORTED,
-        "VM '%s': there is no folder for its control socket; set XDG_RUNTIME_DIR, or use "
-        "a socket's path (--control) instead of a name",
-        name);
-    return NULL;
-}
-
-static char *folder_of(const char *name, GError **error)
-{
-    g_autofree char *parent = check_name(name, error) ? parent_folder(name, error) : NULL;
-
-    return parent ? g_build_filename(parent, name, NULL) : NULL;
-}
-
-char *place_file(const char *name, const char *file, GError **error)
-{
-    g_autofree char *folder = folder_of(name, error);
-
-    return folder ? g_build_filename(folder, file, NULL) : NULL;
-}
-
-char *place_find(const char *name, GError **error)
-{
-    return place_file(name, SOCKET_FILE, error);
-}
-
-char *place_socket(const Place *p)
-{
-    return g_build_filename(p->folder, SOCKET_FILE, NULL);
-}
-
-/* ---- claiming -------------------------------------------------------------------------
- */
 
 static bool make_folders(const char *folder, GError **error)
 {
@@ -109,28 +62,46 @@ static bool check_owner(int fd, const char *folder, GError **error)
 
 static bool fail_taken(int lock_fd, const char *name, GError **error)
 {
-    char pid[16] = "";
-    ssize_t n = pread(lock_fd, pid, sizeof(pid) - 1, 0);
-    int number = n > 0 ? atoi(pid) : 0;
+    pid_t pid = place_read_pid(lock_fd);
 
-    if (!number)
+    if (!pid)
         return fail(error, VM_ERROR_BUSY,
                     "a VM named '%s' runs already; name this one otherwise", name);
     return fail(error, VM_ERROR_BUSY,
                 "a VM named '%s' runs already (process %d); name this one otherwise",
-                name, number);
+                name, (int)pid);
 }
 
-static bool still_there(const Place *p)
+static bool still_there(const Place *p, struct stat *ours)
 {
-    struct stat ours, there;
+    g_autofree char *path = place_path(p, PLACE_LOCK);
+    struct stat there;
 
-    return fstat(p->lock_fd, &ours) == 0 &&
-           fstatat(p->folder_fd, LOCK_FILE, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-           ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+    return fstat(p->lock_fd, ours) == 0 && lstat(path, &there) == 0 &&
+           ours->st_dev == there.st_dev && ours->st_ino == there.st_ino;
 }
 
 typedef enum { CLAIMED, AGAIN, FAILED } Claim;
+
+static Claim lock_it(Place *p, const char *name, GError **error)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat st;
+
+    if (fcntl(p->lock_fd, F_OFD_SETLK, &whole) < 0) {
+        if (errno == EAGAIN || errno == EACCES)
+            fail_taken(p->lock_fd, name, error);
+        else
+            fail_errno(error, "lock '%s/%s'", p->folder, PLACE_LOCK);
+        return FAILED;
+    }
+    if (!still_there(p, &st))
+        return AGAIN;
+    if (!st.st_size)
+        return CLAIMED;
+    unlinkat(p->folder_fd, PLACE_LOCK, 0); /* a dead monitor's */
+    return AGAIN;
+}
 
 static Claim try_claim(Place *p, const char *name, GError **error)
 {
@@ -145,22 +116,16 @@ static Claim try_claim(Place *p, const char *name, GError **error)
     }
     if (!check_owner(p->folder_fd, p->folder, error))
         return FAILED;
-    p->lock_fd = openat(p->folder_fd, LOCK_FILE,
+    p->lock_fd = openat(p->folder_fd, PLACE_LOCK,
                         O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (p->lock_fd < 0 && errno == ENOENT)
         return AGAIN; /* the folder is being removed */
     if (p->lock_fd < 0) {
-        fail_errno(error, "open '%s/%s'", p->folder, LOCK_FILE);
+        fail_making(p, PLACE_LOCK, error);
+        rmdir(p->folder); /* ours, if nothing is in it */
         return FAILED;
     }
-    if (flock(p->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-        if (errno == EWOULDBLOCK)
-            fail_taken(p->lock_fd, name, error);
-        else
-            fail_errno(error, "lock '%s/%s'", p->folder, LOCK_FILE);
-        return FAILED;
-    }
-    return still_there(p) ? CLAIMED : AGAIN;
+    return lock_it(p, name, error);
 }
 
 static void close_all(Place *p)
@@ -187,13 +152,67 @@ static bool write_pid(const Place *p, GError **error)
     char text[16];
     int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
 
-    return (ftruncate(p->lock_fd, 0) == 0 && pwrite(p->lock_fd, text, len, 0) == len) ||
-           fail_errno(error, "write '%s/%s'", p->folder, LOCK_FILE);
+    return pwrite(p->lock_fd, text, len, 0) == len || fail_making(p, PLACE_LOCK, error);
+}
+
+/* ---- what is in it --------------------------------------------------------------------
+ */
+
+static bool outlives(const char *file)
+{
+    static const char *const kept[] = {PLACE_CONFIG, PLACE_LOG, PLACE_CONSOLE_LOG,
+                                       PLACE_RESULT, NULL};
+    size_t len = strlen(file);
+    g_autofree char *whole = g_strndup(file,
+                                       len - (g_str_has_suffix(file, ".1") ? 2 : 0));
+
+    return g_strv_contains(kept, whole);
+}
+
+/* Everything but the lock, and what is to be kept. */
+static void sweep(const Place *p, bool keep)
+{
+    int fd = fcntl(p->folder_fd, F_DUPFD_CLOEXEC, 3);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+
+    if (!dir) {
+        fd_close(&fd);
+        return;
+    }
+    rewinddir(dir);
+    while ((e = readdir(dir)))
+        if (!g_str_equal(e->d_name, ".") && !g_str_equal(e->d_name, "..") &&
+            !g_str_equal(e->d_name, PLACE_LOCK) && !(keep && outlives(e->d_name)))
+            unlinkat(p->folder_fd, e->d_name, e->d_type == DT_DIR ? AT_REMOVEDIR : 0);
+    closedir(dir);
+}
+
+static void leave(Place *p, bool keep)
+{
+    if (!p->folder)
+        return;
+    sweep(p, keep);
+    unlinkat(p->folder_fd, PLACE_LOCK, 0);
+    if (!keep)
+        rmdir(p->folder); /* fails if the next has claimed it */
+    close_all(p);
+    g_clear_pointer(&p->folder, g_free);
+}
+
+void place_release(Place *p)
+{
+    leave(p, false);
+}
+
+void place_keep(Place *p)
+{
+    leave(p, true);
 }
 
 bool place_claim(Place *p, const char *name, GError **error)
 {
-    *p = (Place){.folder = folder_of(name, error), .folder_fd = -1, .lock_fd = -1};
+    *p = (Place){.folder = place_folder(name, error), .folder_fd = -1, .lock_fd = -1};
     if (!p->folder)
         return false;
     if (!claim(p, name, error)) {
@@ -201,22 +220,80 @@ bool place_claim(Place *p, const char *name, GError **error)
         g_clear_pointer(&p->folder, g_free);
         return false;
     }
-    unlinkat(p->folder_fd, SOCKET_FILE, 0);
-    unlinkat(p->folder_fd, "agent.sock", 0); /* else removed by its chardev */
+    sweep(p, false);
     if (write_pid(p, error))
         return true;
     place_release(p);
     return false;
 }
 
-void place_release(Place *p)
+char *place_path(const Place *p, const char *file)
 {
-    if (!p->folder)
-        return;
-    unlinkat(p->folder_fd, SOCKET_FILE, 0);
-    unlinkat(p->folder_fd, "agent.lock", 0); /* of who has talked to the guest's agent */
-    unlinkat(p->folder_fd, LOCK_FILE, 0);
-    rmdir(p->folder); /* fails if the next has claimed it, or put something there */
-    close_all(p);
-    g_clear_pointer(&p->folder, g_free);
+    return g_build_filename(p->folder, file, NULL);
+}
+
+char *place_name(const Place *p)
+{
+    return g_path_get_basename(p->folder);
+}
+
+bool place_rename(Place *p, const char *name, GError **error)
+{
+    g_autofree char *to = place_folder(name, error);
+
+    if (!to)
+        return false;
+    if (renameat2(AT_FDCWD, p->folder, AT_FDCWD, to, RENAME_NOREPLACE) < 0) {
+        if (errno == EEXIST)
+            return fail(error, VM_ERROR_BUSY,
+                        "there is a VM named '%s' already; choose another name, or "
+                        "'hutch rm' that one",
+                        name);
+        return fail_errno(error, "rename the run folder '%s' to '%s'", p->folder, to);
+    }
+    g_free(p->folder);
+    p->folder = g_steal_pointer(&to);
+    return true;
+}
+
+bool place_move(const char *name, const char *to, GError **error)
+{
+    Place p = {.folder = place_folder(name, error), .folder_fd = -1, .lock_fd = -1};
+    bool claimed = p.folder && claim(&p, name, error), ok = false;
+
+    if (claimed && faccessat(p.folder_fd, PLACE_RESULT, F_OK, 0) < 0) {
+        fail(error, VM_ERROR_NOT_FOUND, "the VM '%s' was removed meanwhile", name);
+        place_release(&p);
+        return false;
+    }
+    if (claimed) {
+        ok = place_rename(&p, to, error);
+        unlinkat(p.folder_fd, PLACE_LOCK, 0);
+    }
+    close_all(&p);
+    g_free(p.folder);
+    return ok;
+}
+
+bool place_tidy(const char *name)
+{
+    g_autofree char *folder = place_folder(name, NULL);
+
+    return folder && rmdir(folder) == 0;
+}
+
+bool place_write(const Place *p, const char *file, const char *text, GError **error)
+{
+    g_autofree char *partial = g_strconcat(file, ".partial", NULL);
+    autofd fd = openat(p->folder_fd, partial,
+                       O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    ssize_t len = (ssize_t)strlen(text), n = fd < 0 ? -1 : write(fd, text, len);
+
+    if (n >= 0 && n < len)
+        errno = ENOSPC; /* what else would cut it short */
+    if (n == len && renameat(p->folder_fd, partial, p->folder_fd, file) == 0)
+        return true;
+    fail_making(p, file, error);
+    unlinkat(p->folder_fd, partial, 0);
+    return false;
 }

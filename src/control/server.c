@@ -59,7 +59,7 @@ typedef struct Task {
 
 struct ControlServer {
     SessionOwner owner; /* must be first */
-    Place place;
+    ControlOptions options;
     Parts parts;
     Listener listeners[MAX_LISTENERS];
     unsigned n_listeners;
@@ -273,6 +273,8 @@ void control_event(ControlServer *s, const char *name, json_t *data)
     json_t *message = make_event(name, data);
     bool queued = false;
 
+    if (s->options.tap)
+        s->options.tap(s->options.opaque, name);
     if (on_main(s)) {
         send_new_events(s); /* what came first */
         broadcast(s, message);
@@ -425,12 +427,11 @@ static bool add_listener(ControlServer *s, const char *path, bool readonly,
     return false;
 }
 
-static bool add_named(ControlServer *s, const char *name, GError **error)
+static bool add_named(ControlServer *s, const Place *place, GError **error)
 {
-    g_autofree char *path = place_claim(&s->place, name, error) ? place_socket(&s->place)
-                                                                : NULL;
+    g_autofree char *path = place_path(place, PLACE_SOCKET);
 
-    return path && add_listener(s, path, false, error);
+    return add_listener(s, path, false, error);
 }
 
 static ControlServer *server_new(void)
@@ -458,10 +459,11 @@ bool control_open(const ControlOptions *options, ControlServer **ret, GError **e
     g_autoptr(ControlServer) s = NULL;
 
     *ret = NULL;
-    if (!options->name && !options->path && !options->readonly)
+    if (!options->place && !options->path && !options->readonly)
         return true;
     s = server_new();
-    if ((options->name && !add_named(s, options->name, error)) ||
+    s->options = *options;
+    if ((options->place && !add_named(s, options->place, error)) ||
         (options->path && !add_listener(s, options->path, false, error)) ||
         (options->readonly && !add_listener(s, options->readonly, true, error)))
         return false;
@@ -472,6 +474,11 @@ bool control_open(const ControlOptions *options, ControlServer **ret, GError **e
 void server_set_patience(ControlServer *s, int64_t ns)
 {
     s->patience_ns = ns;
+}
+
+Place *control_place(ControlServer *s)
+{
+    return s->options.place;
 }
 
 bool server_start(ControlServer *s, IoLoop *loop, GError **error)
@@ -549,7 +556,6 @@ void control_free(ControlServer *s)
     pool_finish(&s->pool);
     while (s->n_listeners)
         unix_unlisten(&s->listeners[--s->n_listeners].socket);
-    place_release(&s->place);
     parts_clear(&s->parts);
     pthread_cond_destroy(&s->called);
     lock_finish(&s->lock);

@@ -76,7 +76,8 @@ static bool add_serial(Board *b, unsigned i, uint16_t port, unsigned gsi, GError
         return false;
     }
     b->serial[i] = chardev;
-    add(b, serial_new(id, b->pio, port, &b->ic, gsi, chardev, b->ctx->main));
+    add(b, serial_new(id, b->pio, port, &b->ic, gsi, chardev, b->ctx->main,
+                      &b->ctx->events));
     return true;
 }
 

@@ -150,6 +150,11 @@ static void on_debug_exit(void *opaque, unsigned status)
     end_with(opaque, END_DEBUG_EXIT, (int)status, "the guest gave its exit status");
 }
 
+static void on_user_output(void *opaque)
+{
+    machine_event(opaque, "X_HUTCH_USER_OUTPUT", NULL);
+}
+
 static void on_reset(void *opaque)
 {
     Machine *m = opaque;
@@ -483,7 +488,7 @@ static bool make_board(Machine *m, GError **error)
         .kvm = m->kvm,
         .gm = &m->gm,
         .main = m->main,
-        .events = {on_power_off, on_reset, on_panic, on_debug_exit, m},
+        .events = {on_power_off, on_reset, on_panic, on_debug_exit, on_user_output, m},
         .stop = on_device_stop,
         .event = on_device_event,
         .opaque = m,

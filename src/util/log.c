@@ -6,14 +6,41 @@
 
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
+
+#include "util/lock.h"
+#include "util/logfile.h"
 
 enum { LINE_SIZE = 4096 /* as much as a pipe takes at once */, PATIENCE_MS = 250 };
 
 static int level_shown = LOG_INFO; /* atomic */
+static Lock file_lock = LOCK_INIT; /* guards what follows */
+static LogFile *file;
+
+void log_set_file(LogFile *f)
+{
+    LOCK_GUARD(&file_lock);
+    file = f;
+}
+
+/* JOURNAL_STREAM is "DEVICE:INODE" of a stream to the journal (systemd.exec(5)), which
+ * need not be our stderr any more. */
+static bool is_journal(void)
+{
+    const char *stream = g_getenv("JOURNAL_STREAM");
+    g_autofree char *ours = NULL;
+    struct stat st;
+
+    if (!stream || fstat(STDERR_FILENO, &st) < 0)
+        return false;
+    ours = g_strdup_printf("%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    return g_str_equal(stream, ours);
+}
 
 void log_set_level(LogLevel level)
 {
@@ -65,9 +92,21 @@ static size_t put_text(char *out, size_t room, const char *text)
     return 2 * half + strlen(cut);
 }
 
+/* False: there is no file to write to. */
+static bool to_file(char *line, size_t n)
+{
+    LOCK_GUARD(&file_lock);
+    if (!file)
+        return false;
+    line[n++] = '\n';
+    logfile_write(file, line, n); /* nobody is left to tell */
+    return true;
+}
+
 void log_line(LogLevel level, const char *fmt, ...)
 {
     static const char *const prefix[] = {"error: ", "warning: ", "", ""};
+    static const int priority[] = {3, 4, 6, 7}; /* sd-daemon(3) */
     g_autofree char *text = NULL;
     char line[LINE_SIZE];
     va_list ap;
@@ -79,8 +118,11 @@ void log_line(LogLevel level, const char *fmt, ...)
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     tame(text);
-    n = (size_t)snprintf(line, sizeof(line), "hutch: %s", prefix[level]);
+    n = is_journal() ? (size_t)snprintf(line, sizeof(line), "<%d>", priority[level]) : 0;
+    n += (size_t)snprintf(line + n, sizeof(line) - n, "hutch: %s", prefix[level]);
     n += put_text(line + n, sizeof(line) - n - strlen("\r\n"), text);
+    if (to_file(line, n))
+        return;
     if (terminal_is_raw())
         line[n++] = '\r';
     line[n++] = '\n';

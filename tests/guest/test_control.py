@@ -212,7 +212,7 @@ def test_events_carry_what_the_schema_says():
                 equal(entry["meta-type"], "event")
                 check(matches(schema, entry["arg-type"], message.get("data", {})), message)
                 check(abs(message["timestamp"]["seconds"] - time.time()) < 3600, message)
-        equal(seen, ["STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN"])
+        equal(seen, ["STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN", "X_HUTCH_RESULT"])
         vm.wait()
 
 
@@ -638,6 +638,7 @@ def test_a_guest_that_powers_off_or_panics_says_so_in_events():
             with Raw(vm.socket) as raw:
                 raw.say({"execute": "cont"})
                 equal(raw.wait_event("SHUTDOWN"), {"guest": True, "reason": reason})
+                equal(raw.wait_event("X_HUTCH_RESULT")["status"], status)
                 equal(raw.hear(), None)
             equal(vm.wait(), status)
 
@@ -660,7 +661,7 @@ def test_the_run_folder_is_private_and_gone_at_the_end():
     with machine() as vm:
         folder = os.path.dirname(vm.socket)
         equal(os.stat(folder).st_mode & 0o7777, 0o700)
-        equal(sorted(os.listdir(folder)), ["control.sock", "lock"])
+        equal(sorted(os.listdir(folder)), ["config.json", "control.sock", "lock"])
         equal(os.stat(vm.socket).st_mode & 0o777, 0o600)
         control("vm", "quit")
         vm.wait()

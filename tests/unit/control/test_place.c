@@ -119,6 +119,141 @@ static void of_many_that_claim_and_release_one_has_it_at_a_time(void)
     g_assert_false(exists("e", NULL));
 }
 
+static PlaceInfo look(const char *name)
+{
+    GError *error = NULL;
+    PlaceInfo info;
+
+    place_look(name, &info, &error);
+    g_assert_no_error(error);
+    return info;
+}
+
+static void looking_tells_who_runs_has_ended_or_died(void)
+{
+    g_auto(GStrv) names = NULL;
+    pid_t child;
+    int status;
+    Place p;
+
+    g_assert_cmpint(look("l").state, ==, PLACE_NONE);
+    claim(&p, "l");
+    g_assert_cmpint(look("l").state, ==, PLACE_RUNNING);
+    g_assert_cmpint(look("l").pid, ==, getpid());
+    g_assert_true(place_write(&p, PLACE_CONFIG, "{}", NULL));
+    g_assert_true(place_write(&p, "agent.lock", "", NULL));
+    g_assert_true(place_write(&p, PLACE_RESULT, "{}", NULL));
+    g_assert_true(place_write(&p, PLACE_CONSOLE_LOG ".1", "x", NULL));
+    place_keep(&p);
+    g_assert_cmpint(look("l").state, ==, PLACE_ENDED);
+    g_assert_true(exists("l", PLACE_CONFIG) && exists("l", PLACE_CONSOLE_LOG ".1"));
+    g_assert_false(exists("l", "agent.lock") || exists("l", "lock"));
+    child = fork();
+    if (child == 0) {
+        claim(&p, "l");
+        _exit(exists("l", PLACE_RESULT));
+    }
+    waitpid(child, &status, 0);
+    g_assert_cmpint(status, ==, 0);
+    g_assert_cmpint(look("l").state, ==, PLACE_DEAD);
+    g_assert_cmpint(look("l").pid, ==, child);
+    g_assert_cmpint(place_pidfd("l", NULL), ==, -1);
+    names = place_list(NULL);
+    g_assert_cmpuint(g_strv_length(names), ==, 1);
+    claim(&p, "l");
+    place_release(&p);
+}
+
+/* A look must not make a claim fail, nor may a number of before be taken for the
+ * holder's. */
+static void *look_on(void *opaque)
+{
+    while (!__atomic_load_n((bool *)opaque, __ATOMIC_ACQUIRE)) {
+        PlaceInfo info = look("m");
+        int fd = place_pidfd("m", NULL);
+
+        if (info.state == PLACE_RUNNING)
+            g_assert_true(info.pid == 0 || info.pid == getpid());
+        if (fd >= 0)
+            close(fd);
+    }
+    return NULL;
+}
+
+static void looking_disturbs_nobody_who_claims(void)
+{
+    bool over = false;
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, look_on, &over);
+    for (unsigned i = 0; i < 1000; i++) {
+        Place p;
+
+        claim(&p, "m");
+        place_release(&p);
+    }
+    __atomic_store_n(&over, true, __ATOMIC_RELEASE);
+    pthread_join(thread, NULL);
+}
+
+static void a_claimed_folder_gets_a_free_name_only_and_stays_claimed(void)
+{
+    g_autoptr(GError) error = NULL;
+    Place p, other;
+
+    claim(&p, "n");
+    claim(&other, "o");
+    g_assert_false(place_rename(&p, "o", &error));
+    g_assert_error(error, VM_ERROR, VM_ERROR_BUSY);
+    g_assert_false(place_rename(&p, "../o", NULL));
+    place_release(&other);
+    g_assert_true(place_rename(&p, "o", NULL));
+    g_assert_cmpint(look("n").state, ==, PLACE_NONE);
+    g_assert_cmpint(look("o").state, ==, PLACE_RUNNING);
+    refused("o", "runs already");
+    g_assert_true(place_write(&p, PLACE_RESULT, "{}", NULL));
+    place_keep(&p);
+    g_assert_true(place_move("o", "n", NULL));
+    g_assert_cmpint(look("n").state, ==, PLACE_ENDED);
+    g_assert_false(exists("o", NULL));
+    g_clear_error(&error);
+    claim(&p, "o");
+    g_assert_false(place_move("n", "o", &error));
+    g_assert_error(error, VM_ERROR, VM_ERROR_BUSY);
+    g_clear_error(&error);
+    g_assert_false(place_move("o", "q", &error));
+    g_assert_error(error, VM_ERROR, VM_ERROR_BUSY);
+    g_assert_cmpint(look("o").state, ==, PLACE_RUNNING);
+    place_release(&p);
+    claim(&p, "n");
+    place_release(&p);
+}
+
+static void a_claimer_whose_folder_was_renamed_begins_again(void)
+{
+    for (unsigned i = 0; i < 200; i++) {
+        pid_t child;
+        int status;
+        Place p;
+
+        claim(&p, "r");
+        child = fork();
+        if (child == 0) {
+            Place mine;
+
+            while (!place_claim(&mine, "r", NULL))
+                ;
+            _exit(look("r").pid != getpid() || !exists("r", "lock"));
+        }
+        g_assert_true(place_rename(&p, "s", NULL));
+        place_release(&p);
+        waitpid(child, &status, 0);
+        g_assert_cmpint(status, ==, 0);
+        claim(&p, "r");
+        place_release(&p);
+    }
+}
+
 static void names_that_could_leave_the_folder_are_refused(void)
 {
     g_autofree char *longer = g_strnfill(65, 'x');
@@ -175,6 +310,10 @@ int main(int argc, char **argv)
     TEST(a_name_in_use_is_refused_with_the_process_that_has_it);
     TEST(what_a_dead_monitor_left_is_taken_over);
     TEST(of_many_that_claim_and_release_one_has_it_at_a_time);
+    TEST(looking_tells_who_runs_has_ended_or_died);
+    TEST(looking_disturbs_nobody_who_claims);
+    TEST(a_claimed_folder_gets_a_free_name_only_and_stays_claimed);
+    TEST(a_claimer_whose_folder_was_renamed_begins_again);
     TEST(names_that_could_leave_the_folder_are_refused);
     TEST(a_folder_that_is_something_else_is_refused);
     TEST(without_a_place_for_it_the_way_out_is_told);

@@ -668,19 +668,21 @@ static void a_named_vm_is_found_by_its_name_while_it_lives(void)
 {
     g_autofree char *run = g_build_filename(folder, "hutch", NULL);
     g_autoptr(ControlClient) c = NULL;
-    ControlServer *second;
+    Place place, second;
     GError *error = NULL;
     UnixListener dead = {.fd = -1};
     Fixture f;
 
     not_connected("vm1", "no VM named 'vm1'");
-    start_with(&f, (ControlOptions){.name = "vm1"});
+    g_assert_true(place_claim(&place, "vm1", NULL));
+    start_with(&f, (ControlOptions){.place = &place});
     c = control_client_connect("vm1", &error);
     g_assert_no_error(error);
-    g_assert_false(control_open(&(ControlOptions){.name = "vm1"}, &second, &error));
+    g_assert_false(place_claim(&second, "vm1", &error));
     g_assert_error(error, VM_ERROR, VM_ERROR_BUSY);
     g_clear_error(&error);
     stop(&f);
+    place_release(&place);
     g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
     not_connected("vm1", "no VM named 'vm1'");
     not_connected(path, "no socket");

@@ -23,8 +23,15 @@ static struct {
     void *opaque;
     char out[65536];
     size_t n_out, room; /* room: what the ring still takes */
-    unsigned accepts, closed;
+    unsigned accepts, closed, user_output;
 } host;
+
+static void on_user_output(void *opaque)
+{
+    host.user_output++;
+}
+
+static const PlatformEvents events = {.user_output = on_user_output};
 
 struct Chardev {
     int unused;
@@ -68,7 +75,7 @@ static void set_up(Fixture *f, gconstpointer unconnected)
     memset(&host, 0, sizeof(host));
     host.room = SIZE_MAX;
     f->d = serial_new("serial0", f->b.pio, BASE, &f->b.ic, GSI,
-                      unconnected ? NULL : &f->chardev, NULL);
+                      unconnected ? NULL : &f->chardev, NULL, &events);
 }
 
 static void tear_down(Fixture *f, gconstpointer unused)

@@ -1,0 +1,35 @@
+/* hutch run --detach: the monitor goes into the background, and the command that started
+ * it waits until it is told, over a pipe, that the VM runs, is ready, or why not. */
+#pragma once
+
+#include "control/place.h"
+#include "src/cli/cli.h"
+#include "util/logfile.h"
+
+/* The monitor's end; zeroed: it was not detached, and nothing happens. */
+typedef struct Detach {
+    bool on;
+    int report_fd;
+    LogFile log;
+} Detach;
+
+/* Before any thread is started.  Returns true in the new process, which is the monitor to
+ * be; false in the old one when there is nothing to wait for any more, with the status to
+ * end with. */
+bool detach_begin(Detach *d, const RunOptions *options, int *ret_status);
+
+/* What can be refused before anything is started. */
+bool detach_check(const RunOptions *options, GError **error);
+
+/* The monitor, its folder claimed and the Config finished: from here on what it says goes
+ * to a log there, and the guest's console, if it was to be on standard input and output,
+ * to a log and a socket. */
+bool detach_settle(Detach *d, Config *cfg, const Place *place, GError **error);
+void detach_finish(Detach *d);
+
+/* Tells the one who waits.  The second may be called on any thread, with any lock held.
+ */
+void detach_running(Detach *d, const Config *cfg);
+void detach_event(void *detach, const char *event);
+void detach_failed(Detach *d, const char *sentence, int status);
+void detach_ended(Detach *d, const char *sentence, int status);
