@@ -179,6 +179,14 @@ static void on_writable(void *opaque)
     net_tx_writable(opaque);
 }
 
+static void on_answered(void *opaque, uint16_t port)
+{
+    Net *n = opaque;
+
+    n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
+                    json_pack("{s:s, s:i}", "device", n->v.id, "port", port));
+}
+
 typedef struct OpenCall {
     Net *net;
     const NetDevOptions *options;
@@ -193,6 +201,8 @@ static void open_on_loop(void *opaque)
     n->nd = netdev_open(call->options, n->v.loop, call->error);
     if (n->nd)
         netdev_set_handlers(n->nd, on_readable, on_writable, n);
+    if (n->nd)
+        netdev_set_answered(n->nd, on_answered);
 }
 
 static void close_on_loop(void *opaque)

@@ -5,6 +5,10 @@
 #define KEYBOARD_COMMAND 0x64
 #define RESET_CONTROL    0xcf9
 #define PVPANIC          0x505
+#define PM1_STS          0x600
+#define PWRBTN_STS_BYTE  1 /* of its second byte */
+#define SERIAL_IER       0x3f9
+#define IER_TX           2
 
 #define CTRL_D 4
 
@@ -192,6 +196,21 @@ static void test_spin(void)
         pause();
 }
 
+/* Waits for the power button, then ends as an operating system does.  Before that, with
+ * `program=1`, it speaks as a kernel does for a program: with the transmit interrupt on,
+ * which nobody serves. */
+static void test_button(void)
+{
+    print("button ready\n");
+    if (arg_number("program", 0)) {
+        outb(SERIAL_IER, IER_TX);
+        print("a program speaks\n");
+    }
+    while (!(inb(PM1_STS + 1) & PWRBTN_STS_BYTE))
+        pause();
+    print("button pressed\n");
+}
+
 /* how=keyboard (default), how=cf9, or how=insist: again and again, as kernels do. */
 static void test_reset(void)
 {
@@ -221,5 +240,6 @@ const Test tests_basic[] = {
     {"panic", test_panic},
     {"spin", test_spin},
     {"reset", test_reset},
+    {"button", test_button},
     {NULL, NULL},
 };

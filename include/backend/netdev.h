@@ -101,3 +101,7 @@ ssize_t netdev_receive(NetDev *nd, const struct iovec *iov, unsigned n);
 void netdev_set_handlers(NetDev *nd, void (*readable)(void *opaque),
                          void (*writable)(void *opaque), void *opaque);
 void netdev_set_reading(NetDev *nd, bool on);
+
+/* user: with the same opaque, called the first time that the guest takes up a connection
+ * on a TCP port that a forward leads to. */
+void netdev_set_answered(NetDev *nd, void (*answered)(void *opaque, uint16_t port));

@@ -30,7 +30,7 @@ typedef struct ControlOptions {
     const char *readonly; /* a socket's on which nothing can be changed */
     /* Any thread, with any lock held: hears of each event before clients do, and must
      * not wait; may be NULL. */
-    void (*tap)(void *opaque, const char *event);
+    void (*tap)(void *opaque, const char *event, const json_t *data);
     void *opaque;
 } ControlOptions;
 

@@ -1,31 +1,22 @@
-/* See detach.h.  The monitor writes JSON lines into the pipe:
+/* The monitor's end of detach.h.  It writes JSON lines into the pipe:
  *
- *     {"say": "running", "name": ..., "pid": ..., "json": ...}
+ *     {"say": "running", "name": ..., "pid": ..., "json": ..., "forward": "ADDR:PORT"}
  *     {"say": "boot"}
+ *     {"say": "port", "port": ...}
  *     {"say": "failed" or "ended", "status": ..., "detail": ...}
  *
  * Before "running" nothing of it is left when it fails; after that there is a run folder,
  * and the VM goes on if whoever started it does not wait any longer. */
 #include "src/cli/detach.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "util/fd.h"
-#include "util/ioloop.h"
 #include "util/log.h"
 #include "virtio/console.h"
 #include "virtio/devices.h"
-
-enum { MAX_LINE = 64 * 1024, STATUS_TIMEOUT = 124 };
-
-/* ---- the monitor ----------------------------------------------------------------------
- */
 
 /* Small enough for the pipe to take it whole, and for nobody to wait. */
 static void say(const Detach *d, json_t *message)
@@ -42,14 +33,18 @@ static void say(const Detach *d, json_t *message)
 void detach_running(Detach *d, const Config *cfg)
 {
     if (d->on)
-        say(d, json_pack("{s:s, s:s, s:i, s:b}", "say", "running", "name", cfg->name,
-                         "pid", (int)getpid(), "json", cfg->json));
+        say(d, json_pack("{s:s, s:s, s:i, s:b, s:s}", "say", "running", "name", cfg->name,
+                         "pid", (int)getpid(), "json", cfg->json, "forward",
+                         d->forward ? d->forward : ""));
 }
 
-void detach_event(void *detach, const char *event)
+void detach_event(void *detach, const char *event, const json_t *data)
 {
     if (g_str_equal(event, "X_HUTCH_USER_OUTPUT"))
         say(detach, json_pack("{s:s}", "say", "boot"));
+    if (g_str_equal(event, "X_HUTCH_PORT_OPEN"))
+        say(detach, json_pack("{s:s, s:O}", "say", "port", "port",
+                              json_object_get(data, "port")));
 }
 
 static void say_end(const Detach *d, const char *what, const char *sentence, int status)
@@ -73,7 +68,7 @@ void detach_ended(Detach *d, const char *sentence, int status)
 
 /* Nothing of the caller's is kept: neither its terminal, nor a pipe or a lock that others
  * wait for. */
-static void leave_caller(Detach *d, int pipe_end)
+void detach_leave(Detach *d, int pipe_end)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -86,6 +81,34 @@ static void leave_caller(Detach *d, int pipe_end)
     fcntl(d->report_fd, F_SETFD, FD_CLOEXEC);
     close_range((unsigned)d->report_fd + 1, ~0u, 0);
     d->on = true;
+}
+
+/* "tcp:ADDR:PORT-ADDR:PORT" with that last port; a new string, the first half. */
+static char *forward_to(const char *text, unsigned port)
+{
+    g_autofree char *end = g_strdup_printf(":%u", port);
+    const char *dash = strrchr(text, '-');
+
+    return g_str_has_prefix(text, "tcp:") && dash && g_str_has_suffix(dash, end)
+               ? g_strndup(text + strlen("tcp:"), (gsize)(dash - text) - strlen("tcp:"))
+               : NULL;
+}
+
+/* Where on the host the guest's port is, for --wait tcp:PORT. */
+static bool find_forward(Detach *d, const Config *cfg, GError **error)
+{
+    json_t *json = config_to_json(cfg), *net, *forward;
+    size_t i, k;
+
+    json_array_foreach(json_object_get(json, "net"), i, net)
+        json_array_foreach(json_object_get(net, "hostfwd"), k, forward) if (!d->forward)
+            d->forward = forward_to(json_string_value(forward), d->when.port);
+    json_decref(json);
+    return d->forward ||
+           fail(error, VM_ERROR_INVALID,
+                "--wait tcp:%u: no port of the host is forwarded to this one of the "
+                "guest's; give --net user,hostfwd=tcp:127.0.0.1:PORT-:%u",
+                d->when.port, d->when.port);
 }
 
 static void move_console(ChardevOptions *o, const Place *place)
@@ -103,6 +126,8 @@ bool detach_settle(Detach *d, Config *cfg, const Place *place, GError **error)
 
     if (!d->on)
         return true;
+    if (d->when.kind == READY_TCP && !find_forward(d, cfg, error))
+        return false;
     path = place_path(place, PLACE_LOG);
     if (!logfile_open(&d->log, path, error))
         return false;
@@ -125,178 +150,6 @@ void detach_finish(Detach *d)
     if (d->log.name)
         logfile_close(&d->log);
     fd_close(&d->report_fd);
+    g_clear_pointer(&d->forward, g_free);
     d->on = false;
-}
-
-/* ---- who waits ------------------------------------------------------------------------
- */
-
-typedef enum { READY_RUNNING, READY_BOOT } Ready;
-
-typedef struct Waiter {
-    const RunOptions *options;
-    int fd;
-    pid_t pid;
-    int64_t deadline_ns; /* 0: none */
-    GString *in;         /* read, not yet understood */
-    bool running;
-    char *name;
-    bool json;
-} Waiter;
-
-static Ready ready_when(const RunOptions *options)
-{
-    return options->wait && g_str_equal(options->wait, "boot") ? READY_BOOT
-                                                               : READY_RUNNING;
-}
-
-bool detach_check(const RunOptions *options, GError **error)
-{
-    if (options->wait && !options->detach)
-        return fail(error, VM_ERROR_INVALID,
-                    "--wait says when --detach is to return; give both");
-    return !options->wait || g_str_equal(options->wait, "boot") ||
-           fail(error, VM_ERROR_INVALID, "--wait %s: one of boot is wanted",
-                options->wait);
-}
-
-typedef enum { HEARD, HEARD_NOTHING, HEARD_END } Heard;
-
-/* One line of the monitor's; HEARD_NOTHING when the time is over, HEARD_END when it has
- * closed the pipe. */
-static Heard hear(Waiter *w, json_t **ret)
-{
-    for (;;) {
-        char *end = memchr(w->in->str, '\n', w->in->len);
-        struct pollfd p = {.fd = w->fd, .events = POLLIN};
-        int timeout = -1;
-        char part[4096];
-        ssize_t n;
-
-        if (end) {
-            *ret = json_loadb(w->in->str, (size_t)(end - w->in->str), 0, NULL);
-            g_string_erase(w->in, 0, end - w->in->str + 1);
-            return *ret ? HEARD : HEARD_END;
-        }
-        if (w->deadline_ns)
-            timeout = (int)MAX((w->deadline_ns - clock_ns() + 999999) / 1000000, 0);
-        n = poll(&p, 1, timeout);
-        if (n == 0)
-            return HEARD_NOTHING;
-        n = n < 0 ? n : read(w->fd, part, sizeof(part));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0 || w->in->len + (size_t)n > MAX_LINE)
-            return HEARD_END;
-        g_string_append_len(w->in, part, n);
-    }
-}
-
-static int fail_waiting(const Waiter *w, Heard heard)
-{
-    if (heard == HEARD_NOTHING) {
-        log_error("VM '%s' runs, but was not ready (--wait %s) after %" G_GUINT64_FORMAT
-                  " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
-                  w->name, w->options->wait, w->options->wait_timeout, w->name, w->name);
-        return STATUS_TIMEOUT;
-    }
-    if (w->running)
-        log_error("VM '%s': its monitor was killed", w->name);
-    else
-        log_error("the monitor of the VM was killed before it ran");
-    return EXIT_CANNOT;
-}
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
-static int fail_ended(const Waiter *w, const json_t *message)
-{
-    int status = (int)json_integer_value(json_object_get(message, "status"));
-
-    if (w->running)
-        log_error("VM '%s' ended before it was ready: %s", w->name,
-                  text_of(message, "detail"));
-    else
-        log_error("%s", text_of(message, "detail"));
-    return status ? status : EXIT_CANNOT;
-}
-
-static int succeed(const Waiter *w)
-{
-    json_t *json;
-
-    if (!w->json) {
-        printf("%s\n", w->name);
-        return 0;
-    }
-    json = json_pack("{s:s, s:i}", "name", w->name, "pid", (int)w->pid);
-    json_dumpf(json, stdout, JSON_COMPACT);
-    putchar('\n');
-    json_decref(json);
-    return 0;
-}
-
-/* -1: not yet. */
-static int understand(Waiter *w, const json_t *message)
-{
-    const char *what = text_of(message, "say");
-    Ready wanted = ready_when(w->options);
-
-    if (g_str_equal(what, "running")) {
-        w->running = true;
-        w->name = g_strdup(text_of(message, "name"));
-        w->json = json_is_true(json_object_get(message, "json"));
-        return wanted == READY_RUNNING ? succeed(w) : -1;
-    }
-    if (g_str_equal(what, "boot"))
-        return wanted == READY_BOOT ? succeed(w) : -1;
-    return fail_ended(w, message);
-}
-
-static int wait_until_ready(Waiter *w)
-{
-    int status = -1;
-
-    while (status < 0) {
-        json_t *message = NULL;
-        Heard heard = hear(w, &message);
-
-        status = heard == HEARD ? understand(w, message) : fail_waiting(w, heard);
-        json_decref(message);
-    }
-    return status;
-}
-
-bool detach_begin(Detach *d, const RunOptions *options, int *ret_status)
-{
-    Waiter w = {.options = options, .in = g_string_new(NULL)};
-    int ends[2];
-
-    *d = (Detach){.report_fd = -1};
-    fflush(stdout);
-    if (pipe2(ends, O_CLOEXEC) < 0 || (w.pid = fork()) < 0) {
-        log_error("--detach: start another process: %s", g_strerror(errno));
-        *ret_status = EXIT_CANNOT;
-        g_string_free(w.in, TRUE);
-        return false;
-    }
-    if (w.pid == 0) {
-        leave_caller(d, ends[1]);
-        g_string_free(w.in, TRUE);
-        return true;
-    }
-    close(ends[1]);
-    w.fd = ends[0];
-    if (options->wait_timeout)
-        w.deadline_ns = clock_ns() + (int64_t)options->wait_timeout * 1000000000;
-    *ret_status = wait_until_ready(&w);
-    close(w.fd);
-    g_string_free(w.in, TRUE);
-    g_free(w.name);
-    return false;
 }

@@ -6,20 +6,35 @@
 #include "src/cli/cli.h"
 #include "util/logfile.h"
 
+/* When the command returns: --wait. */
+typedef enum { READY_RUNNING, READY_BOOT, READY_TCP } ReadyKind;
+typedef struct Ready {
+    ReadyKind kind;
+    unsigned port; /* the guest's */
+} Ready;
+
 /* The monitor's end; zeroed: it was not detached, and nothing happens. */
 typedef struct Detach {
     bool on;
+    Ready when;
+    char *forward; /* where on the host the port is */
     int report_fd;
     LogFile log;
 } Detach;
+
+/* ---- detach_wait.c: the old process ------------------------------------------------ */
+
+/* What can be refused before anything is started. */
+bool detach_check(const RunOptions *options, GError **error);
 
 /* Before any thread is started.  Returns true in the new process, which is the monitor to
  * be; false in the old one when there is nothing to wait for any more, with the status to
  * end with. */
 bool detach_begin(Detach *d, const RunOptions *options, int *ret_status);
 
-/* What can be refused before anything is started. */
-bool detach_check(const RunOptions *options, GError **error);
+/* ---- detach.c: the new process ----------------------------------------------------- */
+
+void detach_leave(Detach *d, int pipe_end); /* for detach_begin() */
 
 /* The monitor, its folder claimed and the Config finished: from here on what it says goes
  * to a log there, and the guest's console, if it was to be on standard input and output,
@@ -30,6 +45,6 @@ void detach_finish(Detach *d);
 /* Tells the one who waits.  The second may be called on any thread, with any lock held.
  */
 void detach_running(Detach *d, const Config *cfg);
-void detach_event(void *detach, const char *event);
+void detach_event(void *detach, const char *event, const json_t *data);
 void detach_failed(Detach *d, const char *sentence, int status);
 void detach_ended(Detach *d, const char *sentence, int status);

@@ -74,8 +74,12 @@ static void give_up_asking(Stopping *s, GError *error)
 static void begin(Stopping *s)
 {
     g_autoptr(GError) error = NULL;
+    PlaceInfo info;
 
     s->pidfd = -1;
+    if (!strchr(s->vm, '/') && place_look(s->vm, &info, NULL) &&
+        (info.state == PLACE_ENDED || info.state == PLACE_DEAD))
+        return; /* that is what was wanted */
     s->client = control_client_connect(s->vm, &error);
     if (s->client)
         s->pidfd = control_client_pidfd(s->client, &error);
@@ -265,7 +269,9 @@ static Outcome wait_for(const char *vm, int64_t deadline_ns, json_t **ret, GErro
         *ret = fleet_read(vm, PLACE_RESULT);
     if (*ret)
         return ENDED;
-    if (!c && inner) {
+    if (named && info.state == PLACE_RUNNING && !place_look(vm, &info, error))
+        return FAILED;
+    if (!c && inner && info.state != PLACE_DEAD) {
         g_propagate_error(error, g_steal_pointer(&inner));
         return FAILED;
     }

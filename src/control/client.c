@@ -134,8 +134,14 @@ static bool write_message(ControlClient *c, json_t *message, GError **error)
 static bool fail_connect(const char *vm, GError **error)
 {
     bool is_path = strchr(vm, '/') != NULL;
+    int err = errno;
+    PlaceInfo info;
 
     g_clear_error(error);
+    if (!is_path && place_look(vm, &info, NULL) && info.state == PLACE_ENDED)
+        return fail(error, VM_ERROR_NOT_FOUND,
+                    "the VM '%s' has ended; 'hutch wait' tells how", vm);
+    errno = err;
     if (errno == ENOENT)
         return fail(error, VM_ERROR_NOT_FOUND,
                     is_path ? "there is no socket '%s'"

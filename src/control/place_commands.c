@@ -36,6 +36,11 @@ static const ControlCommand commands[] = {
     {0},
 };
 
+static const ControlType port_open = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"device", &control_str}, {"port", &control_int}),
+};
+
 /* What --json prints at the end. */
 static const ControlType result = {
     .kind = CONTROL_OBJECT,
@@ -45,7 +50,8 @@ static const ControlType result = {
 };
 
 static const ControlEvent events[] = {
-    {"X_HUTCH_USER_OUTPUT"}, /* of a console: see `hutch run --wait boot` */
+    {"X_HUTCH_USER_OUTPUT"},           /* of a console: see `hutch run --wait boot` */
+    {"X_HUTCH_PORT_OPEN", &port_open}, /* the first time, of a port forwarded to */
     {"X_HUTCH_RESULT", &result},
     {0},
 };

@@ -274,7 +274,7 @@ void control_event(ControlServer *s, const char *name, json_t *data)
     bool queued = false;
 
     if (s->options.tap)
-        s->options.tap(s->options.opaque, name);
+        s->options.tap(s->options.opaque, name, data);
     if (on_main(s)) {
         send_new_events(s); /* what came first */
         broadcast(s, message);

@@ -75,6 +75,11 @@ void netdev_set_handlers(NetDev *nd, void (*readable)(void *opaque),
     nd->opaque = opaque;
 }
 
+void netdev_set_answered(NetDev *nd, void (*answered)(void *opaque, uint16_t port))
+{
+    nd->answered = answered;
+}
+
 void netdev_set_reading(NetDev *nd, bool on)
 {
     if (nd->reading == on)

@@ -28,6 +28,7 @@ struct NetDev {
     bool reading;
     void (*readable)(void *opaque);
     void (*writable)(void *opaque);
+    void (*answered)(void *opaque, uint16_t port);
     void *opaque;
 };
 

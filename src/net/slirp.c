@@ -38,6 +38,7 @@ enum {
     GUEST_MTU = 1500,
     RING_FRAMES = 512, /* a power of two */
     RING_CROWDED = RING_FRAMES / 2,
+    MAX_UNANSWERED = 32,   /* further forwards are not told of */
     NOTHING_DUE_MS = 1000, /* what libslirp answers when it waits for nothing */
 };
 
@@ -66,6 +67,8 @@ struct User {
     bool has_event;  /* `sockets` is readable */
     unsigned max_sockets;
     SlirpFilter filter;
+    unsigned n_unanswered; /* ports that are forwarded to, and nobody has taken up */
+    uint16_t unanswered[MAX_UNANSWERED];
 
     uint32_t head, tail; /* of ring, free-running: next to fill, next to take */
     uint8_t out[NET_MAX_FRAME];
@@ -252,6 +255,21 @@ static void sockets_event(void *opaque, uint32_t events)
 /* ---- frames -------------------------------------------------------------------------
  */
 
+/* Tells once of each forwarded port that the guest takes up a connection there. */
+static void look_for_answer(User *u, size_t len)
+{
+    uint16_t port = slirp_filter_accepts(u->out, len);
+
+    for (unsigned i = 0; port && i < u->n_unanswered; i++) {
+        if (u->unanswered[i] != port)
+            continue;
+        u->unanswered[i] = u->unanswered[--u->n_unanswered];
+        if (u->nd.answered)
+            u->nd.answered(u->nd.opaque, port);
+        return;
+    }
+}
+
 static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
 {
     User *u = user_of(nd);
@@ -262,6 +280,8 @@ static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
         slirp_input(u->slirp, u->out, (int)len);
         u->stale = true;
     }
+    if (u->n_unanswered)
+        look_for_answer(u, len);
     return true;
 }
 
@@ -356,6 +376,8 @@ static bool add_forward(User *u, const char *text, GError **error)
                           fwd.host_port, (struct in_addr){htonl(fwd.guest_addr)},
                           fwd.guest_port) < 0)
         return fail_forward(errno, text, &fwd, error);
+    if (!fwd.udp && u->n_unanswered < MAX_UNANSWERED)
+        u->unanswered[u->n_unanswered++] = fwd.guest_port;
     return true;
 }
 

@@ -65,3 +65,15 @@ bool slirp_filter_admits(SlirpFilter *filter, const uint8_t *f, size_t len, bool
         return true;
     return proto == IPPROTO_TCP && !fragment && l4 + 14 <= len && !(f[l4 + 13] & tcp_syn);
 }
+
+uint16_t slirp_filter_accepts(const uint8_t *f, size_t len)
+{
+    const uint8_t tcp_syn_ack = 2 | 16;
+    size_t l4;
+
+    if (len < ETH_HLEN + 20 || be16(f + 12) != ETH_P_IP ||
+        f[ETH_HLEN + 9] != IPPROTO_TCP || be16(f + ETH_HLEN + 6) & 0x3fff)
+        return 0;
+    l4 = ETH_HLEN + (f[ETH_HLEN] & 15) * 4u;
+    return l4 + 14 <= len && (f[l4 + 13] & tcp_syn_ack) == tcp_syn_ack ? be16(f + l4) : 0;
+}

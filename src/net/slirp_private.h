@@ -21,6 +21,10 @@ typedef struct SlirpFilter {
  * table does, this drops new connections and all datagrams. */
 bool slirp_filter_admits(SlirpFilter *filter, const uint8_t *f, size_t len, bool full);
 
+/* The port on which the guest takes up a TCP connection with this frame (SYN and ACK);
+ * 0: it does not. */
+uint16_t slirp_filter_accepts(const uint8_t *f, size_t len);
+
 /* ---- libslirp's sockets
  * ---------------------------------------------------------------- */
 

@@ -736,7 +736,7 @@ def test_hutch_control_sends_arguments_and_many_commands_and_follows_events():
         control("vm", "quit")
         out, _ = follower.communicate(timeout=60 * hutch.PATIENCE)
         equal([json.loads(line)["event"] for line in out.splitlines()],
-              ["STOP", "RESUME", "SHUTDOWN"])
+              ["STOP", "RESUME", "SHUTDOWN", "X_HUTCH_RESULT"])
         equal(follower.returncode, 0)
         vm.wait()
 

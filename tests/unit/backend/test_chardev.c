@@ -144,6 +144,7 @@ static void dev_free(Dev *d)
     g_clear_error(&d->error);
     g_free(d->options.file);
     g_free(d->options.socket);
+    g_free(d->options.log);
     g_free(d);
 }
 
@@ -305,6 +306,114 @@ static void one_write_larger_than_the_ring_keeps_its_end(void)
     take(client, back, RING);
     g_assert_cmpmem(back, RING, buf + 5, RING);
     dev_free(d);
+}
+
+static Dev *logged_dev(const char *name)
+{
+    g_autofree char *log = g_strconcat(name, ".log", NULL);
+
+    return dev_good((ChardevOptions){.socket = scratch(name), .log = scratch(log)});
+}
+
+/* Of a file and the part before it; a new string. */
+static char *both_parts(const char *log, size_t *ret_len, size_t *ret_largest)
+{
+    g_autofree char *older = g_strconcat(log, ".1", NULL);
+    g_autofree char *one = NULL;
+    g_autofree char *two = NULL;
+    gsize n_one = 0, n_two = 0;
+    char *all;
+
+    g_file_get_contents(older, &one, &n_one, NULL);
+    g_assert_true(g_file_get_contents(log, &two, &n_two, NULL));
+    all = g_malloc(n_one + n_two);
+    memcpy(all, one, n_one);
+    memcpy(all + n_one, two, n_two);
+    *ret_len = n_one + n_two;
+    *ret_largest = MAX(n_one, n_two);
+    return all;
+}
+
+/* Numbers, so that a piece that is missing, doubled or out of order shows. */
+static size_t write_numbers(Dev *d, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        g_autofree char *line = g_strdup_printf("%09u\n", i);
+        size_t done = 0;
+
+        while (done < 10) {
+            size_t n = chardev_write(d->c, line + done, 10 - done);
+
+            done += n;
+            if (!n)
+                g_usleep(100);
+        }
+    }
+    return (size_t)count * 10;
+}
+
+static void check_numbers(const char *text, size_t len, uint32_t last)
+{
+    g_assert_cmpuint(len % 10, ==, 0);
+    for (size_t at = len; at >= 10; at -= 10)
+        g_assert_cmpuint(strtoul(text + at - 10, NULL, 10), ==, last--);
+}
+
+static void a_log_keeps_all_that_is_said_in_order_and_is_bounded(void)
+{
+    Dev *d = logged_dev("bounded");
+    g_autofree char *log = g_strdup(d->options.log);
+    g_autofree char *text = NULL;
+    size_t len, largest;
+
+    write_numbers(d, 350 * 1000); /* 3.5 MB; nobody listens */
+    dev_free(d);
+    text = both_parts(log, &len, &largest);
+    g_assert_cmpuint(largest, ==, 1024 * 1024);
+    g_assert_cmpuint(len, >, 1024 * 1024);
+    check_numbers(text + len % 10, len - len % 10, 350 * 1000 - 1);
+}
+
+static void with_a_log_each_client_hears_the_last_of_it_and_then_what_is_new(void)
+{
+    Dev *d = logged_dev("replay");
+    g_autofree char *text = g_malloc(RING);
+
+    write_numbers(d, 20 * 1000); /* more than the ring */
+    for (unsigned i = 0; i < 3; i++) {
+        autofd client = dial(d->options.socket);
+
+        WAIT(d, d->opened == i + 1);
+        take(client, text, RING);
+        g_assert_cmpmem(text + RING - 10, 10, i ? "-\nnew now\n" + 1 : "000019999\n", 10);
+        g_assert_cmpuint(chardev_write(d->c, i ? "" : "-\nnew now\n", i ? 0 : 11), ==,
+                         i ? 0 : 11);
+        if (!i)
+            take_text(client, "-\nnew now\n");
+        fd_close(&client);
+        WAIT(d, d->closed == i + 1);
+    }
+    dev_free(d);
+}
+
+static void a_client_that_reads_nothing_does_not_keep_the_log_from_what_was_said(void)
+{
+    Dev *d = logged_dev("lazy");
+    autofd client = dial(d->options.socket);
+    g_autofree char *log = g_strdup(d->options.log);
+    g_autofree char *text = NULL;
+    size_t sent = 0, n, len, largest;
+
+    WAIT(d, d->opened == 1);
+    while ((n = chardev_write(d->c, "123456789\n", 10)) == 10 || sent < RING) {
+        sent += n;
+        g_usleep(n == 10 ? 0 : 1000);
+    }
+    sent += n;
+    d->closing_ms = 0;
+    dev_free(d);
+    text = both_parts(log, &len, &largest);
+    g_assert_cmpuint(len, ==, sent);
 }
 
 static void input_is_offered_only_as_far_as_there_is_room(void)
@@ -835,6 +944,9 @@ int main(int argc, char **argv)
     T(slow_reader_gives_short_writes_then_drained_and_loses_nothing);
     T(late_client_gets_the_last_ring_full);
     T(one_write_larger_than_the_ring_keeps_its_end);
+    T(a_log_keeps_all_that_is_said_in_order_and_is_bounded);
+    T(with_a_log_each_client_hears_the_last_of_it_and_then_what_is_new);
+    T(a_client_that_reads_nothing_does_not_keep_the_log_from_what_was_said);
     T(input_is_offered_only_as_far_as_there_is_room);
     T(last_words_of_a_client_are_heard_and_the_next_one_is_served);
     T(half_closed_client_still_gets_output);

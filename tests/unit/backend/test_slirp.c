@@ -248,6 +248,44 @@ static void ipv6_has_a_router_and_can_be_turned_off(void)
 /* ---- connections ----------------------------------------------------------------------
  */
 
+static unsigned answered_port, n_answered;
+
+static void on_answered(void *opaque, uint16_t port)
+{
+    answered_port = port;
+    n_answered++;
+}
+
+static void a_forwarded_port_that_answers_is_told_of_once(void)
+{
+    uint16_t port;
+    autofd busy = host_socket(SOCK_STREAM, &port);
+    g_autofree char *fwd = g_strdup_printf("tcp:127.0.0.1:%u-:8080", port);
+    char *list[] = {fwd, NULL};
+    unsigned sport;
+    uint32_t seq;
+    Wire w;
+
+    fd_close(&busy);
+    n_answered = 0;
+    wire_open(&w, (NetDevOptions){.hostfwd = list});
+    netdev_set_answered(w.nd, on_answered);
+    autofd client = host_connect(port);
+    expect(&w, arp_request);
+    send_frame(&w, arp(2, GUEST, HOST));
+    expect(&w, any_tcp);
+    sport = get16(l4(&w.got));
+    seq = get32(l4(&w.got) + 4) + 1;
+    send_frame(&w, tcp(9090, HOST, sport, TCP_SYN | TCP_ACK, 1000, seq, ""));
+    send_frame(&w, tcp(8080, HOST, sport, TCP_RST | TCP_ACK, 1000, seq, ""));
+    g_assert_cmpuint(n_answered, ==, 0);
+    send_frame(&w, tcp(8080, HOST, sport, TCP_SYN | TCP_ACK, 1000, seq, ""));
+    send_frame(&w, tcp(8080, HOST, sport, TCP_SYN | TCP_ACK, 1000, seq, ""));
+    g_assert_cmpuint(n_answered, ==, 1);
+    g_assert_cmpuint(answered_port, ==, 8080);
+    wire_close(&w);
+}
+
 static void a_forwarded_connection_carries_bytes_both_ways(void)
 {
     uint16_t port;
@@ -644,6 +682,7 @@ int main(int argc, char **argv)
     add(dhcp_gives_address_router_names_and_host_name);
     add(arp_and_ping_reach_the_router);
     add(ipv6_has_a_router_and_can_be_turned_off);
+    add(a_forwarded_port_that_answers_is_told_of_once);
     add(a_forwarded_connection_carries_bytes_both_ways);
     add(the_guest_reaches_a_port_of_the_host);
     add(datagrams_go_out_and_come_back);

@@ -392,6 +392,28 @@ static void host_and_guest_may_meet(Fixture *f, gconstpointer unused)
 
 #define TEST(fn, data) g_test_add("/serial/" #fn, Fixture, data, set_up, fn, tear_down)
 
+/* Linux's printk polls, its tty does not. */
+static void
+what_is_sent_by_interrupt_is_told_of_once_and_again_after_a_reset(Fixture *f,
+                                                                  gconstpointer unused)
+{
+    set(f, BASE, 'k');
+    set(f, BASE + 1, 1); /* receiving is not sending */
+    set(f, BASE, 'k');
+    g_assert_cmpuint(host.user_output, ==, 0);
+    set(f, BASE + 1, 3);
+    g_assert_cmpuint(host.user_output, ==, 0);
+    set(f, BASE, 'p');
+    set(f, BASE, 'p');
+    g_assert_cmpuint(host.user_output, ==, 1);
+    device_reset(f->d);
+    set(f, BASE, 'k');
+    g_assert_cmpuint(host.user_output, ==, 1);
+    set(f, BASE + 1, 2);
+    set(f, BASE, 'p');
+    g_assert_cmpuint(host.user_output, ==, 2);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -410,6 +432,7 @@ int main(int argc, char **argv)
     TEST(registers_read_back_as_the_chip_has_them, NULL);
     TEST(switching_fifos_empties_the_receiver, NULL);
     TEST(an_unconnected_port_swallows_output, "unconnected");
+    TEST(what_is_sent_by_interrupt_is_told_of_once_and_again_after_a_reset, NULL);
     TEST(any_access_is_survived, NULL);
     TEST(host_and_guest_may_meet, NULL);
     return g_test_run();

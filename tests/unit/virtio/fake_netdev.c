@@ -98,6 +98,10 @@ void netdev_set_handlers(NetDev *nd, void (*readable)(void *opaque),
     fake.opaque = opaque;
 }
 
+void netdev_set_answered(NetDev *nd, void (*answered)(void *opaque, uint16_t port))
+{
+}
+
 void netdev_set_reading(NetDev *nd, bool on)
 {
     fake.reading = on;

@@ -1,0 +1,278 @@
+/* The end of detach.h that waits.  Of everything but a TCP port it is told; a port is
+ * tried until somebody in the guest takes the connection up, which the monitor sees and
+ * tells.  What the host's side of a forward does says nothing: there, each connection is
+ * taken up at once. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "src/cli/detach.h"
+#include "util/fd.h"
+#include "util/ioloop.h"
+#include "util/log.h"
+
+enum {
+    MAX_LINE = 64 * 1024,
+    STATUS_TIMEOUT = 124,
+    KNOCK_AGAIN_MS = 20,     /* after the guest has refused */
+    KNOCK_PATIENCE_MS = 250, /* before it is tried anew: a guest without a network yet
+                                would be asked again only after seconds */
+};
+#define MS 1000000ll
+
+typedef struct Waiter {
+    const RunOptions *options;
+    Ready when;
+    int fd;
+    pid_t pid;
+    int64_t deadline_ns; /* 0: none */
+    GString *in;         /* read, not yet understood */
+    bool running;
+    char *name;
+    bool json;
+
+    struct sockaddr_in forward; /* port 0: none to try */
+    int knock;                  /* the present try; -1: none */
+    int64_t knock_ns;           /* when it is over, or the next one begins */
+} Waiter;
+
+static bool parse_wait(const char *text, Ready *ret, GError **error)
+{
+    guint64 port;
+
+    *ret = (Ready){READY_RUNNING, 0};
+    if (!text)
+        return true;
+    if (g_str_equal(text, "boot")) {
+        ret->kind = READY_BOOT;
+        return true;
+    }
+    if (!g_str_has_prefix(text, "tcp:") ||
+        !g_ascii_string_to_unsigned(text + strlen("tcp:"), 10, 1, 65535, &port, NULL))
+        return fail(error, VM_ERROR_INVALID,
+                    "--wait %s: boot or tcp:PORT is wanted, a port of the guest's", text);
+    *ret = (Ready){READY_TCP, (unsigned)port};
+    return true;
+}
+
+bool detach_check(const RunOptions *options, GError **error)
+{
+    Ready when;
+
+    if (options->wait && !options->detach)
+        return fail(error, VM_ERROR_INVALID,
+                    "--wait says when --detach is to return; give both");
+    return parse_wait(options->wait, &when, error);
+}
+
+/* ---- a TCP port -----------------------------------------------------------------------
+ */
+
+/* "ADDR:PORT"; no address means all, of which this one is one. */
+static void set_forward(Waiter *w, const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    g_autofree char *address = colon ? g_strndup(text, (gsize)(colon - text)) : NULL;
+
+    if (!colon || w->when.kind != READY_TCP)
+        return;
+    w->forward.sin_family = AF_INET;
+    w->forward.sin_port = htons((uint16_t)atoi(colon + 1));
+    if (inet_pton(AF_INET, address, &w->forward.sin_addr) != 1 ||
+        !w->forward.sin_addr.s_addr)
+        w->forward.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+}
+
+/* Begins a try, or gives one up. */
+static void knock(Waiter *w)
+{
+    if (w->knock >= 0 || !w->forward.sin_port) {
+        fd_close(&w->knock);
+        w->knock_ns = clock_ns() + KNOCK_AGAIN_MS * MS;
+        return;
+    }
+    w->knock = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (w->knock >= 0)
+        connect(w->knock, (struct sockaddr *)&w->forward, sizeof(w->forward));
+    w->knock_ns = clock_ns() + KNOCK_PATIENCE_MS * MS;
+}
+
+/* ---- listening ------------------------------------------------------------------------
+ */
+
+typedef enum { HEARD, HEARD_NOTHING, HEARD_END } Heard;
+
+/* Waits for the pipe until the deadline, and knocks meanwhile; false: the time is over.
+ */
+static bool wait_for_pipe(Waiter *w)
+{
+    for (;;) {
+        int64_t now = clock_ns(), until = w->deadline_ns ? w->deadline_ns : INT64_MAX;
+        struct pollfd p[] = {{.fd = w->fd, .events = POLLIN},
+                             {.fd = w->knock, .events = POLLIN | POLLRDHUP}};
+
+        if (w->deadline_ns && now >= w->deadline_ns)
+            return false;
+        if (w->forward.sin_port)
+            until = MIN(until, w->knock_ns);
+        p[1].revents = 0;
+        if (poll(p, G_N_ELEMENTS(p),
+                 until == INT64_MAX ? -1 : (int)((MAX(until - now, 0) + MS - 1) / MS)) <
+            0)
+            continue; /* EINTR */
+        if (p[0].revents)
+            return true;
+        if (w->forward.sin_port && (p[1].revents || clock_ns() >= w->knock_ns))
+            knock(w);
+    }
+}
+
+/* One line of the monitor's; HEARD_NOTHING when the time is over, HEARD_END when it has
+ * closed the pipe. */
+static Heard hear(Waiter *w, json_t **ret)
+{
+    for (;;) {
+        char *end = memchr(w->in->str, '\n', w->in->len);
+        char part[4096];
+        ssize_t n;
+
+        if (end) {
+            *ret = json_loadb(w->in->str, (size_t)(end - w->in->str), 0, NULL);
+            g_string_erase(w->in, 0, end - w->in->str + 1);
+            return *ret ? HEARD : HEARD_END;
+        }
+        if (!wait_for_pipe(w))
+            return HEARD_NOTHING;
+        n = read(w->fd, part, sizeof(part));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0 || w->in->len + (size_t)n > MAX_LINE)
+            return HEARD_END;
+        g_string_append_len(w->in, part, n);
+    }
+}
+
+static int fail_waiting(const Waiter *w, Heard heard)
+{
+    if (heard == HEARD_NOTHING && w->running) {
+        log_error("VM '%s' runs, but was not ready (--wait %s) after %" G_GUINT64_FORMAT
+                  " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
+                  w->name, w->options->wait ? w->options->wait : "",
+                  w->options->wait_timeout, w->name, w->name);
+        return STATUS_TIMEOUT;
+    }
+    if (heard == HEARD_NOTHING)
+        log_error("the VM did not begin to run within %" G_GUINT64_FORMAT " s",
+                  w->options->wait_timeout);
+    else if (w->running)
+        log_error("VM '%s': its monitor was killed", w->name);
+    else
+        log_error("the monitor of the VM was killed before it ran");
+    return heard == HEARD_NOTHING ? STATUS_TIMEOUT : EXIT_CANNOT;
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+
+    return text ? text : "";
+}
+
+static int fail_ended(const Waiter *w, const json_t *message)
+{
+    int status = (int)json_integer_value(json_object_get(message, "status"));
+
+    if (w->running)
+        log_error("VM '%s' ended before it was ready: %s", w->name,
+                  text_of(message, "detail"));
+    else
+        log_error("%s", text_of(message, "detail"));
+    return status ? status : EXIT_CANNOT;
+}
+
+static int succeed(const Waiter *w)
+{
+    json_t *json;
+
+    if (!w->json) {
+        printf("%s\n", w->name);
+        return 0;
+    }
+    json = json_pack("{s:s, s:i}", "name", w->name, "pid", (int)w->pid);
+    json_dumpf(json, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(json);
+    return 0;
+}
+
+/* -1: not yet. */
+static int understand(Waiter *w, const json_t *message)
+{
+    const char *what = text_of(message, "say");
+
+    if (g_str_equal(what, "running")) {
+        w->running = true;
+        w->name = g_strdup(text_of(message, "name"));
+        w->json = json_is_true(json_object_get(message, "json"));
+        set_forward(w, text_of(message, "forward"));
+        return w->when.kind == READY_RUNNING ? succeed(w) : -1;
+    }
+    if (g_str_equal(what, "boot"))
+        return w->when.kind == READY_BOOT ? succeed(w) : -1;
+    if (g_str_equal(what, "port"))
+        return w->when.kind == READY_TCP &&
+                       json_integer_value(json_object_get(message, "port")) ==
+                           w->when.port
+                   ? succeed(w)
+                   : -1;
+    return fail_ended(w, message);
+}
+
+static int wait_until_ready(Waiter *w)
+{
+    int status = -1;
+
+    while (status < 0) {
+        json_t *message = NULL;
+        Heard heard = hear(w, &message);
+
+        status = heard == HEARD ? understand(w, message) : fail_waiting(w, heard);
+        json_decref(message);
+    }
+    return status;
+}
+
+bool detach_begin(Detach *d, const RunOptions *options, int *ret_status)
+{
+    Waiter w = {.options = options, .knock = -1};
+    int ends[2];
+
+    *d = (Detach){.report_fd = -1};
+    parse_wait(options->wait, &w.when, NULL); /* checked before */
+    fflush(stdout);
+    if (pipe2(ends, O_CLOEXEC) < 0 || (w.pid = fork()) < 0) {
+        log_error("--detach: start another process: %s", g_strerror(errno));
+        *ret_status = EXIT_CANNOT;
+        return false;
+    }
+    if (w.pid == 0) {
+        d->when = w.when;
+        detach_leave(d, ends[1]);
+        return true;
+    }
+    close(ends[1]);
+    w.fd = ends[0];
+    w.in = g_string_new(NULL);
+    if (options->wait_timeout)
+        w.deadline_ns = clock_ns() + (int64_t)options->wait_timeout * 1000 * MS;
+    *ret_status = wait_until_ready(&w);
+    fd_close(&w.fd);
+    fd_close(&w.knock);
+    g_string_free(w.in, TRUE);
+    g_free(w.name);
+    return false;
+}
