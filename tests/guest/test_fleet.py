@@ -100,8 +100,13 @@ def fleet():
 
 def test_detached_it_runs_on_alone_and_leaves_how_it_ended_until_rm():
     with fleet() as f:
-        # communicate() would not return if the monitor kept our pipes.
-        equal(f.run("one", "--rng"), "one\n")
+        ours, theirs = os.pipe()
+        # communicate() would not return if the monitor kept its pipes.
+        starting = f.start("run", "-d", "--name", "one", *kernel(), "--rng", pass_fds=[theirs])
+        os.close(theirs)
+        equal(starting.communicate(timeout=LIMIT), ("one\n", ""))
+        check(select.select([ours], [], [], LIMIT)[0], "the monitor keeps what it inherited")
+        os.close(ours)
         pid = f.pid("one")
         equal(os.getsid(pid), pid)
         equal({os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1)}, {"/dev/null"})

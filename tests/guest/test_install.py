@@ -56,12 +56,26 @@ def test_everything_is_installed_and_nothing_else():
     folder, prefix = installed()
     files = sorted(os.path.relpath(os.path.join(at, name), prefix)
                    for at, _, names in os.walk(folder) for name in names)
-    equal(files, ["bin/hutch", "share/bash-completion/completions/hutch.bash",
+    equal(files, ["bin/hutch", "lib/systemd/system/hutch@.service", "share/bash-completion/completions/hutch.bash",
                   "share/fish/vendor_completions.d/hutch.fish", "share/man/man1/hutch.1",
                   "share/zsh/site-functions/_hutch"])
     version = subprocess.run([os.path.join(prefix, "bin", "hutch"), "version"], check=True,
                              capture_output=True, text=True).stdout
     check(re.fullmatch(r"hutch \d+\.\d+\.\d+\n", version), version)
+
+
+def test_systemd_finds_no_fault_with_the_service():
+    folder, prefix = installed()
+    with open(os.path.join(prefix, "lib/systemd/system/hutch@.service"), encoding="utf-8") as f:
+        unit = f.read().replace(prefix[len(folder):] + "/bin/hutch", prefix + "/bin/hutch")
+    check(unit.count(prefix + "/bin/hutch") == 2, unit)
+    with tempfile.TemporaryDirectory() as units:
+        with open(os.path.join(units, "hutch@.service"), "w", encoding="utf-8") as f:
+            f.write(unit)
+        done = subprocess.run([needs("systemd-analyze"), "verify", "--man=no",
+                               os.path.join(units, "hutch@web.service")],
+                              capture_output=True, text=True, check=False)
+    equal((done.returncode, done.stderr), (0, ""))
 
 
 def test_the_manual_page_has_no_warnings():
@@ -106,7 +120,8 @@ class Bash:
     """An interactive bash, as a user has it, in a folder with something to complete."""
 
     def __init__(self, folder, images):
-        environment = {"PATH": f"{installed()[1]}/bin:{os.environ['PATH']}", "TERM": "dumb",
+        runtime = os.path.join(folder, ".run")
+        environment = {"XDG_RUNTIME_DIR": runtime, "PATH": f"{installed()[1]}/bin:{os.environ['PATH']}", "TERM": "dumb",
                        "HUTCH_IMAGES": images, "INPUTRC": "/dev/null", "PS1": "$ "}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
@@ -144,6 +159,10 @@ def bash():
             os.makedirs(os.path.join(folder, ".images", name))
             with open(os.path.join(folder, ".images", name, "config.json"), "wb"):
                 pass
+        for name in ("web", "worker"):
+            os.makedirs(os.path.join(folder, ".run", "hutch", name))
+            with open(os.path.join(folder, ".run", "hutch", name, "result.json"), "wb"):
+                pass
         shell = Bash(folder, os.path.join(folder, ".images"))
         try:
             yield shell
@@ -164,6 +183,8 @@ def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images
         "run --transport mm": "run --transport mmio", "run --transport=mm": "run --transport=mmio",
         "run --kernel=vml": "run --kernel=vmlinuz", "run --serial no": "run --serial none",
         "run --config conf": "run --config config.json",
+        "stop we": "stop web", "rm web wo": "rm web worker", "disk list wo": "disk list worker",
+        "control we": "control web", "config show we": "config show web", "ps --qu": "ps --quiet",
         "run --cpus 2 --no-re": "run --cpus 2 --no-reboot",
     }
     with bash() as shell:

@@ -396,6 +396,34 @@ static void with_a_log_each_client_hears_the_last_of_it_and_then_what_is_new(voi
     dev_free(d);
 }
 
+static void *write_a_lot(void *opaque)
+{
+    write_numbers(opaque, 90 * 1000);
+    return NULL;
+}
+
+/* At full speed nothing is sent, and overwritten, before it is in the log. */
+static void what_a_quick_client_gets_is_in_the_log_as_well(void)
+{
+    Dev *d = logged_dev("quick");
+    autofd client = dial(d->options.socket);
+    g_autofree char *log = g_strdup(d->options.log);
+    g_autofree char *got = g_malloc(900 * 1000);
+    g_autofree char *text = NULL;
+    size_t len, largest;
+    pthread_t writer;
+
+    WAIT(d, d->opened == 1);
+    pthread_create(&writer, NULL, write_a_lot, d);
+    take(client, got, 900 * 1000);
+    pthread_join(writer, NULL);
+    dev_free(d);
+    check_numbers(got, 900 * 1000, 90 * 1000 - 1);
+    text = both_parts(log, &len, &largest);
+    g_assert_cmpuint(len, ==, 900 * 1000);
+    check_numbers(text, len, 90 * 1000 - 1);
+}
+
 static void a_client_that_reads_nothing_does_not_keep_the_log_from_what_was_said(void)
 {
     Dev *d = logged_dev("lazy");
@@ -946,6 +974,7 @@ int main(int argc, char **argv)
     T(one_write_larger_than_the_ring_keeps_its_end);
     T(a_log_keeps_all_that_is_said_in_order_and_is_bounded);
     T(with_a_log_each_client_hears_the_last_of_it_and_then_what_is_new);
+    T(what_a_quick_client_gets_is_in_the_log_as_well);
     T(a_client_that_reads_nothing_does_not_keep_the_log_from_what_was_said);
     T(input_is_offered_only_as_far_as_there_is_room);
     T(last_words_of_a_client_are_heard_and_the_next_one_is_served);

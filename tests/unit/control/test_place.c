@@ -119,6 +119,38 @@ static void of_many_that_claim_and_release_one_has_it_at_a_time(void)
     g_assert_false(exists("e", NULL));
 }
 
+static ino_t lock_inode(const char *name)
+{
+    g_autofree char *path = in_folder(name, "lock");
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_ino;
+}
+
+/* Else a dead monitor's number could pass for the holder's until that has written its. */
+static void a_lock_file_serves_one_monitor_only(void)
+{
+    g_autofree char *path = in_folder("t", "lock");
+    pid_t child = fork();
+    int status, old;
+    Place p;
+
+    if (child == 0) {
+        claim(&p, "t");
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    old = open(path, O_RDONLY); /* so that its number is not used again */
+    g_assert_cmpint(old, >=, 0);
+    struct stat st;
+    g_assert_cmpint(fstat(old, &st), ==, 0);
+    claim(&p, "t");
+    g_assert_cmpuint(lock_inode("t"), !=, st.st_ino);
+    close(old);
+    place_release(&p);
+}
+
 static PlaceInfo look(const char *name)
 {
     GError *error = NULL;
@@ -310,6 +342,7 @@ int main(int argc, char **argv)
     TEST(a_name_in_use_is_refused_with_the_process_that_has_it);
     TEST(what_a_dead_monitor_left_is_taken_over);
     TEST(of_many_that_claim_and_release_one_has_it_at_a_time);
+    TEST(a_lock_file_serves_one_monitor_only);
     TEST(looking_tells_who_runs_has_ended_or_died);
     TEST(looking_disturbs_nobody_who_claims);
     TEST(a_claimed_folder_gets_a_free_name_only_and_stays_claimed);
