@@ -128,6 +128,9 @@ bool detach_settle(Detach *d, Config *cfg, const Place *place, GError **error)
         return true;
     if (d->when.kind == READY_TCP && !find_forward(d, cfg, error))
         return false;
+    if (d->when.kind == READY_AGENT && !cfg->agent)
+        return fail(error, VM_ERROR_INVALID,
+                    "--wait agent: the VM has no port for one; give --agent");
     path = place_path(place, PLACE_LOG);
     if (!logfile_open(&d->log, path, error))
         return false;

@@ -7,7 +7,7 @@
 #include "util/logfile.h"
 
 /* When the command returns: --wait. */
-typedef enum { READY_RUNNING, READY_BOOT, READY_TCP } ReadyKind;
+typedef enum { READY_RUNNING, READY_BOOT, READY_AGENT, READY_TCP } ReadyKind;
 typedef struct Ready {
     ReadyKind kind;
     unsigned port; /* the guest's */

@@ -5,11 +5,13 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "agent/agent.h"
 #include "src/cli/detach.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
@@ -47,14 +49,15 @@ static bool parse_wait(const char *text, Ready *ret, GError **error)
     *ret = (Ready){READY_RUNNING, 0};
     if (!text)
         return true;
-    if (g_str_equal(text, "boot")) {
-        ret->kind = READY_BOOT;
+    if (g_str_equal(text, "boot") || g_str_equal(text, "agent")) {
+        ret->kind = g_str_equal(text, "boot") ? READY_BOOT : READY_AGENT;
         return true;
     }
     if (!g_str_has_prefix(text, "tcp:") ||
         !g_ascii_string_to_unsigned(text + strlen("tcp:"), 10, 1, 65535, &port, NULL))
         return fail(error, VM_ERROR_INVALID,
-                    "--wait %s: boot or tcp:PORT is wanted, a port of the guest's", text);
+                    "--wait %s: boot, agent or tcp:PORT is wanted, a port of the guest's",
+                    text);
     *ret = (Ready){READY_TCP, (unsigned)port};
     return true;
 }
@@ -209,6 +212,26 @@ static int succeed(const Waiter *w)
     return 0;
 }
 
+/* What is asked waits in the port until an agent is there to answer it.  -1: the VM has
+ * ended, which its monitor tells. */
+static int wait_for_agent(Waiter *w)
+{
+    g_autoptr(GError) error = NULL;
+    int ms = w->deadline_ns ? (int)MAX((w->deadline_ns - clock_ns()) / MS, 1) : INT_MAX;
+    Agent *agent = agent_connect(w->name, ms, &error);
+
+    if (agent) {
+        agent_free(agent);
+        return succeed(w);
+    }
+    if (g_error_matches(error, VM_ERROR, VM_ERROR_NOT_FOUND))
+        return -1;
+    if (g_error_matches(error, VM_ERROR, VM_ERROR_BUSY))
+        return fail_waiting(w, HEARD_NOTHING);
+    log_error("%s", error->message);
+    return EXIT_CANNOT;
+}
+
 /* -1: not yet. */
 static int understand(Waiter *w, const json_t *message)
 {
@@ -219,7 +242,9 @@ static int understand(Waiter *w, const json_t *message)
         w->name = g_strdup(text_of(message, "name"));
         w->json = json_is_true(json_object_get(message, "json"));
         set_forward(w, text_of(message, "forward"));
-        return w->when.kind == READY_RUNNING ? succeed(w) : -1;
+        return w->when.kind == READY_RUNNING ? succeed(w)
+               : w->when.kind == READY_AGENT ? wait_for_agent(w)
+                                             : -1;
     }
     if (g_str_equal(what, "boot"))
         return w->when.kind == READY_BOOT ? succeed(w) : -1;

@@ -133,6 +133,7 @@ def test_what_fails_is_said_with_its_status_and_nothing_is_left():
                                 ([*kernel(), "--disk", "/nonexistent"], "/nonexistent"),
                                 ([*kernel(), "--wait", "soon"], "boot"),
                                 ([*kernel(), "--wait", "tcp:22"], "hostfwd"),
+                                ([*kernel(), "--wait", "agent"], "--agent"),
                                 ([], "kernel")):
             check(word in f("run", "-d", "--name", "x", *arguments, status=125), word)
             check(not os.path.exists(f.path("x")), f"{arguments}: a folder is left")
@@ -175,6 +176,8 @@ def test_it_returns_when_a_program_speaks_or_says_why_that_will_not_be():
         err = f.run("b", "--wait", "boot", "--wait-timeout", 1, test="test=button", status=124)
         check("not ready" in err and "hutch console b" in err, err)
         equal(f.state("b"), "running")
+        f.run("ag", "--agent", "--wait", "agent", "--wait-timeout", 1, status=124)
+        equal(f.state("ag"), "running")
         err = f.run("c", "--wait", "boot", test="test=panic", status=127)
         check("panicked" in err, err)
         err = f.run("d", "--wait", "boot", test="test=exit exit=3", status=3)
