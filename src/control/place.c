@@ -23,15 +23,24 @@
 
 enum { MAX_TRIES = 100 };
 
-/* A full run folder is the host's everyday trouble: memory, mostly. */
-static bool fail_making(const Place *p, const char *file, GError **error)
+/* A full run folder is the host's everyday trouble: memory, mostly.  `what`: "write". */
+static bool fail_path(const char *what, const char *path, GError **error)
 {
     if (errno == ENOSPC || errno == EDQUOT)
         return fail(error, VM_ERROR_IO,
-                    "'%s/%s' cannot be written: its file system is full; free some room "
-                    "there ('hutch rm' ended VMs), or set XDG_RUNTIME_DIR otherwise",
-                    p->folder, file);
-    return fail_errno(error, "write '%s/%s'", p->folder, file);
+                    "%s '%s': its file system is full; free some room there ('hutch rm' "
+                    "ended VMs), or set XDG_RUNTIME_DIR otherwise",
+                    what, path);
+    return fail_errno(error, "%s '%s'", what, path);
+}
+
+static bool fail_making(const Place *p, const char *file, GError **error)
+{
+    int err = errno;
+    g_autofree char *path = place_path(p, file);
+
+    errno = err;
+    return fail_path("write", path, error);
 }
 
 static bool make_folders(const char *folder, GError **error)
@@ -39,9 +48,9 @@ static bool make_folders(const char *folder, GError **error)
     g_autofree char *parent = g_path_get_dirname(folder);
 
     if (g_mkdir_with_parents(parent, 0700) < 0)
-        return fail_errno(error, "make the folder '%s'", parent);
+        return fail_path("make the folder", parent, error);
     if (mkdir(folder, 0700) < 0 && errno != EEXIST)
-        return fail_errno(error, "make the folder '%s'", folder);
+        return fail_path("make the folder", folder, error);
     return true;
 }
 

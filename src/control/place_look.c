@@ -170,7 +170,8 @@ char **place_list(GError **error)
             g_ptr_array_add(names, g_strdup(name));
     if (dir)
         g_dir_close(dir);
-    qsort(names->pdata, names->len, sizeof(char *), compare);
+    if (names->len)
+        qsort(names->pdata, names->len, sizeof(char *), compare);
     g_ptr_array_add(names, NULL);
     if (parent)
         return (char **)g_ptr_array_free(names, FALSE);

@@ -9,6 +9,7 @@ import time
 
 from base import Bench, Row, real_file, timed
 from disks import DISKS
+from fleet import FLEET
 from monitors import CannotRun, Guest, first_run, tool
 
 DISK_BYTES = 256 << 20
@@ -203,4 +204,5 @@ class NetworkRx(Network):
             flood.wait()
 
 
-ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS)
+ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS,
+       *FLEET)

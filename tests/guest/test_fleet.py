@@ -401,6 +401,7 @@ def test_a_full_run_folder_is_one_sentence_and_nothing_is_left():
             if done.returncode:
                 equal(done.stdout, "", f"with {inodes} inodes")
                 check(done.stderr.count("\n") == 1 and "error: " in done.stderr, done.stderr)
+                check("No space" in done.stderr or "is full" in done.stderr, done.stderr)
         equal(statuses, {0, 125})
 
 

@@ -2,15 +2,17 @@
 """Stock Debian kernels: the machine, its devices and its life-cycle as Linux sees them."""
 import functools
 import http.server
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 
 import hutch
-from hutch import check, equal
+from hutch import check, equal, image
 from linux import Linux, golden, lspci, normal_interrupts, normal_kernel_log
 
 MACHINE = ("--net", "user", "--rng", "--serial", "stdio", "--serial", "none")
@@ -218,6 +220,53 @@ def test_tap_network_reaches_the_host_with_offloads():
             equal(got.strip(), "140000")
             equal(vm.power_off(), 0)
         server.shutdown()
+
+
+def test_a_detached_guest_is_waited_for_until_programs_speak_and_a_port_answers():
+    port = 21000 + os.getpid() % 10000
+    with tempfile.TemporaryDirectory(prefix="hutch-") as runtime:
+        env = {**os.environ, "XDG_RUNTIME_DIR": runtime}
+
+        def start(*arguments):
+            return subprocess.Popen([hutch.HUTCH, *arguments], env=env, text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        def log():
+            return subprocess.run([hutch.HUTCH, "logs", "lin"], env=env, text=True,
+                                  errors="replace", capture_output=True).stdout
+
+        def heard(name):
+            return next(event for event in map(json.loads, events.stdout)
+                        if event["event"] == name)
+
+        os.mkdir(os.path.join(runtime, "hutch"), 0o700)
+        events = start("events", "--follow", "--json")
+        waiting = start("run", "-d", "--name", "lin", "--memory", "256M", "--kernel",
+                        image("busybox", "vmlinuz"), "--initrd", image("busybox", "initrd.img"),
+                        "--cmdline", "console=ttyS0 ip=dhcp", "--wait", "tcp:80",
+                        "--net", f"user,hostfwd=tcp:127.0.0.1:{port}-:80")
+        try:
+            heard("X_HUTCH_USER_OUTPUT")
+            check("Run /init" in log(), f"told of before there were programs:\n{log()}")
+            console = start("console", "lin")
+            for line in console.stdout:
+                if "built-in shell" in line:
+                    break
+            check(waiting.poll() is None, "told of a port before it answered")
+            console.stdin.write("mkdir -p /www; httpd -p 80 -h /www\n")
+            console.stdin.flush()
+            equal(waiting.communicate(timeout=120 * hutch.PATIENCE)[0], "lin\n")
+            equal(heard("X_HUTCH_PORT_OPEN")["data"]["port"], 80)
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                check(client.recv(4) == b"HTTP", "nobody is at the port")
+            console.stdin.write("poweroff\n")
+            console.stdin.close()
+            equal(subprocess.run([hutch.HUTCH, "wait", "lin"], env=env).returncode, 0)
+            console.wait(60 * hutch.PATIENCE)
+        finally:
+            events.terminate()
+            subprocess.run([hutch.HUTCH, "rm", "--force", "lin"], env=env)
 
 
 if __name__ == "__main__":
