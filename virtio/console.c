@@ -108,7 +108,8 @@ static void send_output(Console *c)
     while (vq_pop(vq, &req)) {
         if (!c->spoken && !*c->name) {
             c->spoken = true;
-            c->v.env->event(c->v.env->opaque, "X_HUTCH_USER_OUTPUT", NULL);
+            if (c->v.env->event)
+                c->v.env->event(c->v.env->opaque, "X_HUTCH_USER_OUTPUT", NULL);
         }
         if (!write_request(c, &req)) {
             vq_unpop(vq, &req); /* until drained() */

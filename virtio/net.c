@@ -183,8 +183,9 @@ static void on_answered(void *opaque, uint16_t port)
 {
     Net *n = opaque;
 
-    n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
-                    json_pack("{s:s, s:i}", "device", n->v.id, "port", port));
+    if (n->v.env->event)
+        n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
+                        json_pack("{s:s, s:i}", "device", n->v.id, "port", port));
 }
 
 typedef struct OpenCall {

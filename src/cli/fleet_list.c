@@ -3,8 +3,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/agent.h"
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
+
+enum { AGENT_MS = 500 };
 
 /* ---- one VM as data -------------------------------------------------------------------
  */
@@ -206,10 +209,23 @@ static void add_answer(ControlClient *c, json_t *json, const char *key,
         json_object_set_new(json, key, answer);
 }
 
+/* Of a guest with an agent that answers at once. */
+static void add_addresses(json_t *json, const char *name)
+{
+    g_autofree char *path = place_file(name, AGENT_SOCKET, NULL);
+    g_autoptr(Agent) agent = path && g_file_test(path, G_FILE_TEST_EXISTS)
+                                 ? agent_connect(name, AGENT_MS, NULL)
+                                 : NULL;
+    json_t *addresses = agent ? agent_addresses(agent, NULL) : NULL;
+
+    if (addresses)
+        json_object_set_new(json, "addresses", addresses);
+}
+
 static void add_files(json_t *json, const char *name)
 {
     static const char *const files[] = {PLACE_SOCKET, PLACE_CONSOLE, PLACE_CONSOLE_LOG,
-                                        PLACE_LOG,    "agent.sock",  NULL};
+                                        PLACE_LOG,    AGENT_SOCKET,  NULL};
     json_t *object = json_object();
 
     for (const char *const *file = files; *file; file++) {
@@ -238,6 +254,7 @@ static json_t *inspect(const FleetVm *vm)
             add_answer(c, json, "devices", "x-hutch-query-devices");
             add_answer(c, json, "disks", "query-block");
         }
+        add_addresses(json, vm->name);
     }
     return json;
 }
@@ -265,6 +282,17 @@ static void print_ids(const char *title, const json_t *list, const char *key,
     putchar('\n');
 }
 
+static void print_addresses(const json_t *interfaces)
+{
+    json_t *one, *address;
+    size_t i, k;
+
+    json_array_foreach(interfaces, i, one)
+        json_array_foreach(json_object_get(one, "addresses"), k, address)
+            printf("%-10s %s %s\n", "address", fleet_text(one, "name"),
+                   json_string_value(address));
+}
+
 static void print_inspection(const json_t *json)
 {
     g_autofree char *memory = image_size_text(
@@ -282,6 +310,7 @@ static void print_inspection(const json_t *json)
            (int)json_integer_value(json_object_get(json, "cpus")), "memory", memory);
     print_ids("threads", json_object_get(json, "vcpus"), "thread-id", NULL);
     print_ids("devices", json_object_get(json, "devices"), "id", "driver");
+    print_addresses(json_object_get(json, "addresses"));
     json_object_foreach(json_object_get(json, "files"), file, value)
         printf("%-10s %s\n", "file", json_string_value(value));
 }

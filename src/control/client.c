@@ -135,12 +135,15 @@ static bool fail_connect(const char *vm, GError **error)
 {
     bool is_path = strchr(vm, '/') != NULL;
     int err = errno;
-    PlaceInfo info;
+    PlaceInfo info = {.state = PLACE_NONE};
 
     g_clear_error(error);
     if (!is_path && place_look(vm, &info, NULL) && info.state == PLACE_ENDED)
         return fail(error, VM_ERROR_NOT_FOUND,
                     "the VM '%s' has ended; 'hutch wait' tells how", vm);
+    if (!is_path && info.state == PLACE_RUNNING && (err == ENOENT || err == ECONNREFUSED))
+        return fail(error, VM_ERROR_BUSY,
+                    "the VM '%s' is just beginning or ending; try again in a moment", vm);
     errno = err;
     if (errno == ENOENT)
         return fail(error, VM_ERROR_NOT_FOUND,

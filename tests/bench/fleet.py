@@ -9,15 +9,16 @@ from base import Bench, Row
 from monitors import HUTCH, CannotRun, payload
 
 MANY = 200
+OF_EACH = 7  # the best of so many: the difference is less than what a busy host adds
 VM = ("--kernel", payload("payload.elf"), "--memory", "32M", "--cmdline", "test=button program=1")
 
 
 class Detach(Bench):
     name = "detach"
-    help = "hutch run -d --wait boot, beside a guest in the foreground that says the same"
+    help = "hutch run -d --wait boot, beside one in the foreground that says the same"
     rows = (Row("detach", "ready", "ms", beside="hutch foreground"),
             Row("detach-cost", "cost", "ms", beside="hutch foreground", limit=("<=", 5)))
-    runs = 11
+    runs = 5
 
     def __enter__(self):
         self.runtime = tempfile.TemporaryDirectory(prefix="hutch-")
@@ -47,10 +48,10 @@ class Detach(Bench):
         return took
 
     def sample(self, monitor):
-        alone = self.foreground()
+        alone = min(self.foreground() for _ in range(OF_EACH))
         if monitor != "hutch":
             return {"ready": alone, "cost": 0}
-        took = self.detached()
+        took = min(self.detached() for _ in range(OF_EACH))
         return {"ready": took, "cost": took - alone}
 
 
