@@ -271,6 +271,7 @@ static void a_forwarded_port_that_answers_is_told_of_once(void)
     wire_open(&w, (NetDevOptions){.hostfwd = list});
     netdev_set_answered(w.nd, on_answered);
     autofd client = host_connect(port);
+    g_assert_cmpint(client, >=, 0);
     expect(&w, arp_request);
     send_frame(&w, arp(2, GUEST, HOST));
     expect(&w, any_tcp);
