@@ -433,6 +433,7 @@ static void a_client_that_reads_nothing_does_not_keep_the_log_from_what_was_said
     g_autofree char *text = NULL;
     size_t sent = 0, n, len, largest;
 
+    g_assert_cmpint(client, >=, 0);
     WAIT(d, d->opened == 1);
     while ((n = chardev_write(d->c, "123456789\n", 10)) == 10 || sent < RING) {
         sent += n;
