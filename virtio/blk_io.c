@@ -177,13 +177,19 @@ static bool in_range(const Blk *b, uint64_t sector, uint64_t len)
            range_within(sector * BLOCK_SECTOR, len, size);
 }
 
+static BlkStatus refuse(BlkSlot *s, BlockOp op, BlkStatus status)
+{
+    block_count_refused(s->blk->io, op);
+    return status;
+}
+
 static BlkStatus transfer(BlkSlot *s, BlockOp op, uint64_t sector)
 {
     uint64_t len = iov_len(s->io.iov, s->io.n_iov);
 
     if (len % BLOCK_SECTOR || !in_range(s->blk, sector, len) ||
         (op == BLOCK_WRITE && block_readonly(s->blk->dev)))
-        return BLK_S_IOERR;
+        return refuse(s, op, BLK_S_IOERR);
     if (!len)
         return BLK_S_OK;
     submit(s, op, sector * BLOCK_SECTOR, len);
@@ -198,16 +204,16 @@ static BlkStatus change_range(BlkSlot *s, BlockOp op)
     BlkRange r;
 
     if (!virtio_has_feature(&b->v, zeroes ? BLK_F_WRITE_ZEROES : BLK_F_DISCARD))
-        return BLK_S_UNSUPP;
+        return refuse(s, op, BLK_S_UNSUPP);
     /* One segment, as the config space says. */
     if (iov_len(s->io.iov, s->io.n_iov) != sizeof(r))
-        return BLK_S_IOERR;
+        return refuse(s, op, BLK_S_IOERR);
     iov_to_buf(s->io.iov, s->io.n_iov, 0, &r, sizeof(r));
     if (r.flags & ~(zeroes ? BLK_ZEROES_UNMAP : 0u))
-        return BLK_S_UNSUPP;
+        return refuse(s, op, BLK_S_UNSUPP);
     if (r.n_sectors > (zeroes ? BLK_MAX_WRITE_ZEROES : BLK_MAX_DISCARD) ||
         !in_range(b, r.sector, (uint64_t)r.n_sectors * BLOCK_SECTOR))
-        return BLK_S_IOERR;
+        return refuse(s, op, BLK_S_IOERR);
     s->io.may_unmap = r.flags & BLK_ZEROES_UNMAP;
     submit(s, op, r.sector * BLOCK_SECTOR, (uint64_t)r.n_sectors * BLOCK_SECTOR);
     return BLK_S_GOES_ON;

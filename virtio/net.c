@@ -308,3 +308,20 @@ bool virtio_net_set_link(VirtioDevice *v, bool up)
         virtio_config_changed(v);
     return true;
 }
+
+static NetCounters read_counters(const NetCounters *c)
+{
+    return (NetCounters){.frames = counter_read(&c->frames),
+                         .bytes = counter_read(&c->bytes),
+                         .dropped = counter_read(&c->dropped)};
+}
+
+bool virtio_net_stats(const VirtioDevice *v, NetStats *ret)
+{
+    const Net *n = (const Net *)v;
+
+    if (v->ops != &virtio_net_ops)
+        return false;
+    *ret = (NetStats){read_counters(&n->rx.count), read_counters(&n->tx.count)};
+    return true;
+}

@@ -4,7 +4,8 @@
 #pragma once
 
 #include "backend/netdev.h"
-#include "virtio/virtio.h"
+#include "util/counter.h"
+#include "virtio/net.h"
 
 /* virtio 1.2, 5.1.2: there is one queue pair, so the control queue is the third. */
 enum { NET_RXQ = 0, NET_TXQ = 1, NET_CTRLQ = 2, NET_QUEUES = 3, NET_QUEUE_SIZE = 256 };
@@ -63,7 +64,7 @@ typedef struct NetRx {
     unsigned filled; /* requests filled since the last flush */
     size_t held;     /* length of a frame that waits for buffers; 0: none */
     size_t held_at;  /* so much of it is in the staged buffers, the rest in spill */
-    uint64_t frames, dropped;
+    NetCounters count;
     RxReq req[RX_REQS];
     struct iovec iov[RX_IOVS];
     struct iovec list[RX_IOVS + 1];
@@ -73,7 +74,8 @@ typedef struct NetRx {
 
 typedef struct NetTx {
     bool waiting; /* req is popped, and the host cannot take it yet */
-    uint64_t frames, dropped;
+    NetCounters count;
+    size_t len; /* of the frame in iov, without the header */
     NetHdr hdr; /* our copy: the guest's may change after it was checked */
     unsigned n_iov;
     struct iovec iov[VQ_MAX_SIZE + 1];

@@ -77,6 +77,7 @@ static const VqReq *as_req(NetRx *rx, const RxReq *r, const struct iovec *iov)
     rx->scratch.id = r->id;
     rx->scratch.n_desc = r->n_desc;
     rx->scratch.n_read = 0;
+    rx->scratch.read_bytes = 0;
     rx->scratch.n_write = r->n_iov;
     memcpy(rx->scratch.iov, iov, r->n_iov * sizeof(*iov));
     return &rx->scratch;
@@ -97,6 +98,7 @@ static void give(Net *n, size_t len)
     unsigned n_iov = rx->end_iov - rx->first_iov;
     uint16_t n_bufs = 0;
     uint8_t no_flags = 0;
+    size_t frame = len;
 
     for (size_t bytes = 0; bytes < len; n_bufs++)
         bytes += rx->req[rx->first_req + n_bufs].bytes;
@@ -114,7 +116,8 @@ static void give(Net *n, size_t len)
         rx->bytes -= r->bytes;
         len -= written;
     }
-    rx->frames++;
+    counter_add(&rx->count.frames, 1);
+    counter_add(&rx->count.bytes, frame - NET_HDR_LEN);
     if (rx->filled >= RX_FLUSH)
         flush(n);
 }
@@ -145,7 +148,8 @@ static RxVerdict give_held(Net *n)
         if (make_room(rx) &&
             net_queue(n, NET_RXQ)->held < net_queue(n, NET_RXQ)->cfg.size)
             return RX_STARVED;
-        rx->dropped++; /* all that the driver can ever offer is too little for it */
+        counter_add(&rx->count.dropped,
+                    1); /* all that the driver can ever offer is too little for it */
         rx->held = 0;
         return RX_MORE;
     }
@@ -166,7 +170,7 @@ static RxVerdict drop(Net *n)
     rx->held = 0;
     if (!held && !netdev_receive(n->nd, &spill, 1))
         return RX_IDLE;
-    rx->dropped++;
+    counter_add(&rx->count.dropped, 1);
     return RX_MORE;
 }
 
@@ -189,7 +193,7 @@ static RxVerdict receive(Net *n)
     if (!len)
         return RX_IDLE;
     if (len < NET_HDR_LEN) {
-        rx->dropped++;
+        counter_add(&rx->count.dropped, 1);
         return RX_MORE;
     }
     if (rx->mergeable)
@@ -242,7 +246,7 @@ void net_rx_quiesce(Net *n)
         vq_unpop(net_queue(n, NET_RXQ), as_req(rx, r, rx->iov + rx->end_iov));
     }
     if (rx->held) /* its first part was in them */
-        rx->dropped++;
+        counter_add(&rx->count.dropped, 1);
     net_rx_reset(n);
 }
 

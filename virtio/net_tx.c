@@ -55,6 +55,7 @@ static bool prepare(Net *n)
     tx->hdr.num_buffers = 0;
     if (tx->hdr.gso_type == NET_GSO_NONE)
         tx->hdr.hdr_len = tx->hdr.gso_size = 0;
+    tx->len = len;
     tx->iov[0] = (struct iovec){&tx->hdr, sizeof(tx->hdr)};
     tx->n_iov = 1 + iov_slice(iov, n_iov, NET_HDR_LEN, len, tx->iov + 1);
     return true;
@@ -66,7 +67,8 @@ static bool send(Net *n)
     n->tx.waiting = !netdev_send(n->nd, n->tx.iov, n->tx.n_iov);
     if (n->tx.waiting)
         return false;
-    n->tx.frames++;
+    counter_add(&n->tx.count.frames, 1);
+    counter_add(&n->tx.count.bytes, n->tx.len);
     vq_push(net_queue(n, NET_TXQ), &n->tx.req, 0);
     return true;
 }
@@ -80,7 +82,7 @@ static bool send_batch(Net *n)
         if (!vq_pop(vq, &n->tx.req))
             return false;
         if (!net_link_is_up(n) || !prepare(n)) {
-            n->tx.dropped++;
+            counter_add(&n->tx.count.dropped, 1);
             vq_push(vq, &n->tx.req, 0);
         } else if (!send(n)) {
             return false;

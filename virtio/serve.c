@@ -24,14 +24,14 @@ static bool handle(VqSlot *s)
 {
     Virtqueue *vq = &s->vq;
     VirtioDevice *v = vq->vdev;
-    uint64_t before = vq->requests;
+    uint64_t before = counter_read(&vq->count.requests);
 
     vq->budget = SERVE_BUDGET;
     v->ops->handle(v, vq);
     if (!vq->budget)
         fd_event_signal(vq->kick_fd); /* let the loop's others have their turn first */
     vq->budget = VQ_NO_BUDGET;
-    s->stalled = vq->requests == before;
+    s->stalled = counter_read(&vq->count.requests) == before;
     return !s->stalled;
 }
 
@@ -132,7 +132,7 @@ static void on_kick(void *opaque, uint32_t events)
     VirtioDevice *v = s->vq.vdev;
 
     fd_event_take(s->vq.kick_fd);
-    s->vq.kicks++;
+    counter_add(&s->vq.count.kicks, 1);
     if (virtio_is_broken(v)) {
         ioloop_unwatch(&s->watch); /* or the guest could keep us busy for nothing */
         return;

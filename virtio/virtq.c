@@ -33,6 +33,7 @@ bool vq_break(Virtqueue *vq, const char *fmt, ...)
 VqChain chain_begin(Virtqueue *vq, VqReq *req)
 {
     req->n_read = req->n_write = 0;
+    req->read_bytes = 0;
     return (VqChain){.vq = vq, .req = req};
 }
 
@@ -66,10 +67,12 @@ bool chain_add(VqChain *c, uint64_t addr, uint32_t len, bool write)
         return vq_break(c->vq, "%" PRIu32 " bytes at 0x%" PRIx64 " are outside RAM", len,
                         addr);
     req->iov[req->n_read + req->n_write] = (struct iovec){host, len};
-    if (write)
+    if (write) {
         req->n_write++;
-    else
+    } else {
         req->n_read++;
+        req->read_bytes += len;
+    }
     return true;
 }
 
@@ -135,7 +138,7 @@ bool vq_pop(Virtqueue *vq, VqReq *req)
         vq->budget--;
     vq->in_flight++;
     vq->held += req->n_desc;
-    vq->requests++;
+    counter_add(&vq->count.requests, 1);
     vq->vdev->activity++;
     return true;
 }
@@ -144,7 +147,7 @@ void vq_unpop(Virtqueue *vq, const VqReq *req)
 {
     if (!settle(vq, req))
         return;
-    vq->requests--;
+    counter_add(&vq->count.requests, (uint64_t)-1);
     vq_layout(vq)->unpop(vq, req);
 }
 
@@ -170,6 +173,8 @@ void vq_fill(Virtqueue *vq, const VqReq *req, uint32_t written)
     mark_data(vq, req, written);
     vq_layout(vq)->fill(vq, req, written);
     vq->filled += req->n_desc;
+    counter_add(&vq->count.bytes_read, req->read_bytes);
+    counter_add(&vq->count.bytes_written, written);
 }
 
 void vq_flush(Virtqueue *vq)
@@ -200,9 +205,11 @@ void vq_notify(Virtqueue *vq)
     /* The used index before the driver's wish: the driver writes its wish and then reads
      * the index, so that one of us sees the other (2.7.7.2). */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!vq_layout(vq)->wants_interrupt(vq, entries))
+    if (!vq_layout(vq)->wants_interrupt(vq, entries)) {
+        counter_add(&vq->count.suppressed, 1);
         return;
-    vq->interrupts++;
+    }
+    counter_add(&vq->count.interrupts, 1);
     virtio_interrupt(vq->vdev, (int)vq->index);
 }
 
@@ -250,14 +257,11 @@ bool vq_activate(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
 {
     unsigned max = vq->vdev->ops->queue_size;
 
-    *vq = (Virtqueue){
+    const Virtqueue fresh = {
         .vdev = vq->vdev,
         .index = vq->index,
         .cfg = vq->cfg,
         .kick_fd = vq->kick_fd,
-        .requests = vq->requests,
-        .interrupts = vq->interrupts,
-        .kicks = vq->kicks,
         .packed = packed,
         .event_idx = event_idx,
         .indirect = indirect,
@@ -266,6 +270,8 @@ bool vq_activate(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
         .kicks_off = true,
         .budget = VQ_NO_BUDGET,
     };
+
+    memcpy(vq, &fresh, offsetof(Virtqueue, count));
     if (!vq->cfg.size || vq->cfg.size > max || (!packed && !is_pow2(vq->cfg.size)))
         return vq_break(vq, "a size of %u, where %u is offered", vq->cfg.size, max);
     if (!(vq->desc = map_area(vq, 0, vq->cfg.desc)) ||

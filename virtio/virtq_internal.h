@@ -3,6 +3,7 @@
 #pragma once
 
 #include "util/bits.h"
+#include "util/counter.h"
 #include "virtio/virtio.h"
 
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 }; /* virtio 1.2, 2.7.5, 2.8.1 */

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #include "core/param.h"
+#include "util/counter.h"
 #include "util/error.h"
 #include "util/ioloop.h"
 
@@ -204,12 +205,33 @@ void block_unuse(BlockDev *dev);
 
 uint64_t block_size(const BlockDev *dev); /* bytes */
 bool block_readonly(const BlockDev *dev);
-/* Any thread. */
+/* What a disk has done since it was opened; zeroes that are written count as writes.
+ * Numbers are of requests that have ended, but for the refused ones, which never began:
+ * those outside of the disk, and what its header may not ask for. */
+typedef enum {
+    BLOCK_COUNT_READ,
+    BLOCK_COUNT_WRITE,
+    BLOCK_COUNT_FLUSH,
+    BLOCK_COUNT_DISCARD,
+    BLOCK_COUNTS
+} BlockCount;
+
+typedef struct BlockCounters {
+    uint64_t ops, bytes; /* that went well */
+    uint64_t failed, refused;
+    uint64_t ns;     /* from submission to the end, failures too, of all together */
+    Histogram times; /* the same of each */
+} BlockCounters;
+
 typedef struct BlockStats {
-    uint64_t ops[3], bytes[3], failed[3], ns[3]; /* reads, writes, flushes */
-    uint64_t others;                             /* discards, zeroes */
+    BlockCounters of[BLOCK_COUNTS];
+    uint64_t
+        end; /* of the write that went furthest, in bytes; the largest of the queues */
 } BlockStats;
-void block_stats(BlockDev *dev, BlockStats *ret);
+void block_stats(BlockDev *dev, BlockStats *ret); /* any thread */
+
+/* The loop's thread: a request that the device refused before it was one. */
+void block_count_refused(BlockQueue *q, BlockOp op);
 
 /* Any thread.  Replaces all limits; those of a group are the group's. */
 void block_set_limits(BlockDev *dev, const BlockLimits *limits);

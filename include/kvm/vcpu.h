@@ -30,7 +30,12 @@ typedef struct VcpuEvents {
     void *opaque;
 } VcpuEvents;
 
-typedef enum { EXIT_PIO, EXIT_MMIO, EXIT_INTR, EXIT_OTHER, EXIT_KINDS } VcpuExitKind;
+/* Exits to us are counted by KVM's reason; reasons beyond the table's end are the last.
+ */
+enum { VCPU_EXIT_REASONS = 64 };
+
+/* The name of a reason, "mmio"; NULL: none that hutch knows. */
+const char *vcpu_exit_name(unsigned reason);
 
 struct Vcpu {
     Kvm *kvm;
@@ -46,9 +51,9 @@ struct Vcpu {
     unsigned requests; /* atomic; bits of src/kvm/vcpu.c's */
     Lock lock;         /* guards parked */
     pthread_cond_t changed;
-    bool parked;                   /* set by the vCPU, cleared by the resumer */
-    uint64_t exits[EXIT_KINDS];    /* written by its own thread only, read by any */
-    struct VcpuReset *reset_state; /* arch's: the registers at power-on */
+    bool parked;                       /* set by the vCPU, cleared by the resumer */
+    uint64_t exits[VCPU_EXIT_REASONS]; /* counters, of its own thread */
+    struct VcpuReset *reset_state;     /* arch's: the registers at power-on */
 };
 
 /* Main thread.  Makes vCPU `index`; vcpu_start() gives it a thread, parked. vcpu_free

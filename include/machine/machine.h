@@ -99,4 +99,12 @@ int machine_vcpu_tid(const Machine *m, unsigned i); /* Linux thread id; 0: not y
 /* Main thread.  What the n-th serial port is connected to; NULL: it is not there. */
 const Chardev *machine_serial_chardev(Machine *m, unsigned n);
 
+/* Main thread: figures.  Exits of vCPU i for a reason of KVM's below VCPU_EXIT_REASONS
+ * (kvm/vcpu.h), which any thread may read; how often it was reset; seconds since the main
+ * loop was entered, 0 before. */
+uint64_t machine_vcpu_exits(const Machine *m, unsigned i, unsigned reason);
+unsigned machine_resets(const Machine *m);
+double machine_uptime(const Machine *m);
+const GuestMem *machine_memory(const Machine *m);
+
 const char *machine_end_reason(MachineEnd end); /* as in MachineResult */

@@ -1,4 +1,5 @@
-/* The link of a virtio network card, for who changes it at run time. */
+/* The link of a virtio network card, for who changes it at run time, and what the card
+ * counts, for who shows it. */
 #pragma once
 
 #include "virtio/virtio.h"
@@ -7,3 +8,15 @@
  * config change, and while the link is down frames are dropped both ways.  A reset leaves
  * it as it is.  False: v is no network card. */
 bool virtio_net_set_link(VirtioDevice *v, bool up);
+
+typedef struct NetCounters {
+    uint64_t frames, bytes; /* that went through; bytes without the virtio header */
+    uint64_t dropped;       /* frames that could not */
+} NetCounters;
+
+typedef struct NetStats {
+    NetCounters rx, tx; /* to the guest, and from it */
+} NetStats;
+
+/* Any thread.  False: v is no network card. */
+bool virtio_net_stats(const VirtioDevice *v, NetStats *ret);

@@ -33,6 +33,7 @@ typedef struct VqReq {
     uint16_t id;     /* split: head index; packed: buffer id */
     uint16_t n_desc; /* ring entries it takes */
     uint16_t n_read, n_write;
+    uint32_t read_bytes; /* in the readable pieces together */
     struct iovec iov[VQ_MAX_SIZE];
 } VqReq;
 
@@ -45,6 +46,14 @@ static inline const struct iovec *vq_writable(const VqReq *req)
 {
     return req->iov + req->n_read;
 }
+
+/* Counters (util/counter.h) of the queue's owner, since the device was made. */
+typedef struct VqCounters {
+    uint64_t requests;                  /* popped, and not given back */
+    uint64_t bytes_read, bytes_written; /* from the driver, and to it, by those pushed */
+    uint64_t kicks;                     /* notifications by the driver that woke us */
+    uint64_t interrupts, suppressed; /* those sent, and those the driver did not want */
+} VqCounters;
 
 struct Virtqueue {
     VirtioDevice *vdev;
@@ -70,7 +79,7 @@ struct Virtqueue {
     uint16_t first_flags;            /* packed: of the first of these */
     unsigned unnotified;             /* ring entries flushed since the last vq_notify() */
     unsigned budget;                 /* pops left until handle() has to let others run */
-    uint64_t requests, interrupts, kicks; /* counters; written by the owner only */
+    VqCounters count;                /* last: activation leaves it alone */
 };
 
 /* The queue's owner.  True: *req is a request, to be pushed exactly once (or unpopped);

@@ -183,12 +183,14 @@ const char *block_throttle_group(const BlockDev *dev)
 
 void block_stats(BlockDev *dev, BlockStats *ret)
 {
-    const unsigned n = sizeof(*ret) / sizeof(uint64_t);
-    uint64_t *sum = (uint64_t *)ret;
+    const unsigned n = sizeof(ret->of) / (sizeof(uint64_t));
+    uint64_t *sum = (uint64_t *)ret->of;
 
     *ret = (BlockStats){0};
     LOCK_GUARD(&dev->lock);
-    for (BlockQueue *q = dev->queues; q; q = q->next)
+    for (BlockQueue *q = dev->queues; q; q = q->next) {
         for (unsigned i = 0; i < n; i++)
-            sum[i] += __atomic_load_n((uint64_t *)&q->stats + i, __ATOMIC_RELAXED);
+            sum[i] += counter_read((const uint64_t *)q->stats.of + i);
+        ret->end = MAX(ret->end, counter_read(&q->stats.end));
+    }
 }

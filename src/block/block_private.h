@@ -111,7 +111,7 @@ struct BlockQueue {
 
     BlockMap map;
     BlockParts parts;
-    BlockStats stats; /* atomic, written by this thread only */
+    BlockStats stats; /* counters, of this thread */
 
     bool gated;       /* as this thread has seen the gate */
     bool quiet;       /* under dev->lock: gated with nothing active */

@@ -322,22 +322,33 @@ void block_commit(BlockQueue *q)
 
 /* ---- and back ---------------------------------------------------------------------- */
 
+static const BlockCount counted_as[] = {
+    [BLOCK_READ] = BLOCK_COUNT_READ,          [BLOCK_WRITE] = BLOCK_COUNT_WRITE,
+    [BLOCK_FLUSH] = BLOCK_COUNT_FLUSH,        [BLOCK_DISCARD] = BLOCK_COUNT_DISCARD,
+    [BLOCK_WRITE_ZEROES] = BLOCK_COUNT_WRITE,
+};
+
 static void count(BlockQueue *q, const BlockReq *req, int err)
 {
-    BlockStats *stats = &q->stats;
-    unsigned kind = req->op == BLOCK_READ    ? 0
-                    : req->op == BLOCK_WRITE ? 1
-                    : req->op == BLOCK_FLUSH ? 2
-                                             : 3;
+    BlockCount kind = counted_as[req->op];
+    BlockCounters *c = &q->stats.of[kind];
+    uint64_t ns = (uint64_t)(clock_ns() - block_priv((BlockReq *)req)->start_ns);
 
-    if (kind == 3) {
-        stats->others++;
-        return;
+    if (err) {
+        counter_add(&c->failed, 1);
+    } else {
+        counter_add(&c->ops, 1);
+        counter_add(&c->bytes, req->len);
     }
-    stats->ops[kind]++;
-    stats->failed[kind] += err != 0;
-    stats->bytes[kind] += is_transfer(req) && !err ? req->len : 0;
-    stats->ns[kind] += (uint64_t)(clock_ns() - block_priv((BlockReq *)req)->start_ns);
+    counter_add(&c->ns, ns);
+    histogram_add(&c->times, ns);
+    if (kind == BLOCK_COUNT_WRITE && req->offset + req->len > q->stats.end)
+        counter_add(&q->stats.end, req->offset + req->len - q->stats.end);
+}
+
+void block_count_refused(BlockQueue *q, BlockOp op)
+{
+    counter_add(&q->stats.of[counted_as[op]].refused, 1);
 }
 
 static void answer(BlockQueue *q, BlockReq *req, int err)

@@ -168,15 +168,32 @@ static json_t *query_block(ControlCall *call, GError **error)
 /* ---- query-blockstats -----------------------------------------------------------------
  */
 
+static const ControlType int_list = {.kind = CONTROL_ARRAY, .element = &control_int};
+static const ControlType histogram_info = {
+    .kind = CONTROL_OBJECT,
+    .members = CONTROL_MEMBERS({"boundaries", &int_list}, {"bins", &int_list}),
+};
+static const ControlType timed_stats = {.kind = CONTROL_ARRAY, .element = &control_any};
 static const ControlType stats = {
     .kind = CONTROL_OBJECT,
     .members = CONTROL_MEMBERS(
         {"rd_bytes", &control_int}, {"wr_bytes", &control_int},
-        {"rd_operations", &control_int}, {"wr_operations", &control_int},
-        {"flush_operations", &control_int}, {"rd_total_time_ns", &control_int},
+        {"unmap_bytes", &control_int}, {"rd_operations", &control_int},
+        {"wr_operations", &control_int}, {"flush_operations", &control_int},
+        {"unmap_operations", &control_int}, {"rd_total_time_ns", &control_int},
         {"wr_total_time_ns", &control_int}, {"flush_total_time_ns", &control_int},
-        {"failed_rd_operations", &control_int}, {"failed_wr_operations", &control_int},
-        {"failed_flush_operations", &control_int}, {"unmap_operations", &control_int}),
+        {"unmap_total_time_ns", &control_int}, {"wr_highest_offset", &control_int},
+        {"rd_merged", &control_int}, {"wr_merged", &control_int},
+        {"unmap_merged", &control_int}, {"failed_rd_operations", &control_int},
+        {"failed_wr_operations", &control_int}, {"failed_flush_operations", &control_int},
+        {"failed_unmap_operations", &control_int},
+        {"invalid_rd_operations", &control_int}, {"invalid_wr_operations", &control_int},
+        {"invalid_flush_operations", &control_int},
+        {"invalid_unmap_operations", &control_int}, {"account_invalid", &control_bool},
+        {"account_failed", &control_bool}, {"timed_stats", &timed_stats},
+        {"rd_latency_histogram", &histogram_info, true},
+        {"wr_latency_histogram", &histogram_info, true},
+        {"flush_latency_histogram", &histogram_info, true}),
 };
 static const ControlType device_stats = {
     .kind = CONTROL_OBJECT,
@@ -186,21 +203,67 @@ static const ControlType device_stats = {
 };
 static const ControlType stats_list = {.kind = CONTROL_ARRAY, .element = &device_stats};
 
+/* QMP's words for the four kinds, and what of each it has. */
+static const struct {
+    const char *word;
+    bool bytes, merged, histogram;
+} kinds[BLOCK_COUNTS] = {
+    [BLOCK_COUNT_READ] = {"rd", true, true, true},
+    [BLOCK_COUNT_WRITE] = {"wr", true, true, true},
+    [BLOCK_COUNT_FLUSH] = {"flush", false, false, true},
+    [BLOCK_COUNT_DISCARD] = {"unmap", true, true, false},
+};
+
+static void set(json_t *into, const char *before, const char *word, const char *after,
+                uint64_t value)
+{
+    g_autofree char *key = g_strconcat(before, word, after, NULL);
+
+    json_object_set_new(into, key, json_integer((json_int_t)value));
+}
+
+static void add_histogram(json_t *into, const char *word, const Histogram *h)
+{
+    g_autofree char *key = g_strconcat(word, "_latency_histogram", NULL);
+    json_t *bounds = json_array(), *bins = json_array();
+
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        if (i < HISTOGRAM_BUCKETS - 1)
+            json_array_append_new(bounds, json_integer((json_int_t)histogram_bound(i)));
+        json_array_append_new(bins, json_integer((json_int_t)h->bucket[i]));
+    }
+    json_object_set_new(into, key,
+                        json_pack("{s:o, s:o}", "boundaries", bounds, "bins", bins));
+}
+
+static void add_kind(json_t *into, unsigned kind, const BlockCounters *c)
+{
+    const char *word = kinds[kind].word;
+
+    set(into, "", word, "_operations", c->ops);
+    set(into, "", word, "_total_time_ns", c->ns);
+    set(into, "failed_", word, "_operations", c->failed);
+    set(into, "invalid_", word, "_operations", c->refused);
+    if (kinds[kind].bytes)
+        set(into, "", word, "_bytes", c->bytes);
+    if (kinds[kind].merged)
+        set(into, "", word, "_merged", 0); /* requests go out as they came */
+    if (kinds[kind].histogram)
+        add_histogram(into, word, &c->times);
+}
+
 static void add_stats(void *opaque, const char *id, BlockDev *disk)
 {
+    json_t *all = json_object();
     BlockStats s;
-    json_t *all;
 
     block_stats(disk, &s);
-    all = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "rd_bytes",
-        (json_int_t)s.bytes[0], "wr_bytes", (json_int_t)s.bytes[1], "rd_operations",
-        (json_int_t)s.ops[0], "wr_operations", (json_int_t)s.ops[1], "flush_operations",
-        (json_int_t)s.ops[2], "rd_total_time_ns", (json_int_t)s.ns[0], "wr_total_time_ns",
-        (json_int_t)s.ns[1], "flush_total_time_ns", (json_int_t)s.ns[2],
-        "failed_rd_operations", (json_int_t)s.failed[0], "failed_wr_operations",
-        (json_int_t)s.failed[1], "failed_flush_operations", (json_int_t)s.failed[2],
-        "unmap_operations", (json_int_t)s.others);
+    for (unsigned kind = 0; kind < BLOCK_COUNTS; kind++)
+        add_kind(all, kind, &s.of[kind]);
+    set(all, "", "wr_highest_offset", "", s.end);
+    json_object_set_new(all, "account_invalid", json_true());
+    json_object_set_new(all, "account_failed", json_true());
+    json_object_set_new(all, "timed_stats", json_array()); /* nobody can set intervals */
     json_array_append_new(opaque, json_pack("{s:s, s:s, s:s, s:o}", "device", id,
                                             "node-name", id, "qdev", id, "stats", all));
 }

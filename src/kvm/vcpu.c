@@ -20,6 +20,7 @@
 
 #include "kvm/arch.h"
 #include "util/bits.h"
+#include "util/counter.h"
 #include "util/fd.h"
 #include "util/log.h"
 
@@ -89,9 +90,37 @@ static void park(Vcpu *c)
 /* ---- exits ---------------------------------------------------------------------------
  */
 
-static void count_exit(Vcpu *c, VcpuExitKind kind)
+/* api.rst, "The kvm_run structure".  What is not here counts as the table's last. */
+static const char *const exit_names[VCPU_EXIT_REASONS] = {
+    [KVM_EXIT_EXCEPTION] = "exception",
+    [KVM_EXIT_IO] = "io",
+    [KVM_EXIT_HYPERCALL] = "hypercall",
+    [KVM_EXIT_DEBUG] = "debug",
+    [KVM_EXIT_HLT] = "hlt",
+    [KVM_EXIT_MMIO] = "mmio",
+    [KVM_EXIT_IRQ_WINDOW_OPEN] = "irq_window_open",
+    [KVM_EXIT_SHUTDOWN] = "shutdown",
+    [KVM_EXIT_FAIL_ENTRY] = "fail_entry",
+    [KVM_EXIT_INTR] = "intr",
+    [KVM_EXIT_INTERNAL_ERROR] = "internal_error",
+    [KVM_EXIT_SYSTEM_EVENT] = "system_event",
+    [KVM_EXIT_IOAPIC_EOI] = "ioapic_eoi",
+    [KVM_EXIT_HYPERV] = "hyperv",
+    [KVM_EXIT_X86_RDMSR] = "rdmsr",
+    [KVM_EXIT_X86_WRMSR] = "wrmsr",
+    [VCPU_EXIT_REASONS - 1] = "other",
+};
+
+const char *vcpu_exit_name(unsigned reason)
 {
-    __atomic_store_n(&c->exits[kind], c->exits[kind] + 1, __ATOMIC_RELAXED);
+    return reason < VCPU_EXIT_REASONS ? exit_names[reason] : NULL;
+}
+
+static void count_exit(Vcpu *c, unsigned reason)
+{
+    if (!vcpu_exit_name(reason))
+        reason = VCPU_EXIT_REASONS - 1;
+    counter_add(&c->exits[reason], 1);
 }
 
 static void handle_pio(Vcpu *c)
@@ -191,18 +220,16 @@ static void system_event(Vcpu *c)
 
 static void handle_exit(Vcpu *c)
 {
+    count_exit(c, c->run->exit_reason);
     switch (c->run->exit_reason) {
     case KVM_EXIT_IO:
-        count_exit(c, EXIT_PIO);
         handle_pio(c);
-        return;
+        break;
     case KVM_EXIT_MMIO:
-        count_exit(c, EXIT_MMIO);
         handle_mmio(c);
-        return;
+        break;
     case KVM_EXIT_INTR:
-        count_exit(c, EXIT_INTR);
-        return;
+        break;
     case KVM_EXIT_SHUTDOWN:
         ended(c, VCPU_SHUTDOWN, "triple fault");
         break;
@@ -220,7 +247,6 @@ static void handle_exit(Vcpu *c)
         crashed(c, "KVM exit %u, which hutch does not know", c->run->exit_reason);
         break;
     }
-    count_exit(c, EXIT_OTHER);
 }
 
 /* One KVM_RUN and its answer.  False: interrupted before or instead of guest code. */
@@ -231,7 +257,7 @@ static bool run_once(Vcpu *c)
         return true;
     }
     if (errno == EINTR || errno == EAGAIN) {
-        count_exit(c, EXIT_INTR);
+        count_exit(c, KVM_EXIT_INTR);
         return false;
     }
     if (errno == EFAULT) {

@@ -11,6 +11,7 @@
 #include "machine/hotplug.h"
 
 #include "machine_private.h"
+#include "util/counter.h"
 #include "util/log.h"
 #include "virtio/console.h"
 #include "virtio/devices.h"
@@ -104,9 +105,9 @@ json_t *hotplug_counters(const Hotplug *h)
         json_int_t requests = 0, interrupts = 0, kicks = 0;
 
         for (unsigned q = 0; q < v->n_queues; q++) {
-            requests += (json_int_t)v->queues[q].vq.requests;
-            interrupts += (json_int_t)v->queues[q].vq.interrupts;
-            kicks += (json_int_t)v->queues[q].vq.kicks;
+            requests += (json_int_t)counter_read(&v->queues[q].vq.count.requests);
+            interrupts += (json_int_t)counter_read(&v->queues[q].vq.count.interrupts);
+            kicks += (json_int_t)counter_read(&v->queues[q].vq.count.kicks);
         }
         json_object_set_new(all, v->id,
                             json_pack("{s:I, s:I, s:I}", "requests", requests,

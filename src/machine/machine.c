@@ -8,6 +8,7 @@
 
 #include "kvm/arch.h"
 #include "machine_private.h"
+#include "util/counter.h"
 #include "util/fd.h"
 
 struct Machine {
@@ -587,6 +588,26 @@ unsigned machine_n_vcpus(const Machine *m)
     return m->n_vcpus;
 }
 
+const GuestMem *machine_memory(const Machine *m)
+{
+    return &m->gm;
+}
+
+unsigned machine_resets(const Machine *m)
+{
+    return m->resets;
+}
+
+double machine_uptime(const Machine *m)
+{
+    return m->entered_ns ? (double)(clock_ns() - m->entered_ns) / 1e9 : 0;
+}
+
+uint64_t machine_vcpu_exits(const Machine *m, unsigned i, unsigned reason)
+{
+    return counter_read(&m->vcpus[i]->exits[reason]);
+}
+
 int machine_vcpu_tid(const Machine *m, unsigned i)
 {
     return (int)__atomic_load_n(&m->vcpus[i]->tid, __ATOMIC_RELAXED);
@@ -597,18 +618,18 @@ int machine_vcpu_tid(const Machine *m, unsigned i)
 
 static json_t *exit_counters(const Machine *m)
 {
-    static const char *const names[EXIT_KINDS] = {"pio", "mmio", "interrupted", "other"};
-    json_t *all = json_object();
+    uint64_t pio = 0, mmio = 0, interrupted = 0, other = 0;
 
-    for (unsigned kind = 0; kind < EXIT_KINDS; kind++) {
-        json_int_t sum = 0;
-
-        for (unsigned i = 0; i < m->n_vcpus; i++)
-            sum += (json_int_t)__atomic_load_n(&m->vcpus[i]->exits[kind],
-                                               __ATOMIC_RELAXED);
-        json_object_set_new(all, names[kind], json_integer(sum));
-    }
-    return all;
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        for (unsigned reason = 0; reason < VCPU_EXIT_REASONS; reason++)
+            *(reason == KVM_EXIT_IO     ? &pio
+              : reason == KVM_EXIT_MMIO ? &mmio
+              : reason == KVM_EXIT_INTR
+                  ? &interrupted
+                  : &other) += counter_read(&m->vcpus[i]->exits[reason]);
+    return json_pack("{s:I, s:I, s:I, s:I}", "pio", (json_int_t)pio, "mmio",
+                     (json_int_t)mmio, "interrupted", (json_int_t)interrupted, "other",
+                     (json_int_t)other);
 }
 
 static void describe_result(const Machine *m, MachineResult *ret)

@@ -192,8 +192,8 @@ static void a_disk_keeps_its_limit(void)
     }
     g_assert_cmpuint(best, >=, 1900);
     block_stats(f.dev, &stats);
-    g_assert_cmpuint(stats.ops[0], ==, total);
-    g_assert_cmpuint(stats.bytes[0], ==, total * BLOCK);
+    g_assert_cmpuint(stats.of[BLOCK_COUNT_READ].ops, ==, total);
+    g_assert_cmpuint(stats.of[BLOCK_COUNT_READ].bytes, ==, total * BLOCK);
     close_disk(&f);
 }
 
