@@ -118,7 +118,7 @@ void vhost_rings_pass_on(VhostQueue *q)
         vhost_rings_answers(q);
         return;
     }
-    vq->interrupts++;
+    counter_add(&vq->count.interrupts, 1);
     virtio_interrupt(&q->d->v, (int)q->index);
 }
 

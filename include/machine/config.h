@@ -28,7 +28,9 @@ typedef struct Config {
     char *name;
     bool run_folder; /* the name is its own, not its image's: it has a run folder */
     char *control, *control_readonly; /* paths of control sockets; NULL: none */
-    int transport;                    /* Transport */
+    char
+        *metrics; /* where to serve metrics, as control/metrics.h has it; NULL: nowhere */
+    int transport; /* Transport */
     bool no_reboot, debug_exit, json, paused;
     bool agent;         /* a port for a guest agent, */
     char *agent_socket; /* whose socket is here; not an option: who runs it knows */

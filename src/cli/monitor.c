@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "control/control.h"
+#include "control/metrics.h"
 #include "machine/machine.h"
 #include "util/log.h"
 #include "util/service.h"
@@ -99,17 +100,24 @@ static bool run_machine(Config *cfg, Place *place, Detach *detach, MachineResult
 {
     g_autoptr(ControlServer) control = NULL; /* outlives the machine, which tells it of
                                                 events */
+    g_autoptr(MetricsServer) metrics = NULL;
     g_autoptr(Machine) m = NULL;
 
     if (!open_control(cfg, place, detach, &control, error) ||
+        !metrics_server_open(cfg->metrics, place->folder ? cfg->name : NULL, &metrics,
+                             error) ||
         (place->folder && !write_config(cfg, place, error)) ||
         !detach_settle(detach, cfg, place, error) ||
         !(m = machine_new(cfg, cli_started_ns, error)) ||
-        (control && !control_start(control, m, error)))
+        !metrics_server_serve(metrics, m, error) ||
+        (control && !control_start(control, m, error))) {
+        metrics_server_stop(metrics);
         return false;
+    }
     detach_running(detach, cfg);
     tell_service(detach, "READY", "the VM runs");
     machine_run(m, ret);
+    metrics_server_stop(metrics);
     tell_service(detach, "STOPPING", ret->detail ? ret->detail : ret->reason);
     if (control)
         control_event(control, "X_HUTCH_RESULT", result_json(ret));

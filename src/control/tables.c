@@ -11,6 +11,7 @@ const ControlTable *const control_tables[] = {
     &control_node_table,
     &control_job_table,
     &control_place_table,
+    &control_metrics_table,
     &control_refused_table,
     NULL,
 };

@@ -60,6 +60,12 @@ static const ParamDesc scalars[] = {
      .type = PARAM_BOOL,
      .offset = offsetof(Config, agent),
      .help = "let 'hutch exec' and others reach qemu-guest-agent in the guest"},
+    {.key = "metrics",
+     .type = PARAM_STRING,
+     .offset = offsetof(Config, metrics),
+     .arg = "ADDR:PORT|unix:PATH|unix",
+     .help = "serve metrics for Prometheus over HTTP; unix: at metrics.sock in the run "
+             "folder; without ADDR, on 127.0.0.1"},
     {.key = "paused",
      .type = PARAM_BOOL,
      .offset = offsetof(Config, paused),
