@@ -10,6 +10,7 @@
 #include "src/cli/disk.h"
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
+#include "src/cli/metrics.h"
 #include "util/log.h"
 
 int64_t cli_started_ns;
@@ -208,6 +209,29 @@ const Verb verbs[] = {
      .args = "VERB VM",
      .help = "ask the agent in a guest",
      .verbs = agent_verbs},
+    {.name = "metrics",
+     .args = "[VM]... [--json]",
+     .help = "print what VMs count and measure, for Prometheus",
+     .names = NAMES_VMS,
+     .act = metrics_act,
+     .params = &metrics_args,
+     .max_names = UINT_MAX,
+     .about = metrics_about,
+     .notes = metrics_notes},
+    {.name = "top",
+     .args = "[OPTION]...",
+     .help = "watch what VMs do: processor, memory, disks, networks",
+     .act = top_act,
+     .params = &top_args,
+     .about = top_about,
+     .notes = top_notes},
+    {.name = "doctor",
+     .args = "[--json]",
+     .help = "look whether this host can run VMs, and say what to do",
+     .act = doctor_act,
+     .params = &doctor_args,
+     .about = doctor_about,
+     .statuses = doctor_statuses},
     {.name = "help",
      .args = "[VERB]...",
      .help = "describe hutch, or one of its verbs",

@@ -147,7 +147,8 @@ static bool read_name(const char *tid, char *ret, size_t size)
     return ok;
 }
 
-/* Threads of one name, such as a disk's workers, are one sample. */
+/* Threads of one name, such as a disk's workers, are one sample; the kernel names those
+ * of io_uring by number. */
 static void collect_threads(Collector *c)
 {
     json_t *sums = json_object(), *sum;
@@ -158,7 +159,8 @@ static void collect_threads(Collector *c)
 
     while (tasks && (entry = readdir(tasks)))
         if (entry->d_name[0] != '.' && read_name(entry->d_name, name, sizeof(name))) {
-            g_autofree char *valid = g_utf8_make_valid(name, -1);
+            bool uring = g_str_has_prefix(name, "iou-");
+            g_autofree char *valid = g_utf8_make_valid(uring ? "io_uring" : name, -1);
             double before = json_real_value(json_object_get(sums, valid));
 
             json_object_set_new(sums, valid,

@@ -122,11 +122,11 @@ static void get_metrics_gets_them_whole(void)
     Fixture f;
 
     set_up(&f);
-    f.size = 3 << 20; /* more than sockets hold */
+    f.size = 32 << 20; /* more than sockets hold */
     got = ask(&f, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     g_assert_true(g_str_has_prefix(got->str, "HTTP/1.1 200 OK\r\n"));
     g_assert_nonnull(strstr(got->str, "text/plain; version=0.0.4"));
-    g_assert_nonnull(strstr(got->str, "Content-Length: 3145728\r\n"));
+    g_assert_nonnull(strstr(got->str, "Content-Length: 33554432\r\n"));
     body = strstr(got->str, "\r\n\r\n") + 4;
     g_assert_cmpuint(strlen(body), ==, f.size);
     tear_down(&f);
@@ -191,7 +191,7 @@ static void who_says_no_more_still_hears_all(void)
     Fixture f;
 
     set_up(&f);
-    f.size = 3 << 20;
+    f.size = 32 << 20;
     fd = client(&f);
     say(fd, "GET /metrics HTTP/1.1\r\n\r\n");
     shutdown(fd, SHUT_WR);
