@@ -30,8 +30,9 @@ const char metrics_about[] =
     "label vm.  VM is a name or the path of a control socket; without any, all VMs of "
     "this user that have a name.";
 const char metrics_notes[] =
-    "A VM that ends or does not answer meanwhile is left out, with a line on standard "
-    "error; one that was named makes the status 125.  To let Prometheus ask a VM itself, "
+    "A VM that does not answer is left out, with a line on standard error, and so is one "
+    "that was named and does not run, which makes the status 125.  To let Prometheus ask "
+    "a VM itself, "
     "start it with --metrics.";
 
 /* It has ended, or its monitor died: none of those that run. */
@@ -52,7 +53,7 @@ static json_t **take_values(const ControlAnswer *answers, unsigned n, bool named
         if (json_is_object(answers[i].value)) {
             json_object_set_new(answers[i].value, "vm", control_text(answers[i].vm));
             values[(*ret_n)++] = answers[i].value;
-        } else if (named || !is_over(&answers[i])) {
+        } else if (answers[i].error && (named || !is_over(&answers[i]))) {
             log_warn("%s", answers[i].error->message);
         }
     return values;
