@@ -8,6 +8,7 @@
  *     console.log    and what it said last (console.log.1: before that)
  *     log            what the monitor of such a VM says (log.1: before that)
  *     result.json    how such a VM ended
+ *     metrics.sock   its metrics over HTTP, with --metrics unix
  *     agent.sock, agent.lock   the port of the guest agent, and who talks to it now
  *
  * so that a name belongs to one VM at a time, and what a dead monitor has left is known
