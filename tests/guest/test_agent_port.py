@@ -37,7 +37,7 @@ def test_a_guest_without_an_agent_is_a_sentence_and_its_run_folder_goes():
         said = hutch_says("agent", "ping", "vm", "--timeout", "1", status=125)
         check("does not answer within 1 s" in said, said)
         equal(sorted(os.listdir(os.path.join(vm.folder, "vm"))),
-              ["agent.lock", "agent.sock", "control.sock", "lock"])
+              ["agent.lock", "agent.sock", "config.json", "control.sock", "lock"])
         hutch_says("control", "vm", "quit")
         vm.wait()
         equal(os.listdir(vm.folder), [])

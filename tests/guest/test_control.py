@@ -507,7 +507,7 @@ def test_a_monitor_killed_while_commands_run_leaves_what_the_next_takes_over():
                 vm.process.kill()
                 vm.process.wait()
                 folder_of_vm = os.path.dirname(vm.socket)
-                check(set(os.listdir(folder_of_vm)) <= {"control.sock", "lock"},
+                check(set(os.listdir(folder_of_vm)) <= {"config.json", "control.sock", "lock"},
                       os.listdir(folder_of_vm))
                 check("killed" in control("vm", "query-status", status=125), "words")
                 with Vm("--kernel", image("payload", NAME), "--cmdline", "test=spin how=hlt",
