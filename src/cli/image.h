@@ -178,6 +178,9 @@ void target_clear(Target *t);                  /* removes what was not committed
  * the temporary file. */
 void interrupt_watch(void);
 int interrupt_signal(void); /* 0: none yet */
+/* The first of them also shuts this socket down, so that who waits for what comes through
+ * it hears of it at once; -1: none. */
+void interrupt_shuts(int socket);
 
 /* ---- image_walk.c ----------------------------------------------------------------- */
 

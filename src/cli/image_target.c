@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 
 static volatile sig_atomic_t interrupted;
 static char *volatile unfinished; /* for a second signal, which must not wait */
+static volatile sig_atomic_t shut = -1;
 
 static void on_signal(int sig)
 {
@@ -28,6 +30,8 @@ static void on_signal(int sig)
         _exit(128 + sig);
     }
     interrupted = sig;
+    if (shut >= 0)
+        shutdown(shut, SHUT_RDWR);
 }
 
 void interrupt_watch(void)
@@ -38,6 +42,13 @@ void interrupt_watch(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++)
         if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaction(signals[i], &action, NULL); /* nohup is respected */
+}
+
+void interrupt_shuts(int socket)
+{
+    shut = socket;
+    if (socket >= 0 && interrupted)
+        shutdown(socket, SHUT_RDWR);
 }
 
 int interrupt_signal(void)

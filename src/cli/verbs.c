@@ -11,6 +11,7 @@
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
 #include "src/cli/metrics.h"
+#include "src/cli/test.h"
 #include "util/log.h"
 
 int64_t cli_started_ns;
@@ -150,6 +151,16 @@ const Verb verbs[] = {
      .args = "VERB VM ...",
      .help = "show or save what a VM was made from",
      .verbs = fleet_config_verbs},
+    {.name = "test",
+     .args = "[OPTION]... -- COMMAND...",
+     .help = "run a command in a throwaway VM, or in many",
+     .act = test_act,
+     .params = &test_args,
+     .min_names = 1,
+     .max_names = UINT_MAX,
+     .about = test_about,
+     .notes = test_notes,
+     .statuses = test_statuses},
     {.name = "image",
      .args = "VERB ...",
      .help = "make, convert, check and change disk images",
