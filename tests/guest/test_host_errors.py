@@ -268,7 +268,7 @@ def test_output_that_cannot_be_written_is_a_warning():
     equal(status, 0)
     check("warning: serial0" in err and "No space left" in err, err)
     began = time.monotonic()
-    status, _, err = run(*guest("test=serial-storm count=3000"), "--serial", "file=/dev/full")
+    status, _, err = run(*guest("test=serial-storm count=500"), "--serial", "file=/dev/full")
     equal(status, 0)
     check(err.count("\n") < 10 + time.monotonic() - began, "it fills the host's logs")
 
@@ -313,7 +313,7 @@ def test_closed_standard_files_harm_nothing():
 
 
 def test_a_reader_that_leaves_does_not_end_the_vm():
-    with Vm(*guest("test=serial-storm count=3000")) as vm:
+    with Vm(*guest("test=serial-storm count=500")) as vm:
         vm.expect("storm")
         vm.process.stdout.close()
         equal(vm.process.wait(60), 0)

@@ -152,9 +152,9 @@ def test_pci_by_ports_and_by_ecam_agree():
 
 
 def test_no_byte_of_a_fast_writer_is_lost():
-    out = passes("test=serial-storm count=5000", limit=120)
+    out = passes("test=serial-storm count=1500", limit=120)  # more than the ring holds
     numbers = [int(line.split()[1]) for line in out.splitlines() if line.startswith("storm")]
-    equal(numbers, list(range(5000)))
+    equal(numbers, list(range(1500)))
 
 
 def test_a_slow_reader_holds_up_the_guest_and_loses_nothing():
