@@ -124,4 +124,4 @@ def test_junit_tells_failures_from_errors_and_nothing_stays():
 
 
 if __name__ == "__main__":
-    hutch.main(stock_kernels=True, cpus=2, memory="4G", limit=900)
+    hutch.main(stock_kernels=True, memory="4G", limit=900)
