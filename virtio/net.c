@@ -309,6 +309,16 @@ bool virtio_net_set_link(VirtioDevice *v, bool up)
     return true;
 }
 
+bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
+{
+    const Net *n = (const Net *)v;
+
+    if (v->ops->id != virtio_net_ops.id)
+        return false;
+    *ret_up = __atomic_load_n(&n->status, __ATOMIC_RELAXED) & NET_S_LINK_UP;
+    return true;
+}
+
 static NetCounters read_counters(const NetCounters *c)
 {
     return (NetCounters){.frames = counter_read(&c->frames),

@@ -9,6 +9,9 @@
  * it as it is.  False: v is no network card. */
 bool virtio_net_set_link(VirtioDevice *v, bool up);
 
+/* Any thread.  Whether it is plugged in.  False: v is no network card. */
+bool virtio_net_link(const VirtioDevice *v, bool *ret_up);
+
 typedef struct NetCounters {
     uint64_t frames, bytes; /* that went through; bytes without the virtio header */
     uint64_t dropped;       /* frames that could not */

@@ -8,6 +8,7 @@
 #include "control/control.h"
 #include "machine/hotplug.h"
 #include "src/control/parts.h"
+#include "virtio/net.h"
 
 static json_t *done(void)
 {
@@ -216,7 +217,8 @@ static const ControlType device_info = {
     .kind = CONTROL_OBJECT,
     .members = CONTROL_MEMBERS({"id", &control_str}, {"option", &control_str},
                                {"added", &control_bool}, {"removal", &removal},
-                               {"slot", &control_int, true}),
+                               {"slot", &control_int, true},
+                               {"link", &control_bool, true}),
 };
 static const ControlType device_list = {.kind = CONTROL_ARRAY, .element = &device_info};
 
@@ -224,6 +226,7 @@ static json_t *x_query_devices(ControlCall *call, GError **error)
 {
     json_t *all = json_array();
     MachineDevice d;
+    bool up;
 
     for (unsigned i = 0; machine_device(call->machine, i, &d); i++) {
         json_t *info = json_pack("{s:o, s:s, s:b, s:s}", "id", control_text(d.virtio->id),
@@ -232,6 +235,8 @@ static json_t *x_query_devices(ControlCall *call, GError **error)
 
         if (d.pci)
             json_object_set_new(info, "slot", json_integer(d.pci->slot));
+        if (virtio_net_link(d.virtio, &up))
+            json_object_set_new(info, "link", json_boolean(up));
         json_array_append_new(all, info);
     }
     return all;

@@ -431,13 +431,16 @@ static void a_link_that_is_down_tells_the_guest_and_loses_frames_both_ways(void)
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
         const NetHdr h = {0};
         VqgUsed u;
+        bool up;
 
         start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
         offer(4, 1000);
         g_assert_true(virtio_net_set_link(g.vdev, true));
+        g_assert_true(virtio_net_link(g.vdev, &up) && up);
         g_assert_cmpuint(vqg_config_interrupts(&g), ==, 0); /* it was up */
 
         g_assert_true(virtio_net_set_link(g.vdev, false));
+        g_assert_true(virtio_net_link(g.vdev, &up) && !up);
         g_assert_cmpuint(vqg_config_interrupts(&g), ==, 1);
         g_assert_cmpuint(vqg_config(&g, 6, 2), ==, 0);
         fake_push(100, 1);
