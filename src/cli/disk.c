@@ -115,31 +115,42 @@ static bool act_list(void *options, char **names, int *status, GError **error)
 
 TABLE(no_args, {0});
 
+bool disk_set_size(ControlClient *c, const char *disk, uint64_t size, GError **error)
+{
+    return tell(c, "block_resize",
+                json_pack("{s:s, s:I}", "device", disk, "size", (json_int_t)size), error);
+}
+
+bool disk_set_limits(ControlClient *c, const char *disk, const BlockLimits *l,
+                     GError **error)
+{
+    return tell(c, "block_set_io_throttle",
+                json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "device", disk,
+                          "bps", (json_int_t)l->bps, "bps_rd", (json_int_t)l->bps_read,
+                          "bps_wr", (json_int_t)l->bps_write, "iops", (json_int_t)l->iops,
+                          "iops_rd", (json_int_t)l->iops_read, "iops_wr",
+                          (json_int_t)l->iops_write, "bps_max", (json_int_t)l->bps_burst,
+                          "iops_max", (json_int_t)l->iops_burst),
+                error);
+}
+
 static bool act_resize(void *options, char **names, int *status, GError **error)
 {
+    g_autoptr(ControlClient) c = NULL;
     uint64_t size;
 
     return param_parse_size(names[2], &size, error) &&
-           tell_vm(names[0], "block_resize",
-                   json_pack("{s:s, s:I}", "device", names[1], "size", (json_int_t)size),
-                   error);
+           (c = control_client_connect(names[0], error)) &&
+           disk_set_size(c, names[1], size, error);
 }
 
 TABLE(limit_args, BLOCK_LIMIT_PARAMS(DiskArgs, limits));
 
 static bool act_limit(void *options, char **names, int *status, GError **error)
 {
-    const BlockLimits *l = &((DiskArgs *)options)->limits;
+    g_autoptr(ControlClient) c = control_client_connect(names[0], error);
 
-    return tell_vm(
-        names[0], "block_set_io_throttle",
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "device", names[1],
-                  "bps", (json_int_t)l->bps, "bps_rd", (json_int_t)l->bps_read, "bps_wr",
-                  (json_int_t)l->bps_write, "iops", (json_int_t)l->iops, "iops_rd",
-                  (json_int_t)l->iops_read, "iops_wr", (json_int_t)l->iops_write,
-                  "bps_max", (json_int_t)l->bps_burst, "iops_max",
-                  (json_int_t)l->iops_burst),
-        error);
+    return c && disk_set_limits(c, names[1], &((DiskArgs *)options)->limits, error);
 }
 
 /* The monitor may be in another folder. */

@@ -11,6 +11,7 @@
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
 #include "src/cli/metrics.h"
+#include "src/cli/set.h"
 #include "src/cli/test.h"
 #include "util/log.h"
 
@@ -169,6 +170,16 @@ const Verb verbs[] = {
      .args = "VERB VM ...",
      .help = "look at the disks of a running VM, and change them",
      .verbs = disk_verbs},
+    {.name = "set",
+     .args = "VM [ID.KEY=VALUE]...",
+     .help = "change a running VM, or list what can be changed",
+     .names = NAMES_VMS,
+     .act = set_act,
+     .params = &set_args,
+     .min_names = 1,
+     .max_names = UINT_MAX,
+     .about = set_about,
+     .notes = set_notes},
     {.name = "control",
      .args = "VM COMMAND|- [ARGUMENT]...",
      .help = "send a command to a running VM, or follow its events",

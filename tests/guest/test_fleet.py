@@ -224,6 +224,51 @@ def test_vms_are_listed_paused_renamed_and_ended():
         equal(f.names(), ["b"])
 
 
+def test_what_can_be_set_is_listed_and_what_is_not_given_stays():
+    with fleet() as f:
+        disk = os.path.join(f.runtime, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(8 << 20)
+        f.run("a", "--disk", f"{disk},bps-write=2M", "--net", "user")
+
+        def now():
+            return json.loads(f("set", "a", "--json"))
+
+        before = now()
+        equal(before["disk0.size"], 8 << 20)
+        equal((before["disk0.bps-write"], before["disk0.bps-read"]), (2 << 20, 0))
+        equal(before["net0.link"], "up")
+        changes = {"disk0.size": 16 << 20, "disk0.bps-read": 3 << 20, "disk0.iops": 500,
+                   "disk0.iops-burst": 900, "net0.link": "down"}
+        told = f("set", "--json", "a", "disk0.size=16M", "net0.link=down", "disk0.iops=500",
+                 "disk0.bps-read=3M", "disk0.iops-burst=900")
+        equal(json.loads(told), {**before, **changes})
+        equal(now(), {**before, **changes})
+        equal(os.stat(disk).st_size, 16 << 20)
+        # What is asked by other ways is the same.
+        inserted = json.loads(f("disk", "list", "a", "--json"))[0]["inserted"]
+        equal((inserted["bps_rd"], inserted["bps_wr"], inserted["iops_max"]),
+              (3 << 20, 2 << 20, 900))
+        devices = {d["id"]: d for d in json.loads(f("control", "a", "x-hutch-query-devices"))}
+        equal((devices["net0"]["link"], "link" in devices["disk0"]), (False, False))
+        f("disk", "limit", "a", "disk0", "--iops", 5)
+        f("control", "a", "set_link", "name=net0", "up=true")
+        equal({key: now()[key] for key in ("disk0.iops", "disk0.bps-read", "net0.link")},
+              {"disk0.iops": 5, "disk0.bps-read": 0, "net0.link": "up"})
+        listed = {line.split()[0]: line.split()[1] for line in f("set", "a").splitlines()}
+        equal((set(listed), listed["disk0.size"], listed["net0.link"]), (set(before), "16M", "up"))
+        before = now()
+        for pair, word in (("disk9.bps=1", "disk0, net0"), ("bps=1", "disk0, net0"),
+                           ("disk0.bpss=1", "disk0.bps?"), ("disk0.link=up", "bps-read"),
+                           ("disk0.bps", "no value"), ("net0.link=on", "down, up"),
+                           ("disk0.size=much", "size")):
+            check(word in f("set", "a", "disk0.iops=77", pair, status=125), pair)
+        equal(now(), before)  # all is checked before the first is done
+        f.run("bare")
+        equal(f("set", "bare"), "")
+        check("no device" in f("set", "bare", "memory=1G", status=125), "nothing to set")
+
+
 def test_several_failures_are_all_told_and_the_others_are_done():
     with fleet() as f:
         f.run("a")
@@ -232,7 +277,7 @@ def test_several_failures_are_all_told_and_the_others_are_done():
         check("'x'" in err and "'y'" in err and err.count("\n") == 2, err)
         equal(f.state("a"), "paused")
         for verb in ("status", "inspect", "logs", "console", "wait", "kill", "rm", "stop",
-                     "pause", "events"):
+                     "pause", "events", "set"):
             check("'x'" in f(verb, "x", status=125), verb)
         check("--all" in f("stop", status=125), "which VM")
 
