@@ -112,6 +112,10 @@ def test_several_devices_of_several_kinds_come_and_go_in_any_order():
         for node in ("vda", "vdb", "vdc"):
             vm.wait_for(f"/dev/{node}")
         vm.sh("until [ -e /sys/class/net/eth0 ]; do usleep 20000; done")
+        vm.sh("ip link set eth0 up 2>/dev/null || ifconfig eth0 up")
+        for up in (True, False, True):
+            vm.qmp("set_link", name="n", up=up)
+            vm.sh(f"until grep -qx {up:d} /sys/class/net/eth0/carrier; do usleep 20000; done")
         for name in ("d1", "rng1", "n", "d2", "rng0", "d0"):
             vm.qmp("device_del", id=name)
             vm.wait_deleted(name)
