@@ -5,12 +5,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/agent.h"
+#include "control/ask.h"
 #include "src/cli/fleet.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/log.h"
 
-enum { QUIT_MS = 5000 };
+enum {
+    QUIT_MS = 5000,
+    AGENT_MS = 2000,
+};
 
 const char fleet_vm_about[] =
     "VM is a name, or the path of a control socket, with a '/' in it.";
@@ -43,9 +49,44 @@ static bool do_pause(const FleetArgs *args, const char *vm, json_t *ret, GError 
     return tell(vm, "stop", ret, error);
 }
 
+/* A guest that stood still has lost the time of day: its agent, if it has one, sets it.
+ * It goes on without, too. */
+static void set_clock(const char *vm, json_t *ret)
+{
+    g_autofree char *path = strchr(vm, '/') ? NULL : place_file(vm, AGENT_SOCKET, NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Agent) agent = NULL;
+
+    if (!path || !g_file_test(path, G_FILE_TEST_EXISTS))
+        return;
+    agent = agent_connect(vm, AGENT_MS, &error);
+    if (agent && agent_set_clock(agent, &error))
+        json_object_set_new(ret, "clock", json_string("set"));
+    else
+        log_warn("VM '%s' goes on, but its clock is not set: %s", vm, error->message);
+}
+
+/* One that had not begun yet (--paused) has lost nothing. */
+static bool stands_still(const char *vm)
+{
+    ControlAnswer was = {.vm = vm};
+    bool paused;
+
+    control_ask(&was, 1, "query-status", AGENT_MS);
+    paused = g_str_equal(fleet_text(was.value, "status"), "paused");
+    control_answers_clear(&was, 1);
+    return paused;
+}
+
 static bool do_resume(const FleetArgs *args, const char *vm, json_t *ret, GError **error)
 {
-    return tell(vm, "cont", ret, error);
+    bool stood = stands_still(vm);
+
+    if (!tell(vm, "cont", ret, error))
+        return false;
+    if (stood)
+        set_clock(vm, ret);
+    return true;
 }
 
 static bool do_reset(const FleetArgs *args, const char *vm, json_t *ret, GError **error)

@@ -432,6 +432,69 @@ def test_events_of_all_vms_are_told_also_of_those_that_come_later():
         equal({event["vm"] for event in map(json.loads, told(all_of))}, {"vm-a", "vm-b"})
 
 
+# ---- with an agent -----------------------------------------------------------------------
+
+
+class FakeAgent(threading.Thread):
+    """Says what qemu-guest-agent would, at a VM's agent.sock; keeps what it is asked."""
+
+    ANSWERS = {"guest-set-time": {}, "guest-network-get-interfaces": [
+        {"name": "eth0", "hardware-address": "52:54:00:12:34:56", "ip-addresses": [
+            {"ip-address": "10.0.2.15", "ip-address-type": "ipv4", "prefix": 24}]}]}
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.asked = []
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(path)
+        self.socket.listen()
+        self.start()
+
+    def run(self):
+        while True:
+            client, _ = self.socket.accept()
+            with client, client.makefile("rb") as lines:
+                for line in lines:
+                    request = json.loads(line.lstrip(b"\xff"))
+                    command, arguments = request["execute"], request.get("arguments", {})
+                    self.asked.append((command, arguments))
+                    answer = arguments.get("id", self.ANSWERS.get(command))
+                    start = b"\xff" if command == "guest-sync-delimited" else b""
+                    client.sendall(start + json.dumps({"return": answer}).encode() + b"\n")
+
+    def times(self):
+        return [a["time"] / 1e9 for command, a in self.asked if command == "guest-set-time"]
+
+
+def test_a_guest_that_goes_on_is_told_the_time_by_its_agent():
+    with fleet() as f:
+        f.run("a", "--paused")
+        agent = FakeAgent(f.path("a", "agent.sock"))
+        f("resume", "a")  # begins: nothing is lost
+        f("resume", "a")  # runs
+        equal(agent.asked, [])
+        f("pause", "a")
+        equal(json.loads(f("resume", "a", "--json")),
+              [{"name": "a", "state": "running", "clock": "set"}])
+        check(abs(agent.times()[0] - time.time()) < LIMIT, f"another time: {agent.asked}")
+        equal(json.loads(f("inspect", "a", "--json"))["addresses"],
+              [{"name": "eth0", "mac": "52:54:00:12:34:56", "addresses": ["10.0.2.15/24"]}])
+        check("eth0 10.0.2.15/24" in f("inspect", "a"), "the table lacks the address")
+        os.unlink(f.path("a", "agent.sock"))
+
+
+def test_a_guest_whose_agent_is_silent_goes_on_with_a_warning():
+    with fleet() as f:
+        f.run("a", "--agent", test="test=spin how=hlt")
+        f("pause", "a")
+        started = time.monotonic()
+        status, out, err = f.ask("resume", "a")
+        equal((status, out), (0, ""))
+        check("its clock is not set" in err and err.count("\n") == 1, err)
+        check(time.monotonic() - started < 10 * hutch.PATIENCE, "that took long")
+        equal(f.state("a"), "running")
+
+
 # ---- what goes wrong ---------------------------------------------------------------------
 
 
