@@ -13,6 +13,7 @@
 
 #include "agent/agent.h"
 #include "src/cli/detach.h"
+#include "src/cli/waiting.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
 #include "util/log.h"
@@ -36,6 +37,7 @@ typedef struct Waiter {
     bool running;
     char *name;
     bool json;
+    Waiting waiting; /* says that it waits, until it says more */
 
     struct sockaddr_in forward; /* port 0: none to try */
     int knock;                  /* the present try; -1: none */
@@ -159,8 +161,9 @@ static Heard hear(Waiter *w, json_t **ret)
     }
 }
 
-static int fail_waiting(const Waiter *w, Heard heard)
+static int fail_waiting(Waiter *w, Heard heard)
 {
+    waiting_end(&w->waiting);
     if (heard == HEARD_NOTHING && w->running) {
         log_error("VM '%s' runs, but was not ready (--wait %s) after %" G_GUINT64_FORMAT
                   " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
@@ -185,10 +188,11 @@ static const char *text_of(const json_t *object, const char *key)
     return text ? text : "";
 }
 
-static int fail_ended(const Waiter *w, const json_t *message)
+static int fail_ended(Waiter *w, const json_t *message)
 {
     int status = (int)json_integer_value(json_object_get(message, "status"));
 
+    waiting_end(&w->waiting);
     if (w->running)
         log_error("VM '%s' ended before it was ready: %s", w->name,
                   text_of(message, "detail"));
@@ -197,10 +201,11 @@ static int fail_ended(const Waiter *w, const json_t *message)
     return status ? status : EXIT_CANNOT;
 }
 
-static int succeed(const Waiter *w)
+static int succeed(Waiter *w)
 {
     json_t *json;
 
+    waiting_end(&w->waiting);
     if (!w->json) {
         printf("%s\n", w->name);
         return 0;
@@ -228,6 +233,7 @@ static int wait_for_agent(Waiter *w)
         return -1;
     if (g_error_matches(error, VM_ERROR, VM_ERROR_BUSY))
         return fail_waiting(w, HEARD_NOTHING);
+    waiting_end(&w->waiting);
     log_error("%s", error->message);
     return EXIT_CANNOT;
 }
@@ -259,8 +265,13 @@ static int understand(Waiter *w, const json_t *message)
 
 static int wait_until_ready(Waiter *w)
 {
+    g_autofree char *what = w->options->wait
+                                ? g_strdup_printf("run: waits for the VM (--wait %s)",
+                                                  w->options->wait)
+                                : g_strdup("run: waits for the VM");
     int status = -1;
 
+    waiting_begin(&w->waiting, what, WAITING_EVERY_MS);
     while (status < 0) {
         json_t *message = NULL;
         Heard heard = hear(w, &message);

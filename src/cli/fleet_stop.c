@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "src/cli/fleet.h"
+#include "src/cli/waiting.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
@@ -18,6 +19,7 @@ enum {
     LOG_AFTER_MS = 2000,
     PRESS_AGAIN_MS = 3000, /* a guest that boots may not have listened yet */
     QUIT_MS = 10000,
+    WAIT_LOG_EVERY_MS = 60000, /* that may take days */
 };
 #define MS 1000000ll
 
@@ -289,9 +291,15 @@ bool fleet_act_wait(void *options, char **names, int *status, GError **error)
     int64_t deadline_ns = args->timeout_s
                               ? clock_ns() + (int64_t)args->timeout_s * 1000 * MS
                               : -1;
+    g_autofree char *what = g_strdup_printf("wait: VM '%s' runs", names[0]);
     json_t *result = NULL;
+    Outcome outcome;
+    Waiting waiting;
 
-    switch (wait_for(names[0], deadline_ns, &result, error)) {
+    waiting_begin(&waiting, what, WAIT_LOG_EVERY_MS);
+    outcome = wait_for(names[0], deadline_ns, &result, error);
+    waiting_end(&waiting);
+    switch (outcome) {
     case ENDED:
         *status = (int)json_integer_value(json_object_get(result, "status"));
         if (args->json) {

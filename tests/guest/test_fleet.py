@@ -54,6 +54,7 @@ class Fleet:
         got, out, err = self.ask(*arguments)
         equal(got, status, f"hutch {' '.join(map(str, arguments))} ({out}{err.strip()})")
         if status and not out:
+            err = "".join(line for line in err.splitlines(True) if ": waits for " not in line)
             check(err.count("\n") == 1 and err.startswith("hutch: error: "), f"no sentence: {err!r}")
             return err
         return out
@@ -345,6 +346,31 @@ def test_a_killed_monitor_is_told_of_and_its_name_can_be_taken():
         equal(f("logs", "a").splitlines()[0], "button ready")
         f.run("a")
         equal(f.state("a"), "running")
+
+
+def test_who_waits_long_is_told_so_and_who_does_not_is_told_nothing():
+    with fleet() as f:
+        equal(f.ask("run", "-d", "--name", "a", *kernel("test=button"))[2], "")
+        in_a_log = f.start("wait", "a", "--timeout", 3)
+        status, _, err = f.ask("run", "-d", "--name", "b", *kernel("test=button"), "--wait", "boot",
+                               "--wait-timeout", 3)
+        equal(status, 124)
+        lines = err.splitlines()
+        check(len(lines) > 1 and "was not ready" in lines[-1], err)
+        check(all(line.startswith("hutch: run: waits for the VM (--wait boot), ")
+                  for line in lines[:-1]), err)
+        equal(in_a_log.communicate(timeout=LIMIT)[1].count("\n"), 1)  # only each minute
+        master, slave = pty.openpty()
+        process = subprocess.Popen([hutch.HUTCH, "wait", "a"], env=f.env, stdin=slave,
+                                   stdout=subprocess.PIPE, stderr=slave)
+        os.close(slave)
+        read_until(master, b"\rwait: VM 'a' runs, ")
+        f("stop", "a")
+        equal(process.wait(LIMIT), 0)
+        read_until(master, b"\r\x1b[K")  # and the line is gone
+        equal(process.stdout.read(), b"power-off: the guest powered off\n")
+        process.stdout.close()
+        os.close(master)
 
 
 # ---- console, logs, events ---------------------------------------------------------------
