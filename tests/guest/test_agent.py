@@ -24,12 +24,29 @@ class Guest:
         self.folder = tempfile.TemporaryDirectory(dir="/var/tmp")
         copy_of_debian(self.folder.name)
         self.env = {"HUTCH_IMAGES": self.folder.name, "XDG_RUNTIME_DIR": self.folder.name}
-        self.vm = Vm("debian", "--agent", "--name", NAME, "--cpus", 1, "--timeout", 1500,
-                     env=self.env)
+        self.vm = None
+
+    def boot(self):
+        """In the background, until the agent answers; then its console."""
+        limit = int(400 * PATIENCE)
+        began = time.monotonic()
+        told = self.hutch("run", "--detach", "debian", "--agent", "--name", NAME, "--cpus", 1,
+                          "--timeout", 1500, "--wait", "agent", "--wait-timeout", limit,
+                          limit=limit + 60)
+        equal(told.stdout.decode(), f"{NAME}\n")
+        print(f"# the agent answers after {time.monotonic() - began:.1f} s", flush=True)
+        self.hutch("agent", "ping", NAME)
+        self.vm = Vm(NAME, verb="console", env=self.env)
         self.vm.expect(LOGIN, 400)
         self.vm.send("bind 'set enable-bracketed-paste off'\n")
         self.vm.expect(LOGIN, 60)
-        self.wait_for_agent()
+
+    def end(self):
+        """However far it came."""
+        if self.vm:
+            self.vm.__exit__()
+        self.hutch("rm", "--force", NAME, status=None)
+        self.folder.cleanup()
 
     def wait_for_agent(self, limit=120):
         end = time.monotonic() + limit * PATIENCE
@@ -215,16 +232,18 @@ CHECKS = [
 def test_the_agent_of_a_debian_guest_serves_every_verb():
     guest = Guest()
     try:
+        guest.boot()
         for promise in CHECKS:
             began = time.monotonic()
             promise(guest)
             print(f"# {promise.__name__}: {time.monotonic() - began:.1f} s", flush=True)
         guest.vm.send("poweroff\n")
         equal(guest.vm.wait(180), 0)
+        check(b"power-off" in guest.hutch("wait", NAME).stdout, "it ended otherwise")
+        guest.hutch("rm", NAME)
         equal(os.listdir(os.path.join(guest.folder.name, "hutch")), [])
     finally:
-        guest.vm.__exit__()
-        guest.folder.cleanup()
+        guest.end()
 
 
 if __name__ == "__main__":
