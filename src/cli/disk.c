@@ -243,8 +243,12 @@ static bool act_add(void *options, char **names, int *status, GError **error)
         reply = control_client_call(
             c, "x-hutch-device-add",
             json_pack("{s:s, s:O}", "option", "disk", "value", value), error);
-    if (reply)
+    if (reply && ((DiskArgs *)options)->json) {
+        json_dumpf(reply, stdout, JSON_INDENT(2));
+        putchar('\n');
+    } else if (reply) {
         puts(text_of(reply, "id"));
+    }
     json_decref(value);
     json_decref(reply);
     return reply != NULL;
@@ -431,7 +435,7 @@ const Verb disk_verbs[] = {
      .help = "plug in a disk, as --disk of hutch run has it; prints its id",
      .act = act_add,
      .names = NAMES_VMS,
-     .params = &no_args,
+     .params = &list_args,
      .min_names = 2,
      .max_names = 2},
     {.name = "remove",

@@ -18,8 +18,20 @@
 int64_t cli_started_ns;
 
 static int verb_help(int argc, char **argv);
-static int verb_version(int argc, char **argv);
 static int verb_generate(int argc, char **argv);
+static bool version_act(void *options, char **names, int *status, GError **error);
+
+typedef struct VersionArgs {
+    bool json;
+} VersionArgs;
+static const ParamTable version_args = {
+    .size = sizeof(VersionArgs),
+    .desc = (const ParamDesc[]){{.key = "json",
+                                 .type = PARAM_BOOL,
+                                 .offset = offsetof(VersionArgs, json),
+                                 .help = "print it as JSON"},
+                                {0}},
+};
 
 const Verb verbs[] = {
     {.name = "run",
@@ -258,7 +270,11 @@ const Verb verbs[] = {
      .args = "[VERB]...",
      .help = "describe hutch, or one of its verbs",
      .run = verb_help},
-    {.name = "version", .args = "", .help = "print hutch's version", .run = verb_version},
+    {.name = "version",
+     .args = "[--json]",
+     .help = "print hutch's version",
+     .act = version_act,
+     .params = &version_args},
     {.name = "generate",
      .args = "man|bash|zsh|fish",
      .help = "print the man page or a completion script",
@@ -400,10 +416,13 @@ int verb_main(const Verb *verb, const char *where, int argc, char **argv)
 
 /* ---- the small ones --------------------------------------------------------------- */
 
-static int verb_version(int argc, char **argv)
+static bool version_act(void *options, char **names, int *status, GError **error)
 {
-    puts("hutch " HUTCH_VERSION);
-    return 0;
+    if (((VersionArgs *)options)->json)
+        puts("{\"version\": \"" HUTCH_VERSION "\"}");
+    else
+        puts("hutch " HUTCH_VERSION);
+    return true;
 }
 
 static int verb_help(int argc, char **argv)

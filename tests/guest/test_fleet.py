@@ -265,6 +265,11 @@ def test_what_can_be_set_is_listed_and_what_is_not_given_stays():
                            ("disk0.size=much", "size")):
             check(word in f("set", "a", "disk0.iops=77", pair, status=125), pair)
         equal(now(), before)  # all is checked before the first is done
+        more = os.path.join(f.runtime, "more.raw")
+        with open(more, "wb") as file:
+            file.truncate(1 << 20)
+        equal(json.loads(f("disk", "add", "--json", "a", more)), {"id": "disk1"})
+        equal(now()["disk1.size"], 1 << 20)
         f.run("bare")
         equal(f("set", "bare"), "")
         check("no device" in f("set", "bare", "memory=1G", status=125), "nothing to set")

@@ -59,9 +59,11 @@ def test_everything_is_installed_and_nothing_else():
     equal(files, ["bin/hutch", "lib/systemd/system/hutch@.service", "share/bash-completion/completions/hutch.bash",
                   "share/fish/vendor_completions.d/hutch.fish", "share/man/man1/hutch.1",
                   "share/zsh/site-functions/_hutch"])
-    version = subprocess.run([os.path.join(prefix, "bin", "hutch"), "version"], check=True,
-                             capture_output=True, text=True).stdout
+    version, as_json = (subprocess.run([os.path.join(prefix, "bin", "hutch"), "version", *option],
+                                       check=True, capture_output=True, text=True).stdout
+                        for option in ([], ["--json"]))
     check(re.fullmatch(r"hutch \d+\.\d+\.\d+\n", version), version)
+    equal(f"hutch {json.loads(as_json)['version']}\n", version)
 
 
 def test_systemd_finds_no_fault_with_the_service():
