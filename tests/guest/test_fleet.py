@@ -356,7 +356,9 @@ def test_a_killed_monitor_is_told_of_and_its_name_can_be_taken():
 def test_who_waits_long_is_told_so_and_who_does_not_is_told_nothing():
     with fleet() as f:
         equal(f.ask("run", "-d", "--name", "a", *kernel("test=button"))[2], "")
+        f.run("deaf", test="test=spin how=hlt")
         in_a_log = f.start("wait", "a", "--timeout", 3)
+        stopping = f.start("stop", "deaf", "--timeout", 3)
         status, _, err = f.ask("run", "-d", "--name", "b", *kernel("test=button"), "--wait", "boot",
                                "--wait-timeout", 3)
         equal(status, 124)
@@ -365,6 +367,8 @@ def test_who_waits_long_is_told_so_and_who_does_not_is_told_nothing():
         check(all(line.startswith("hutch: run: waits for the VM (--wait boot), ")
                   for line in lines[:-1]), err)
         equal(in_a_log.communicate(timeout=LIMIT)[1].count("\n"), 1)  # only each minute
+        err = stopping.communicate(timeout=LIMIT)[1]
+        check(err.startswith("hutch: stop: 1 of 1 left, ") and "--force" in err, err)
         master, slave = pty.openpty()
         process = subprocess.Popen([hutch.HUTCH, "wait", "a"], env=f.env, stdin=slave,
                                    stdout=subprocess.PIPE, stderr=slave)
