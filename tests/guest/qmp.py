@@ -6,6 +6,22 @@ import time
 from hutch import PATIENCE, GuestTimeout
 
 
+def connect(path, process, limit=30):
+    """A connection to the socket of `process`, which may have just been started: its file is
+    there a moment before anybody listens, so that waiting for it is not enough."""
+    end = time.monotonic() + limit * PATIENCE
+    client = socket.socket(socket.AF_UNIX)
+    while True:
+        try:
+            client.connect(path)
+            return client
+        except OSError:
+            if time.monotonic() > end or process.poll() is not None:
+                client.close()
+                raise
+            time.sleep(0.01)
+
+
 class QmpError(Exception):
     """A command was refused; its text is the reason."""
 
@@ -20,15 +36,7 @@ class Qmp:
 
     def __init__(self, path, process, limit=30):
         end = time.monotonic() + limit * PATIENCE
-        self.socket = socket.socket(socket.AF_UNIX)
-        while True:
-            try:
-                self.socket.connect(path)
-                break
-            except OSError:
-                if time.monotonic() > end or process.poll() is not None:
-                    raise
-                time.sleep(0.01)
+        self.socket = connect(path, process, limit)
         self.buffer, self.events = b"", []
         self.greeting = self.message(end)
         self("qmp_capabilities")

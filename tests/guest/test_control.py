@@ -16,22 +16,26 @@ from contextlib import contextmanager
 
 import hutch
 from hutch import Skip, Vm, check, equal, image, refused
+from qmp import connect
 
 LIBRARIES = os.path.join(hutch.ROOT, ".cache", "python")  # scripts/setup puts qemu.qmp there
 NAME = "payload.elf"
 
 
 @contextmanager
-def machine(*arguments, test="test=spin how=hlt", says="spin ready", name="vm"):
-    """A running VM whose run folder is in a scratch folder; vm.socket is its path."""
+def machine(*arguments, test="test=spin how=hlt", says="spin ready", name="vm", env=None):
+    """A running VM whose run folder is in a scratch folder; vm.socket is its path.  It has
+    said `says`, or with None it can be connected to."""
     hutch.needs_kvm()
     with tempfile.TemporaryDirectory(prefix="hutch-") as runtime:
         os.environ["XDG_RUNTIME_DIR"] = runtime
         with Vm("--kernel", image("payload", NAME), "--cmdline", test, "--name", name,
-                *arguments) as vm:
+                *arguments, env=env) as vm:
             vm.socket = os.path.join(runtime, "hutch", name, "control.sock")
             if says:
                 vm.expect(says)
+            else:
+                connect(vm.socket, vm.process).close()
             yield vm
 
 
@@ -242,7 +246,9 @@ def test_a_thousand_queries_take_milliseconds():
 
 
 def test_hostile_clients_harm_neither_the_vm_nor_other_clients():
-    with machine() as vm:
+    # What AddressSanitizer keeps of freed memory would be counted as the monitor's.
+    options = ":".join(filter(None, (os.environ.get("ASAN_OPTIONS"), "quarantine_size_mb=8")))
+    with machine(env={"ASAN_OPTIONS": options}) as vm:
         crowd = [Raw(vm.socket, begin=False) for _ in range(200)]
         for client in crowd[:40]:
             client.hear()
@@ -614,9 +620,6 @@ def test_a_stopped_vm_ends_as_well_as_a_running_one():
 
 def test_paused_from_the_start_begins_with_cont():
     with machine("--paused", says=None) as vm:
-        limit = time.monotonic() + 60 * hutch.PATIENCE
-        while not os.path.exists(vm.socket) and time.monotonic() < limit:
-            time.sleep(0.01)
         equal(status_of(), "prelaunch")
         vm.read(0.2)
         equal(vm.text(), "")
@@ -632,9 +635,6 @@ def test_a_guest_that_powers_off_or_panics_says_so_in_events():
                                  ("test=panic", 127, "guest-panic"),
                                  ("test=crash", 126, "guest-panic")):
         with machine("--paused", test=test, says=None) as vm:
-            limit = time.monotonic() + 60 * hutch.PATIENCE
-            while not os.path.exists(vm.socket) and time.monotonic() < limit:
-                time.sleep(0.01)
             with Raw(vm.socket) as raw:
                 raw.say({"execute": "cont"})
                 equal(raw.wait_event("SHUTDOWN"), {"guest": True, "reason": reason})
