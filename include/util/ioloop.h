@@ -92,3 +92,4 @@ bool ioloop_on(const IoLoop *loop);
 
 int64_t clock_ns(void);                     /* CLOCK_MONOTONIC */
 int64_t clock_left_ns(int64_t deadline_ns); /* until then; 0: it is over */
+int clock_left_ms(int64_t deadline_ns);     /* for poll(): rounded up; -1 for -1, never */

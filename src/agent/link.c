@@ -186,12 +186,11 @@ void link_close(AgentLink *l)
 static bool wait_for(AgentLink *l, short events, int64_t deadline_ns, GError **error)
 {
     struct pollfd p = {.fd = l->fd, .events = events};
-    int64_t left_ns = deadline_ns - clock_ns();
-    int n;
+    int left_ms = clock_left_ms(deadline_ns), n;
 
-    if (left_ns <= 0)
+    if (left_ms == 0)
         return false;
-    n = poll(&p, 1, (int)MIN(left_ns / 1000000 + 1, 1000));
+    n = poll(&p, 1, MIN(left_ms, 1000));
     return n >= 0 || errno == EINTR || fail_errno(error, "wait for '%s'", l->path);
 }
 

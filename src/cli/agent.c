@@ -45,7 +45,7 @@ static bool act_ping(void *options, char **names, int *status, GError **error)
     g_autoptr(Agent) a = connect_to(names[0], options, error);
 
     if (a && is_json(options))
-        image_print_json(json_pack("{s:b}", "answers", true));
+        cli_print_json(json_pack("{s:b}", "answers", true));
     else if (a)
         puts("the guest agent answers");
     return a != NULL;
@@ -119,7 +119,7 @@ static bool act_info(void *options, char **names, int *status, GError **error)
     json_t *info = a ? gather(a, error) : NULL;
 
     if (info && is_json(options)) {
-        image_print_json(info);
+        cli_print_json(info);
         return true;
     }
     if (info)
@@ -152,7 +152,7 @@ static bool act_addresses(void *options, char **names, int *status, GError **err
     size_t i;
 
     if (all && is_json(options)) {
-        image_print_json(all);
+        cli_print_json(all);
         return true;
     }
     json_array_foreach(all, i, one) print_interface(one);
@@ -174,7 +174,7 @@ static bool count(Counts *what, const char *word, const void *options, char **na
     if (!a || !what(a, &n, error))
         return false;
     if (is_json(options))
-        image_print_json(json_pack("{s:i}", "file-systems", (int)n));
+        cli_print_json(json_pack("{s:i}", "file-systems", (int)n));
     else
         printf("%u file system%s %s\n", n, n == 1 ? "" : "s", word);
     return true;
@@ -197,14 +197,14 @@ static bool act_set_time(void *options, char **names, int *status, GError **erro
     if (!a || !agent_set_clock(a, error))
         return false;
     if (is_json(options))
-        image_print_json(json_object());
+        cli_print_json(json_object());
     return true;
 }
 
 #define VERB(name_, help_, act_)                                                         \
     {                                                                                    \
-        .name = name_, .args = "VM", .help = help_, .act = act_, .params = &json_args,   \
-        .min_names = 1, .max_names = 1                                                   \
+        .name = name_, .args = "VM", .help = help_, .names = NAMES_VMS, .act = act_,     \
+        .params = &json_args, .min_names = 1, .max_names = 1                             \
     }
 
 const Verb agent_verbs[] = {

@@ -14,7 +14,13 @@ typedef struct ExitStatus {
 } ExitStatus;
 
 /* What the arguments are that are no options: for completion. */
-typedef enum { NAMES_NOTHING, NAMES_FILES, NAMES_GUESTS, NAMES_VMS } NamesKind;
+typedef enum {
+    NAMES_NOTHING,
+    NAMES_FILES,
+    NAMES_GUESTS,
+    NAMES_VMS,
+    NAMES_VMS_AND_FILES,
+} NamesKind;
 
 /* hutch NAME ...: this and the tables it points to are all that is to be said of a verb.
  *
@@ -22,6 +28,8 @@ typedef enum { NAMES_NOTHING, NAMES_FILES, NAMES_GUESTS, NAMES_VMS } NamesKind;
  * `act`, which gets its options and names parsed; or it has `run` and the arguments as
  * they came, argv[0] being the verb itself. */
 typedef struct Verb {
+    const char *group; /* the heading in help above it and those that follow; NULL: as
+                          the verb before */
     const char *name;
     const char *args;
     const char *help;
@@ -53,6 +61,9 @@ int verb_main(const Verb *verb, const char *where, int argc, char **argv);
  */
 enum { MAX_VERB_OPTIONS = 96 };
 void verb_options(const Verb *verb, ConfigOption *ret);
+
+/* On standard output; takes it. */
+void cli_print_json(json_t *json);
 
 int verb_run(int argc, char **argv); /* run.c */
 extern const ExitStatus run_statuses[];

@@ -16,6 +16,7 @@
 #include "src/cli/waiting.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/json.h"
 #include "util/log.h"
 
 enum {
@@ -181,13 +182,6 @@ static int fail_waiting(Waiter *w, Heard heard)
     return heard == HEARD_NOTHING ? STATUS_TIMEOUT : EXIT_CANNOT;
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
 static int fail_ended(Waiter *w, const json_t *message)
 {
     int status = (int)json_integer_value(json_object_get(message, "status"));
@@ -195,9 +189,9 @@ static int fail_ended(Waiter *w, const json_t *message)
     waiting_end(&w->waiting);
     if (w->running)
         log_error("VM '%s' ended before it was ready: %s", w->name,
-                  text_of(message, "detail"));
+                  json_get_text(message, "detail"));
     else
-        log_error("%s", text_of(message, "detail"));
+        log_error("%s", json_get_text(message, "detail"));
     return status ? status : EXIT_CANNOT;
 }
 
@@ -241,13 +235,13 @@ static int wait_for_agent(Waiter *w)
 /* -1: not yet. */
 static int understand(Waiter *w, const json_t *message)
 {
-    const char *what = text_of(message, "say");
+    const char *what = json_get_text(message, "say");
 
     if (g_str_equal(what, "running")) {
         w->running = true;
-        w->name = g_strdup(text_of(message, "name"));
+        w->name = g_strdup(json_get_text(message, "name"));
         w->json = json_is_true(json_object_get(message, "json"));
-        set_forward(w, text_of(message, "forward"));
+        set_forward(w, json_get_text(message, "forward"));
         return w->when.kind == READY_RUNNING ? succeed(w)
                : w->when.kind == READY_AGENT ? wait_for_agent(w)
                                              : -1;

@@ -10,6 +10,7 @@
 #include "control/client.h"
 #include "src/cli/agent.h"
 #include "src/cli/image.h"
+#include "util/json.h"
 
 enum { LOOK_US = 100000 };
 
@@ -68,13 +69,6 @@ static bool tell_vm(const char *vm, const char *command, json_t *arguments,
 
 TABLE(list_args, ROW_JSON);
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
 static void print_disk(const json_t *disk)
 {
     const json_t *in = json_object_get(disk, "inserted");
@@ -83,8 +77,10 @@ static void print_disk(const json_t *disk)
         (uint64_t)json_integer_value(json_object_get(image, "virtual-size")));
     int depth = (int)json_integer_value(json_object_get(in, "backing_file_depth"));
 
-    printf("%-12s %10s  %-6s %s  %s", text_of(disk, "device"), size, text_of(in, "drv"),
-           json_is_true(json_object_get(in, "ro")) ? "ro" : "rw", text_of(in, "file"));
+    printf("%-12s %10s  %-6s %s  %s", json_get_text(disk, "device"), size,
+           json_get_text(in, "drv"),
+           json_is_true(json_object_get(in, "ro")) ? "ro" : "rw",
+           json_get_text(in, "file"));
     if (depth)
         printf(" (over %d image%s)", depth, depth == 1 ? "" : "s");
     putchar('\n');
@@ -243,12 +239,10 @@ static bool act_add(void *options, char **names, int *status, GError **error)
         reply = control_client_call(
             c, "x-hutch-device-add",
             json_pack("{s:s, s:O}", "option", "disk", "value", value), error);
-    if (reply && ((DiskArgs *)options)->json) {
-        json_dumpf(reply, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else if (reply) {
-        puts(text_of(reply, "id"));
-    }
+    if (reply && ((DiskArgs *)options)->json)
+        cli_print_json(json_incref(reply));
+    else if (reply)
+        puts(json_get_text(reply, "id"));
     json_decref(value);
     json_decref(reply);
     return reply != NULL;
@@ -269,7 +263,7 @@ static json_t *find_job(ControlClient *c, const char *id, GError **error)
     json_t *job, *found = NULL;
     size_t i;
 
-    json_array_foreach(all, i, job) if (g_str_equal(text_of(job, "id"), id))
+    json_array_foreach(all, i, job) if (g_str_equal(json_get_text(job, "id"), id))
         found = json_incref(job);
     json_decref(all);
     return found;
@@ -299,9 +293,10 @@ static bool follow(ControlClient *c, const char *what, const char *id, GError **
             return false;
         }
         show(&p, job);
-        over = g_str_equal(text_of(job, "status"), "concluded");
+        over = g_str_equal(json_get_text(job, "status"), "concluded");
         if (over && json_object_get(job, "error"))
-            ok = fail(error, VM_ERROR_IO, "%s '%s': %s", what, id, text_of(job, "error"));
+            ok = fail(error, VM_ERROR_IO, "%s '%s': %s", what, id,
+                      json_get_text(job, "error"));
         json_decref(job);
         if (!over && interrupt_signal() && !cancelled)
             cancelled = tell(c, "job-cancel", json_pack("{s:s}", "id", id), NULL);
@@ -390,10 +385,10 @@ static bool act_jobs(void *options, char **names, int *status, GError **error)
                 json_object_get(job, "current-progress"));
             json_int_t total = json_integer_value(json_object_get(job, "total-progress"));
 
-            printf("%-12s %-8s %-10s %3d%%  %s\n", text_of(job, "id"),
-                   text_of(job, "type"), text_of(job, "status"),
+            printf("%-12s %-8s %-10s %3d%%  %s\n", json_get_text(job, "id"),
+                   json_get_text(job, "type"), json_get_text(job, "status"),
                    total ? (int)(100 * (double)done / (double)total) : 0,
-                   text_of(job, "error"));
+                   json_get_text(job, "error"));
         }
     }
     json_decref(all);

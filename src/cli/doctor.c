@@ -133,11 +133,10 @@ bool doctor_act(void *options, char **names, int *status, GError **error)
             print(c, &f);
         g_free(f.text);
     }
-    if (args->json) {
-        json_dumpf(all, stdout, JSON_INDENT(2));
-        putchar('\n');
-    }
-    json_decref(all);
+    if (args->json)
+        cli_print_json(all);
+    else
+        json_decref(all);
     host_clear(&h);
     return true;
 }

@@ -159,9 +159,9 @@ static json_t *json_text(const GString *bytes)
 
 static void print_json(const Exec *e, int status, bool timed_out)
 {
-    image_print_json(json_pack("{s:i, s:b, s:o, s:o}", "status", status, "timed-out",
-                               timed_out, "stdout", json_text(e->kept[0]), "stderr",
-                               json_text(e->kept[1])));
+    cli_print_json(json_pack("{s:i, s:b, s:o, s:o}", "status", status, "timed-out",
+                             timed_out, "stdout", json_text(e->kept[0]), "stderr",
+                             json_text(e->kept[1])));
 }
 
 static bool run(Exec *e, const ExecArgs *args, char **names, const GString *input,

@@ -8,35 +8,19 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
+#include "control/ask.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/json.h"
 #include "util/log.h"
 
 enum {
     MAX_FILE = 1 << 20,
-    MAX_ANSWER = 64 * 1024,
-    AT_ONCE = 256, /* as the usual limit of open files allows */
     ANSWER_MS = 1000,
 };
-
-const char *fleet_text(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
-void fleet_print_json(json_t *json)
-{
-    json_dumpf(json, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(json);
-}
 
 json_t *fleet_read(const char *name, const char *file)
 {
@@ -72,20 +56,13 @@ bool fleet_fail_not_running(const char *vm, const PlaceInfo *info, GError **erro
                 vm);
 }
 
-int fleet_ms_left(int64_t deadline_ns)
-{
-    int64_t left_ns = deadline_ns - clock_ns();
-
-    return deadline_ns < 0 ? -1 : (int)CLAMP((left_ns + 999999) / 1000000, 0, 1 << 30);
-}
-
 bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns)
 {
     struct pollfd p = {.fd = pidfd, .events = POLLIN};
     int n;
 
     do
-        n = poll(&p, 1, fleet_ms_left(deadline_ns));
+        n = poll(&p, 1, clock_left_ms(deadline_ns));
     while (n < 0 && errno == EINTR);
     return n > 0;
 }
@@ -142,7 +119,7 @@ bool fleet_each(const FleetArgs *args, char **vms, FleetDo *fn, GError **error)
         json_array_append_new(all, one ? one : json_null());
     }
     if (args->json)
-        fleet_print_json(json_incref(all));
+        cli_print_json(json_incref(all));
     json_decref(all);
     if (!last)
         return true;
@@ -153,115 +130,51 @@ bool fleet_each(const FleetArgs *args, char **vms, FleetDo *fn, GError **error)
 /* ---- how they are ---------------------------------------------------------------------
  */
 
-typedef struct Asked {
-    FleetVm *vm;
-    GString *in;
-} Asked;
-
-/* -1: it cannot be asked, and `state` says why. */
-static int ask(FleetVm *vm)
+/* By its lock: "starting" until a VM that runs was asked. */
+static bool look(FleetVm *vm, GError **error)
 {
-    static const char text[] =
-        "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"query-status\"}";
-    g_autofree char *path = place_find(vm->name, NULL);
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    autofd fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    static const char *const words[] = {[PLACE_NONE] = "",
+                                        [PLACE_RUNNING] = "starting",
+                                        [PLACE_DEAD] = "dead",
+                                        [PLACE_ENDED] = "ended"};
 
-    g_strlcpy(vm->state, "unresponsive", sizeof(vm->state));
-    if (fd < 0 || !path || strlen(path) >= sizeof(addr.sun_path))
-        return -1;
-    strcpy(addr.sun_path, path);
-    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        if (errno == ENOENT || errno == ECONNREFUSED)
-            g_strlcpy(vm->state, "starting", sizeof(vm->state));
-        return -1;
-    }
-    return send(fd, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text)
-               ? fd_steal(&fd)
-               : -1;
-}
-
-/* Takes whole lines; true when the state is among them. */
-static bool take_lines(Asked *a)
-{
-    char *end;
-    bool found = false;
-
-    while (!found && (end = memchr(a->in->str, '\n', a->in->len))) {
-        size_t len = (size_t)(end - a->in->str);
-        json_t *line = json_loadb(a->in->str, len, 0, NULL);
-        const char *state = fleet_text(json_object_get(line, "return"), "status");
-
-        if (*state) {
-            g_strlcpy(a->vm->state, state, sizeof(a->vm->state));
-            found = true;
-        }
-        json_decref(line);
-        g_string_erase(a->in, 0, (gssize)len + 1);
-    }
-    return found;
-}
-
-/* False: nothing more is to be expected. */
-static bool hear(Asked *a, int fd)
-{
-    char part[4096];
-    ssize_t n = recv(fd, part, sizeof(part), 0);
-
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR;
-    if (n == 0 || a->in->len + (size_t)n > MAX_ANSWER)
+    if (!place_look(vm->name, &vm->info, error))
         return false;
-    g_string_append_len(a->in, part, n);
-    return !take_lines(a);
+    g_strlcpy(vm->state, words[vm->info.state], sizeof(vm->state));
+    return true;
 }
 
-static void collect(Asked *asked, struct pollfd *polls, unsigned n)
+/* A monitor that is not at its socket does not listen yet, or has ended since it was
+ * looked at. */
+static bool judge(FleetVm *vm, const ControlAnswer *answer, GError **error)
 {
-    int64_t deadline_ns = clock_ns() + ANSWER_MS * 1000000ll;
-    unsigned left = n;
+    const char *state = json_get_text(answer->value, "status");
 
-    while (left && poll(polls, n, fleet_ms_left(deadline_ns)) > 0)
-        for (unsigned i = 0; i < n; i++)
-            if (polls[i].revents && !hear(&asked[i], polls[i].fd)) {
-                fd_close(&polls[i].fd);
-                left--;
-            }
-}
-
-static void ask_some(FleetVm *vms, unsigned n)
-{
-    g_autofree Asked *asked = g_new0(Asked, n);
-    g_autofree struct pollfd *polls = g_new0(struct pollfd, n);
-    unsigned n_asked = 0;
-
-    for (unsigned i = 0; i < n; i++) {
-        int fd = vms[i].info.state == PLACE_RUNNING ? ask(&vms[i]) : -1;
-
-        if (fd < 0)
-            continue;
-        asked[n_asked] = (Asked){&vms[i], g_string_new(NULL)};
-        polls[n_asked++] = (struct pollfd){.fd = fd, .events = POLLIN};
-    }
-    collect(asked, polls, n_asked);
-    for (unsigned i = 0; i < n_asked; i++) {
-        fd_close(&polls[i].fd);
-        g_string_free(asked[i].in, TRUE);
-    }
+    if (g_error_matches(answer->error, VM_ERROR, VM_ERROR_NOT_FOUND))
+        return look(vm, error);
+    g_strlcpy(vm->state, *state ? state : "unresponsive", sizeof(vm->state));
+    return true;
 }
 
 bool fleet_look(char **names, FleetVm *ret, GError **error)
 {
-    static const char *const words[] = {"", "", "dead", "ended"};
-    unsigned n = g_strv_length(names);
+    unsigned n = g_strv_length(names), n_asked = 0;
+    g_autofree ControlAnswer *answers = g_new0(ControlAnswer, n);
+    g_autofree FleetVm **asked = g_new0(FleetVm *, n);
+    bool ok = true;
 
     for (unsigned i = 0; i < n; i++) {
         ret[i] = (FleetVm){.name = names[i]};
-        if (!place_look(names[i], &ret[i].info, error))
+        if (!look(&ret[i], error))
             return false;
-        g_strlcpy(ret[i].state, words[ret[i].info.state], sizeof(ret[i].state));
+        if (ret[i].info.state != PLACE_RUNNING)
+            continue;
+        asked[n_asked] = &ret[i];
+        answers[n_asked++].vm = names[i];
     }
-    for (unsigned at = 0; at < n; at += AT_ONCE)
-        ask_some(ret + at, MIN(n - at, AT_ONCE));
-    return true;
+    control_ask(answers, n_asked, "query-status", ANSWER_MS);
+    for (unsigned i = 0; ok && i < n_asked; i++)
+        ok = judge(asked[i], &answers[i], error);
+    control_answers_clear(answers, n_asked);
+    return ok;
 }

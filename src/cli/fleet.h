@@ -78,9 +78,5 @@ json_t *fleet_read(const char *name, const char *file);
 bool fleet_fail_none(const char *vm, GError **error);
 bool fleet_fail_not_running(const char *vm, const PlaceInfo *info, GError **error);
 
-const char *fleet_text(const json_t *object, const char *key); /* "" if not there */
-void fleet_print_json(json_t *json);                           /* takes it */
-
 /* Until the process behind a pidfd has ended; false: the time (-1: none) is over. */
 bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns);
-int fleet_ms_left(int64_t deadline_ns); /* for poll(); -1 for a deadline of -1 */

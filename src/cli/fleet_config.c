@@ -26,7 +26,7 @@ static bool act_show(void *options, char **names, int *status, GError **error)
     json_t *config = config_of(names[0], error);
 
     if (config)
-        fleet_print_json(config);
+        cli_print_json(config);
     return config != NULL;
 }
 

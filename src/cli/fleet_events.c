@@ -14,6 +14,7 @@
 #include "src/cli/image.h"
 #include "util/bits.h"
 #include "util/fd.h"
+#include "util/json.h"
 #include "util/log.h"
 
 FLEET_TABLE(fleet_events_args, FLEET_ROW_JSON,
@@ -75,7 +76,7 @@ static void print_text(const char *vm, const json_t *event)
         strftime(when, sizeof(when), "%F %T", &local);
     printf("%s.%03d  %-12s  %s%s%s\n", when,
            (int)(json_integer_value(json_object_get(stamp, "microseconds")) / 1000), vm,
-           fleet_text(event, "event"), more ? "  " : "", more ? more : "");
+           json_get_text(event, "event"), more ? "  " : "", more ? more : "");
     free(more);
 }
 

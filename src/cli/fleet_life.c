@@ -11,6 +11,7 @@
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/json.h"
 #include "util/log.h"
 
 enum {
@@ -73,7 +74,7 @@ static bool stands_still(const char *vm)
     bool paused;
 
     control_ask(&was, 1, "query-status", AGENT_MS);
-    paused = g_str_equal(fleet_text(was.value, "status"), "paused");
+    paused = g_str_equal(json_get_text(was.value, "status"), "paused");
     control_answers_clear(&was, 1);
     return paused;
 }
@@ -141,7 +142,7 @@ bool fleet_act_rename(void *options, char **names, int *status, GError **error)
         return fleet_fail_not_running(names[0], &info, error);
     }
     if (args->json)
-        fleet_print_json(json_pack("{s:s}", "name", names[1]));
+        cli_print_json(json_pack("{s:s}", "name", names[1]));
     return true;
 }
 

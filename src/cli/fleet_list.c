@@ -6,6 +6,7 @@
 #include "agent/agent.h"
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
+#include "util/json.h"
 
 enum { AGENT_MS = 500 };
 
@@ -75,9 +76,9 @@ static char *last_column(const json_t *vm)
 
     if (result)
         return g_strdup_printf("%s, status %" JSON_INTEGER_FORMAT,
-                               fleet_text(result, "reason"),
+                               json_get_text(result, "reason"),
                                json_integer_value(json_object_get(result, "status")));
-    if (g_str_equal(fleet_text(vm, "state"), "dead"))
+    if (g_str_equal(json_get_text(vm, "state"), "dead"))
         return g_strdup("its monitor was killed");
     return started ? age_text(json_integer_value(started)) : g_strdup("");
 }
@@ -91,8 +92,8 @@ static void print_row(const json_t *vm, int width)
     g_autofree char *number = pid ? g_strdup_printf("%d", (int)json_integer_value(pid))
                                   : g_strdup("-");
 
-    printf("%-*s  %-12s %8s %4d %10s  %s\n", width, fleet_text(vm, "name"),
-           fleet_text(vm, "state"), number,
+    printf("%-*s  %-12s %8s %4d %10s  %s\n", width, json_get_text(vm, "name"),
+           json_get_text(vm, "state"), number,
            (int)json_integer_value(json_object_get(vm, "cpus")), memory, last);
 }
 
@@ -111,7 +112,7 @@ static void print_table(json_t *all)
     size_t i;
 
     json_array_foreach(all, i, vm)
-        width = MAX(width, (int)strlen(fleet_text(vm, "name")));
+        width = MAX(width, (int)strlen(json_get_text(vm, "name")));
     printf("%-*s  %-12s %8s %4s %10s  %s\n", width, "NAME", "STATE", "PID", "CPUS",
            "MEMORY", "SINCE, OR END");
     json_array_foreach(all, i, vm) print_row(vm, width);
@@ -151,7 +152,7 @@ bool fleet_act_ps(void *options, char **names, int *status, GError **error)
             (vms[i].info.state != PLACE_NONE && !args->running))
             json_array_append_new(all, describe(&vms[i]));
     if (args->json) {
-        fleet_print_json(all);
+        cli_print_json(all);
         return true;
     }
     print_table(all);
@@ -182,7 +183,7 @@ bool fleet_act_status(void *options, char **names, int *status, GError **error)
         return false;
     json = describe(&vm);
     if (args->json) {
-        fleet_print_json(json);
+        cli_print_json(json);
         return true;
     }
     if (vm.info.state == PLACE_RUNNING) {
@@ -275,9 +276,9 @@ static void print_ids(const char *title, const json_t *list, const char *key,
         if (json_is_integer(value))
             printf(" %" JSON_INTEGER_FORMAT, json_integer_value(value));
         else
-            printf(" %s", fleet_text(one, key));
-        if (more && *fleet_text(one, more))
-            printf(" (%s)", fleet_text(one, more));
+            printf(" %s", json_get_text(one, key));
+        if (more && *json_get_text(one, more))
+            printf(" (%s)", json_get_text(one, more));
     }
     putchar('\n');
 }
@@ -289,7 +290,7 @@ static void print_addresses(const json_t *interfaces)
 
     json_array_foreach(interfaces, i, one)
         json_array_foreach(json_object_get(one, "addresses"), k, address)
-            printf("%-10s %s %s\n", "address", fleet_text(one, "name"),
+            printf("%-10s %s %s\n", "address", json_get_text(one, "name"),
                    json_string_value(address));
 }
 
@@ -301,8 +302,8 @@ static void print_inspection(const json_t *json)
     const char *file;
     json_t *value;
 
-    printf("%-10s %s\n%-10s %s (%s)\n", "name", fleet_text(json, "name"), "state",
-           fleet_text(json, "state"), last);
+    printf("%-10s %s\n%-10s %s (%s)\n", "name", json_get_text(json, "name"), "state",
+           json_get_text(json, "state"), last);
     if (json_object_get(json, "pid"))
         printf("%-10s %d\n", "pid",
                (int)json_integer_value(json_object_get(json, "pid")));
@@ -325,7 +326,7 @@ bool fleet_act_inspect(void *options, char **names, int *status, GError **error)
         return false;
     json = inspect(&vm);
     if (args->json) {
-        fleet_print_json(json);
+        cli_print_json(json);
         return true;
     }
     print_inspection(json);

@@ -11,6 +11,7 @@
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/json.h"
 #include "util/log.h"
 
 enum {
@@ -113,7 +114,7 @@ static void show(Stop *t)
 {
     int64_t now = clock_ns();
     bool tty = isatty(STDERR_FILENO);
-    int left_s = (fleet_ms_left(t->deadline_ns) + 999) / 1000;
+    int left_s = (clock_left_ms(t->deadline_ns) + 999) / 1000;
 
     if (now - t->started_ns < (tty ? SHOW_AFTER_MS : LOG_AFTER_MS) * MS ||
         (!tty && now - t->shown_ns < 1000 * MS))
@@ -143,7 +144,7 @@ static void wait_until(Stop *t, int64_t deadline_ns, bool press_again)
     while (count_left(t) && clock_ns() < deadline_ns) {
         int tick = isatty(STDERR_FILENO) ? SHOW_AFTER_MS : 1000;
 
-        look(t, MIN(fleet_ms_left(deadline_ns), tick));
+        look(t, MIN(clock_left_ms(deadline_ns), tick));
         show(t);
         if (press_again && clock_ns() - t->pressed_ns > PRESS_AGAIN_MS * MS)
             press_all(t);
@@ -236,8 +237,8 @@ static bool listen_until(ControlClient *c, int64_t deadline_ns, json_t **ret)
     g_autoptr(GError) error = NULL;
     json_t *event;
 
-    while ((event = control_client_event(c, fleet_ms_left(deadline_ns), &error))) {
-        if (g_str_equal(fleet_text(event, "event"), "X_HUTCH_RESULT")) {
+    while ((event = control_client_event(c, clock_left_ms(deadline_ns), &error))) {
+        if (g_str_equal(json_get_text(event, "event"), "X_HUTCH_RESULT")) {
             json_decref(*ret);
             *ret = json_incref(json_object_get(event, "data"));
         }
@@ -303,10 +304,11 @@ bool fleet_act_wait(void *options, char **names, int *status, GError **error)
     case ENDED:
         *status = (int)json_integer_value(json_object_get(result, "status"));
         if (args->json) {
-            fleet_print_json(result);
+            cli_print_json(result);
             return true;
         }
-        printf("%s: %s\n", fleet_text(result, "reason"), fleet_text(result, "detail"));
+        printf("%s: %s\n", json_get_text(result, "reason"),
+               json_get_text(result, "detail"));
         json_decref(result);
         return true;
     case RUNS_ON:

@@ -159,6 +159,7 @@ bool image_wants_json(const ImageArgs *args)
     return args->json || args->output == OUTPUT_JSON;
 }
 
+/* Indented as qemu-img does. */
 void image_print_json(json_t *json)
 {
     json_dumpf(json, stdout, JSON_INDENT(4));

@@ -12,6 +12,7 @@
 #include "control/client.h"
 #include "src/cli/disk.h"
 #include "src/cli/fleet.h"
+#include "util/json.h"
 
 typedef struct SetArgs {
     bool json;
@@ -157,7 +158,7 @@ static void target_clear(void *target)
 
 static void add_target(GArray *all, const struct Kind *kind, const json_t *of)
 {
-    Target t = {.kind = kind, .id = g_strdup(fleet_text(of, kind->id))};
+    Target t = {.kind = kind, .id = g_strdup(json_get_text(of, kind->id))};
 
     t.was = param_new(kind->keys);
     t.wanted = param_new(kind->keys);
@@ -329,7 +330,7 @@ static void print_all(const GArray *all, bool as_json)
 
     if (json) {
         each_key(all, add_key, json);
-        fleet_print_json(json);
+        cli_print_json(json);
         return;
     }
     each_key(all, measure, &width);

@@ -7,6 +7,7 @@
 #include "control/metrics.h"
 #include "control/place.h"
 #include "src/cli/top.h"
+#include "util/json.h"
 
 enum { LIMIT_MS = 1000 };
 
@@ -32,13 +33,6 @@ static const struct {
     {METRIC_SWAPPED, NULL, NULL, offsetof(TopFigures, swapped)},
 };
 
-static const char *text_of(json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
 static json_t *samples_of(json_t *metrics, MetricId id)
 {
     json_t *metric;
@@ -46,7 +40,7 @@ static json_t *samples_of(json_t *metrics, MetricId id)
 
     json_array_foreach(json_object_get(metrics, "metrics"), i, metric)
     {
-        if (g_str_equal(text_of(metric, "name"), metric_table[id].name))
+        if (g_str_equal(json_get_text(metric, "name"), metric_table[id].name))
             return json_object_get(metric, "samples");
     }
     return NULL;
@@ -62,7 +56,7 @@ static double sum(json_t *samples, const char *label, const char *value)
     {
         json_t *labels = json_object_get(sample, "labels");
 
-        if (!label || g_str_equal(text_of(labels, label), value))
+        if (!label || g_str_equal(json_get_text(labels, label), value))
             all += json_number_value(json_object_get(sample, "value"));
     }
     return all;
@@ -81,7 +75,7 @@ void top_figures(json_t *metrics, int64_t at_ns, TopFigures *ret)
 
     *ret = (TopFigures){.at_ns = at_ns};
     copy_state(ret->state, sizeof(ret->state),
-               text_of(json_object_get(state, "labels"), "state"));
+               json_get_text(json_object_get(state, "labels"), "state"));
     for (unsigned i = 0; i < G_N_ELEMENTS(sources); i++)
         *(double *)((char *)ret + sources[i].offset) = sum(
             samples_of(metrics, sources[i].metric), sources[i].label, sources[i].value);

@@ -135,16 +135,16 @@ static void begin(Talk *t, ControlAnswer *answer, const char *text)
 static bool wait_for_some(Talk *talks, unsigned n, int64_t deadline_ns)
 {
     struct pollfd p[AT_ONCE];
-    int64_t left_ns = deadline_ns - clock_ns();
+    int left_ms = clock_left_ms(deadline_ns);
     bool any = false;
 
     for (unsigned i = 0; i < n; i++) {
         p[i] = (struct pollfd){.fd = talks[i].fd, .events = POLLIN};
         any |= talks[i].fd >= 0;
     }
-    if (!any || left_ns <= 0)
+    if (!any || left_ms == 0)
         return false;
-    if (poll(p, n, (int)((left_ns + 999999) / 1000000)) < 0)
+    if (poll(p, n, left_ms) < 0)
         return errno == EINTR;
     for (unsigned i = 0; i < n; i++)
         if (talks[i].fd >= 0 && p[i].revents)

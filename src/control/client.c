@@ -44,11 +44,9 @@ static bool wait_readable(ControlClient *c, int64_t deadline_ns, GError **error)
     struct pollfd p = {.fd = c->fd, .events = POLLIN};
     int n;
 
-    do {
-        int64_t left_ns = deadline_ns < 0 ? -1 : clock_left_ns(deadline_ns);
-
-        n = poll(&p, 1, left_ns < 0 ? -1 : (int)((left_ns + 999999) / 1000000));
-    } while (n < 0 && errno == EINTR);
+    do
+        n = poll(&p, 1, clock_left_ms(deadline_ns));
+    while (n < 0 && errno == EINTR);
     return n < 0 ? fail_errno(error, "VM '%s': wait for it", c->vm) : n > 0;
 }
 

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "util/json.h"
+
 const Metric metric_table[METRICS] = {
     [METRIC_STATE] = {"hutch_vm_state",
                       METRIC_GAUGE,
@@ -244,13 +246,6 @@ static void put_samples(GString *out, const char *name, bool histogram, const ch
     }
 }
 
-static const char *text_of(json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-
-    return text ? text : "";
-}
-
 static bool is_type(const char *type)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(type_names); i++)
@@ -266,7 +261,7 @@ static json_t *find_metric(json_t *vm, const char *name)
 
     json_array_foreach(json_object_get(vm, "metrics"), i, metric)
     {
-        if (g_str_equal(text_of(metric, "name"), name))
+        if (g_str_equal(json_get_text(metric, "name"), name))
             return metric;
     }
     return NULL;
@@ -276,17 +271,18 @@ static json_t *find_metric(json_t *vm, const char *name)
  * first that has it.  Names that are not the same everywhere go by that one's type. */
 static void put_metric(GString *out, json_t *metric, json_t *const *vms, unsigned n)
 {
-    const char *name = text_of(metric, "name"), *type = text_of(metric, "type");
+    const char *name = json_get_text(metric, "name"),
+               *type = json_get_text(metric, "type");
 
     if (!is_name(name) || !is_type(type))
         return;
     g_string_append_printf(out, "# HELP %s ", name);
-    put_escaped(out, text_of(metric, "help"), false);
+    put_escaped(out, json_get_text(metric, "help"), false);
     g_string_append_printf(out, "\n# TYPE %s %s\n", name, type);
     for (unsigned i = 0; i < n; i++) {
         json_t *same = find_metric(vms[i], name);
 
-        if (same && g_str_equal(text_of(same, "type"), type))
+        if (same && g_str_equal(json_get_text(same, "type"), type))
             put_samples(out, name, g_str_equal(type, type_names[METRIC_HISTOGRAM]),
                         json_string_value(json_object_get(vms[i], "vm")),
                         json_object_get(same, "samples"));
@@ -303,7 +299,7 @@ char *metrics_text(json_t *const *vms, unsigned n)
     for (unsigned i = 0; i < n; i++)
         json_array_foreach(json_object_get(vms[i], "metrics"), at, metric)
         {
-            if (g_hash_table_add(done, (void *)text_of(metric, "name")))
+            if (g_hash_table_add(done, (void *)json_get_text(metric, "name")))
                 put_metric(out, metric, vms + i, n - i);
         }
     return g_string_free(g_steal_pointer(&out), FALSE);

@@ -55,6 +55,13 @@ int64_t clock_left_ns(int64_t deadline_ns)
     return MAX(left_ns, 0);
 }
 
+int clock_left_ms(int64_t deadline_ns)
+{
+    if (deadline_ns < 0)
+        return -1;
+    return (int)MIN((clock_left_ns(deadline_ns) + 999999) / 1000000, INT_MAX);
+}
+
 static void on_wake(void *opaque, uint32_t events)
 {
     IoLoop *loop = opaque;

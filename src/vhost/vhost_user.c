@@ -122,11 +122,9 @@ static bool wait_for(VhostUser *u, short events, const char *what, GError **erro
     struct pollfd p = {.fd = u->fd, .events = events};
     int n;
 
-    do {
-        int64_t left_ns = u->deadline_ns - clock_ns();
-
-        n = poll(&p, 1, left_ns > 0 ? (int)(left_ns / 1000000 + 1) : 0);
-    } while (n < 0 && errno == EINTR);
+    do
+        n = poll(&p, 1, clock_left_ms(u->deadline_ns));
+    while (n < 0 && errno == EINTR);
     if (n < 0)
         return fail_errno(error, "%s", what);
     return n > 0 || fail(error, VM_ERROR_BUSY,
