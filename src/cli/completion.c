@@ -54,9 +54,22 @@ static char *value_words(const ConfigOption *o)
 /* The command that prints what names there are; NULL: names of another kind. */
 static const char *words_of(const Verb *v)
 {
-    return v->names == NAMES_GUESTS ? "hutch run"
-           : v->names == NAMES_VMS  ? "hutch ps --quiet"
-                                    : NULL;
+    switch (v->names) {
+    case NAMES_GUESTS:
+        return "hutch run";
+    case NAMES_VMS:
+    case NAMES_VMS_AND_FILES:
+        return "hutch ps --quiet";
+    case NAMES_NOTHING:
+    case NAMES_FILES:
+        break;
+    }
+    return NULL;
+}
+
+static bool names_files(const Verb *v)
+{
+    return v->names == NAMES_FILES || v->names == NAMES_VMS_AND_FILES;
 }
 
 static bool takes_value(const ConfigOption *o)
@@ -140,11 +153,10 @@ static void bash_words(GString *out, const char *path, const Verb *v,
                            path);
     for (const ConfigOption *o = options; o->name; o++)
         g_string_append_printf(out, "--%s ", o->name);
-    g_string_append(out, "'\n            else\n                ");
+    g_string_append_printf(out, "'\n            else\n                files=%s",
+                           names_files(v) ? "yes" : "");
     if (words_of(v))
-        g_string_append_printf(out, "words=$(%s 2>/dev/null)", words_of(v));
-    else
-        g_string_append(out, v->names == NAMES_FILES ? "files=yes" : ":");
+        g_string_append_printf(out, " words=$(%s 2>/dev/null)", words_of(v));
     g_string_append(out, "\n            fi ;;\n");
 }
 
@@ -218,14 +230,15 @@ static void zsh_verb(GString *out, const char *path, const Verb *v,
     g_string_append_printf(out, "    '%s')\n        _arguments \\\n", path);
     for (const ConfigOption *o = options; o->name; o++)
         zsh_option(out, o);
-    if (words_of(v)) {
-        g_string_append_printf(out, "        '%s:%s:($(%s 2>/dev/null))' ;;\n",
+    if (v->names == NAMES_VMS_AND_FILES)
+        g_string_append_printf(out, "        '1:vm:($(%s 2>/dev/null))' \\\n",
+                               words_of(v));
+    else if (words_of(v))
+        g_string_append_printf(out, "        '%s:%s:($(%s 2>/dev/null))' \\\n",
                                v->max_names > 1 ? "*" : "1",
                                v->names == NAMES_VMS ? "vm" : "image", words_of(v));
-        return;
-    }
-    g_string_append(out, v->names == NAMES_FILES ? "        '*:file:_files' ;;\n"
-                                                 : "        ;;\n");
+    g_string_append(out,
+                    names_files(v) ? "        '*:file:_files' ;;\n" : "        ;;\n");
 }
 
 static void zsh_families(GString *out)
@@ -313,10 +326,10 @@ static void fish_verb(GString *out, const char *path, const Verb *v,
     g_autofree char *seen = fish_seen(path);
 
     if (words_of(v))
-        g_string_append_printf(out,
-                               "complete -c hutch -n '%s' -a '(%s 2>/dev/null)' -d %s\n",
-                               seen, words_of(v), v->names == NAMES_VMS ? "vm" : "image");
-    if (v->names == NAMES_FILES)
+        g_string_append_printf(
+            out, "complete -c hutch -n '%s' -a '(%s 2>/dev/null)' -d %s\n", seen,
+            words_of(v), v->names == NAMES_GUESTS ? "image" : "vm");
+    if (names_files(v))
         g_string_append_printf(out, "complete -c hutch -n '%s' -F\n", seen);
     for (const ConfigOption *o = options; o->name; o++)
         fish_option(out, seen, o);

@@ -155,11 +155,14 @@ static void list_statuses(GString *out, const Verb *verb)
 
 static void list_verbs(GString *out, const Verb *table)
 {
-    g_string_append(out, "\nVerbs:\n");
+    if (!table->group)
+        g_string_append(out, "\nVerbs:\n");
     for (const Verb *v = table; v->name; v++) {
         g_autofree char *left = g_strdup_printf("%s%s%s", v->name, *v->args ? " " : "",
                                                 v->args);
 
+        if (v->group)
+            g_string_append_printf(out, "\n%s:\n", v->group);
         if (!v->hidden)
             entry(out, 2, left, v->help);
     }

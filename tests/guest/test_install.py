@@ -186,7 +186,9 @@ def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images
         "run --kernel=vml": "run --kernel=vmlinuz", "run --serial no": "run --serial none",
         "run --config conf": "run --config config.json",
         "stop we": "stop web", "rm web wo": "rm web worker", "disk list wo": "disk list worker",
-        "control we": "control web", "config show we": "config show web", "ps --qu": "ps --quiet",
+        "control we": "control web", "exec we": "exec web", "put we": "put web",
+        "put web im": "put web image.raw", "agent ping wo": "agent ping worker",
+        "metrics we": "metrics web", "config show we": "config show web", "ps --qu": "ps --quiet",
         "run --cpus 2 --no-re": "run --cpus 2 --no-reboot",
     }
     with bash() as shell:
