@@ -11,6 +11,9 @@
 
 typedef struct Virtiofsd Virtiofsd;
 
+/* Where it is looked for when it is not in PATH; ends with NULL. */
+extern const char *const virtiofsd_folders[];
+
 /* Main thread, or the loop.  Finds the program and looks at the folder; starts nothing.
  * `id` begins the lines about it in our log. */
 Virtiofsd *virtiofsd_new(const char *folder, bool readonly, const char *id, IoLoop *loop,

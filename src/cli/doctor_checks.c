@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/virtiofsd.h"
 #include "src/cli/doctor.h"
 #include "util/bits.h"
 #include "util/fd.h"
@@ -349,13 +350,10 @@ static bool in_folder(const Host *h, const char *folder, const char *program)
     return *folder && access(full, X_OK) == 0;
 }
 
-/* A new string: the folder of a program, in $PATH or one where distributions put helpers;
- * NULL: it is not installed. */
-static char *find_program(const Host *h, const char *program)
+/* A new string: the folder of a program; NULL: it is not installed. */
+static char *find_in_path(const Host *h, const char *program)
 {
-    g_autofree char *all = g_strconcat(
-        h->path ? h->path : "", ":/usr/libexec:/usr/lib/qemu:/usr/lib/virtiofsd", NULL);
-    g_auto(GStrv) folders = g_strsplit(all, ":", 0);
+    g_auto(GStrv) folders = g_strsplit(h->path ? h->path : "", ":", 0);
 
     for (char **f = folders; *f; f++)
         if (in_folder(h, *f, program))
@@ -365,8 +363,11 @@ static char *find_program(const Host *h, const char *program)
 
 static Found check_virtiofsd(const Host *h)
 {
-    g_autofree char *folder = find_program(h, "virtiofsd");
+    g_autofree char *folder = find_in_path(h, "virtiofsd");
 
+    for (const char *const *f = virtiofsd_folders; !folder && *f; f++)
+        if (in_folder(h, *f, "virtiofsd"))
+            folder = g_strdup(*f);
     if (folder)
         return found(FOUND_OK, NULL, "virtiofsd is in %s", folder);
     return found(FOUND_WARN, "sudo apt install virtiofsd, or qemu-system-common",
@@ -375,7 +376,7 @@ static Found check_virtiofsd(const Host *h)
 
 static Found check_extra_program(const Host *h, const char *program, const char *instead)
 {
-    g_autofree char *folder = find_program(h, program);
+    g_autofree char *folder = find_in_path(h, program);
 
     if (folder)
         return found(FOUND_OK, NULL, "%s is in %s; %s without it", program, folder,

@@ -60,15 +60,17 @@ struct Virtiofsd {
 
 /* ---- finding it ------------------------------------------------------------------- */
 
+const char *const virtiofsd_folders[] = {"/usr/libexec", "/usr/lib/qemu", NULL};
+
 static char *find_program(void)
 {
-    static const char *const places[] = {"/usr/libexec/virtiofsd",
-                                         "/usr/lib/qemu/virtiofsd"};
     char *found = g_find_program_in_path("virtiofsd");
 
-    for (size_t i = 0; !found && i < G_N_ELEMENTS(places); i++)
-        if (g_file_test(places[i], G_FILE_TEST_IS_EXECUTABLE))
-            found = g_strdup(places[i]);
+    for (const char *const *f = virtiofsd_folders; !found && *f; f++) {
+        found = g_strconcat(*f, "/virtiofsd", NULL);
+        if (!g_file_test(found, G_FILE_TEST_IS_EXECUTABLE))
+            g_clear_pointer(&found, g_free);
+    }
     return found;
 }
 
