@@ -3,8 +3,6 @@
 
 #include <stdio.h>
 
-#include "src/cli/image.h"
-
 typedef struct AgentArgs {
     bool json;
     uint64_t timeout_s;

@@ -36,19 +36,16 @@ static bool on_output(void *opaque, int fd, const char *data, size_t len, GError
     return true;
 }
 
-static bool on_stop(void *opaque)
-{
-    return interrupt_signal() != 0;
-}
-
 bool copy_script(Copy *c, GString *out, GError **error, const char *script, ...)
 {
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
     g_autoptr(GString) err = g_string_new(NULL);
     g_autofree char *why = NULL;
     Said said = {out, err};
-    AgentExec x = {
-        .output = on_output, .stop = on_stop, .timeout_ms = SCRIPT_MS, .opaque = &said};
+    AgentExec x = {.output = on_output,
+                   .stop = interrupt_stop,
+                   .timeout_ms = SCRIPT_MS,
+                   .opaque = &said};
     bool timed_out;
     va_list ap;
     int status;
@@ -72,11 +69,7 @@ bool copy_script(Copy *c, GString *out, GError **error, const char *script, ...)
 
 bool copy_interrupted(GError **error)
 {
-    if (!interrupt_signal())
-        return false;
-    fail(error, VM_ERROR_BUSY, "stopped by signal %d (%s)", interrupt_signal(),
-         strsignal(interrupt_signal()));
-    return true;
+    return interrupt_signal() && !interrupt_fail(error);
 }
 
 /* ---- the verbs ------------------------------------------------------------------------

@@ -119,17 +119,13 @@ static bool on_output(void *opaque, int fd, const char *data, size_t len, GError
     return untar_feed(u->untar, data, len, error);
 }
 
-static bool on_stop(void *opaque)
-{
-    return interrupt_signal() != 0;
-}
-
 static bool unpack(Copy *c, const char *from, Unpacking *u, GError **error)
 {
     g_autofree char *parent = g_path_get_dirname(from);
     g_autofree char *name = g_path_get_basename(from);
     const char *const argv[] = {"tar", "-C", parent, "-cf", "-", "--", name, NULL};
-    AgentExec x = {.argv = argv, .output = on_output, .stop = on_stop, .opaque = u};
+    AgentExec x = {
+        .argv = argv, .output = on_output, .stop = interrupt_stop, .opaque = u};
     g_autofree char *why = NULL;
     unsigned left_out;
     bool timed_out;

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "src/cli/agent.h"
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 
 enum {
     MAX_STDIN = 256 * 1024 * 1024,
@@ -141,11 +141,6 @@ static bool on_output(void *opaque, int fd, const char *data, size_t len, GError
     return true;
 }
 
-static bool is_interrupted(void *opaque)
-{
-    return interrupt_signal() != 0;
-}
-
 /* ---- doing it -------------------------------------------------------------------------
  */
 
@@ -174,7 +169,7 @@ static bool run(Exec *e, const ExecArgs *args, char **names, const GString *inpu
                    .input_len = input->len,
                    .timeout_ms = (int64_t)args->timeout_s * 1000,
                    .output = on_output,
-                   .stop = is_interrupted,
+                   .stop = interrupt_stop,
                    .opaque = e};
     bool timed_out = false;
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "src/cli/fleet.h"
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/unixsocket.h"

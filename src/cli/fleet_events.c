@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "src/cli/fleet.h"
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/json.h"

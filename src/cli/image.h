@@ -6,6 +6,7 @@
 
 #include "backend/image.h"
 #include "src/cli/cli.h"
+#include "src/cli/interrupt.h"
 
 extern const Verb image_verbs[]; /* image.c */
 
@@ -173,14 +174,6 @@ typedef struct Target {
 bool target_begin(Target *t, const char *path, GError **error);
 bool target_commit(Target *t, GError **error); /* nobody has it open for writing now */
 void target_clear(Target *t);                  /* removes what was not committed */
-
-/* SIGINT, SIGTERM and SIGHUP ask a walk to stop; a second one ends us at once, without
- * the temporary file. */
-void interrupt_watch(void);
-int interrupt_signal(void); /* 0: none yet */
-/* The first of them also shuts this socket down, so that who waits for what comes through
- * it hears of it at once; -1: none. */
-void interrupt_shuts(int socket);
 
 /* ---- image_walk.c ----------------------------------------------------------------- */
 

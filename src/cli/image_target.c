@@ -5,56 +5,14 @@
  * be removed. */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/cli/image.h"
 #include "util/fd.h"
 #include "util/log.h"
-
-/* ---- signals ---------------------------------------------------------------------- */
-
-static volatile sig_atomic_t interrupted;
-static char *volatile unfinished; /* for a second signal, which must not wait */
-static volatile sig_atomic_t shut = -1;
-
-static void on_signal(int sig)
-{
-    if (interrupted) {
-        if (unfinished)
-            unlink(unfinished);
-        _exit(128 + sig);
-    }
-    interrupted = sig;
-    if (shut >= 0)
-        shutdown(shut, SHUT_RDWR);
-}
-
-void interrupt_watch(void)
-{
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action = {.sa_handler = on_signal}, old;
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++)
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &action, NULL); /* nohup is respected */
-}
-
-void interrupt_shuts(int socket)
-{
-    shut = socket;
-    if (socket >= 0 && interrupted)
-        shutdown(socket, SHUT_RDWR);
-}
-
-int interrupt_signal(void)
-{
-    return interrupted;
-}
 
 /* ---- beginning -------------------------------------------------------------------- */
 
@@ -113,7 +71,7 @@ bool target_begin(Target *t, const char *path, GError **error)
                                : g_strdup_printf("%s.partial-%06x", t->path,
                                                  g_random_int() & 0xffffff);
     if (!t->in_place)
-        unfinished = t->temporary;
+        interrupt_removes(t->temporary);
     return true;
 }
 
@@ -150,14 +108,14 @@ bool target_commit(Target *t, GError **error)
         return false;
     if (rename(t->temporary, t->path) < 0)
         return fail_errno(error, "'%s': give it its name", t->path);
-    unfinished = NULL;
+    interrupt_removes(NULL);
     g_clear_pointer(&t->temporary, g_free);
     return t->unsafe || sync_path(folder, O_DIRECTORY, error);
 }
 
 void target_clear(Target *t)
 {
-    unfinished = NULL;
+    interrupt_removes(NULL);
     if (t->temporary && !t->in_place)
         unlink(t->temporary);
     g_clear_pointer(&t->old, image_free);

@@ -201,12 +201,6 @@ static void wait_for(Crew *c)
     }
 }
 
-static bool fail_interrupted(GError **error)
-{
-    return fail(error, VM_ERROR_BUSY, "stopped by signal %d (%s)", interrupt_signal(),
-                strsignal(interrupt_signal()));
-}
-
 bool walk_run(Walk *w, GError **error)
 {
     pthread_t threads[WALK_MAX_THREADS];
@@ -229,7 +223,7 @@ bool walk_run(Walk *w, GError **error)
     if (!c.error && !interrupt_signal())
         return true;
     if (!c.error)
-        return fail_interrupted(error);
+        return interrupt_fail(error);
     g_propagate_error(error, c.error);
     return false;
 }

@@ -58,8 +58,7 @@ static bool listen_to(Child *c, ProgramSink *sink, void *opaque, Progress *progr
         if (progress)
             progress_tick(progress);
         if (interrupt_signal())
-            return fail(error, VM_ERROR_BUSY, "stopped by signal %d (%s)",
-                        interrupt_signal(), strsignal(interrupt_signal()));
+            return interrupt_fail(error);
         if (p[0].revents && (n = take(&c->out, buf, sizeof(buf))) > 0 &&
             !sink(opaque, buf, (size_t)n, error))
             return false;

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/test.h"
 #include "util/fd.h"
 #include "util/ioloop.h"

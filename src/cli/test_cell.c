@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/test.h"
 #include "util/ioloop.h"
 #include "util/log.h"

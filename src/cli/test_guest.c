@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
-#include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/test.h"
 #include "util/bits.h"
 #include "util/fd.h"
@@ -25,11 +25,6 @@ enum {
 static const char mount_script[] = "mkdir -p " MOUNT_POINT
                                    " && mount -t virtiofs " TEST_TAG " " MOUNT_POINT;
 static const char unmount_script[] = "umount " MOUNT_POINT " || sync";
-
-static bool stop(void *opaque)
-{
-    return interrupt_signal() != 0;
-}
 
 /* ---- booting ---------------------------------------------------------------------- */
 
@@ -137,7 +132,7 @@ static bool run_command(Agent *a, const TestRun *run, TestResult *ret, GError **
                          .cwd = folder,
                          .timeout_ms = (int64_t)o->timeout_s * 1000,
                          .output = pass_on,
-                         .stop = stop,
+                         .stop = interrupt_stop,
                          .opaque = tail};
     int64_t start = clock_ns();
     bool timed_out = false, ok;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/test.h"
 #include "util/bits.h"
 #include "util/fd.h"

@@ -10,6 +10,7 @@
 #include "src/cli/disk.h"
 #include "src/cli/fleet.h"
 #include "src/cli/image.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/metrics.h"
 #include "src/cli/set.h"
 #include "src/cli/test.h"
