@@ -86,6 +86,10 @@ typedef struct PlaceInfo {
 /* Looks without touching: nobody who claims the name can tell. */
 bool place_look(const char *name, PlaceInfo *ret, GError **error);
 
+/* Always false, with VM_ERROR_NOT_FOUND: why a VM of that state, which is not running,
+ * cannot be talked to. */
+bool place_fail(const char *name, PlaceState state, GError **error);
+
 /* A pidfd of the monitor that has the name, never of another process that has got its
  * number; -1 with an error, VM_ERROR_NOT_FOUND if there is none. */
 int place_pidfd(const char *name, GError **error);

@@ -78,6 +78,7 @@ bool link_wanted(const AgentLink *l)
 static bool find(AgentLink *l, const char *vm, GError **error)
 {
     g_autofree char *folder = NULL;
+    PlaceInfo info;
 
     l->path = strchr(vm, '/') ? g_strdup(vm) : place_file(vm, AGENT_SOCKET, error);
     if (!l->path)
@@ -88,9 +89,10 @@ static bool find(AgentLink *l, const char *vm, GError **error)
         return true;
     if (strchr(vm, '/'))
         return fail(error, VM_ERROR_NOT_FOUND, "there is no socket '%s'", vm);
-    if (!g_file_test(folder, G_FILE_TEST_IS_DIR))
-        return fail(error, VM_ERROR_NOT_FOUND,
-                    "there is no VM named '%s'; 'hutch run --name' names one", vm);
+    if (!place_look(vm, &info, error))
+        return false;
+    if (info.state != PLACE_RUNNING)
+        return place_fail(vm, info.state, error);
     return fail(error, VM_ERROR_NOT_FOUND,
                 "the VM '%s' has no port for a guest agent; start it with --agent", vm);
 }

@@ -5,9 +5,9 @@
 #include "machine/config.h"
 #include "util/error.h"
 
-/* The exit status of `hutch` when it could not do what it was asked (see Verb.statuses
- * for the others). */
-enum { EXIT_CANNOT = 125 };
+/* The exit status of `hutch` when a time limit was over, and when it could not do what it
+ * was asked (see Verb.statuses for the others). */
+enum { EXIT_TIMEOUT = 124, EXIT_CANNOT = 125 };
 
 typedef struct ExitStatus {
     const char *status, *meaning;

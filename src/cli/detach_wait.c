@@ -21,7 +21,6 @@
 
 enum {
     MAX_LINE = 64 * 1024,
-    STATUS_TIMEOUT = 124,
     KNOCK_AGAIN_MS = 20,     /* after the guest has refused */
     KNOCK_PATIENCE_MS = 250, /* before it is tried anew: a guest without a network yet
                                 would be asked again only after seconds */
@@ -170,7 +169,7 @@ static int fail_waiting(Waiter *w, Heard heard)
                   " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
                   w->name, w->options->wait ? w->options->wait : "",
                   w->options->wait_timeout, w->name, w->name);
-        return STATUS_TIMEOUT;
+        return EXIT_TIMEOUT;
     }
     if (heard == HEARD_NOTHING)
         log_error("the VM did not begin to run within %" G_GUINT64_FORMAT " s",
@@ -179,7 +178,7 @@ static int fail_waiting(Waiter *w, Heard heard)
         log_error("VM '%s': its monitor was killed", w->name);
     else
         log_error("the monitor of the VM was killed before it ran");
-    return heard == HEARD_NOTHING ? STATUS_TIMEOUT : EXIT_CANNOT;
+    return heard == HEARD_NOTHING ? EXIT_TIMEOUT : EXIT_CANNOT;
 }
 
 static int fail_ended(Waiter *w, const json_t *message)

@@ -13,7 +13,6 @@ enum {
     MAX_STDIN = 256 * 1024 * 1024,
     MAX_JSON = 64 * 1024 * 1024, /* of output, with --json */
     WRITABLE_MS = 20,
-    EXIT_TIMEOUT = 124,
 };
 
 typedef struct ExecArgs {

@@ -37,25 +37,6 @@ json_t *fleet_read(const char *name, const char *file)
                : NULL;
 }
 
-bool fleet_fail_none(const char *vm, GError **error)
-{
-    return fail(error, VM_ERROR_NOT_FOUND,
-                "there is no VM named '%s'; 'hutch ps' lists "
-                "them",
-                vm);
-}
-
-bool fleet_fail_not_running(const char *vm, const PlaceInfo *info, GError **error)
-{
-    if (info->state == PLACE_NONE)
-        return fleet_fail_none(vm, error);
-    return fail(error, VM_ERROR_NOT_FOUND,
-                info->state == PLACE_DEAD
-                    ? "the VM '%s' does not run any more: its monitor was killed"
-                    : "the VM '%s' has ended; 'hutch wait' tells how",
-                vm);
-}
-
 bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns)
 {
     struct pollfd p = {.fd = pidfd, .events = POLLIN};

@@ -75,8 +75,5 @@ bool fleet_look(char **names, FleetVm *ret, GError **error);
 /* A file of a run folder, as JSON; NULL: not there, or not that. */
 json_t *fleet_read(const char *name, const char *file);
 
-bool fleet_fail_none(const char *vm, GError **error);
-bool fleet_fail_not_running(const char *vm, const PlaceInfo *info, GError **error);
-
 /* Until the process behind a pidfd has ended; false: the time (-1: none) is over. */
 bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns);

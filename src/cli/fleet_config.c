@@ -14,7 +14,7 @@ static json_t *config_of(const char *vm, GError **error)
         return config;
     }
     if (place_look(vm, &info, error) && info.state == PLACE_NONE)
-        fleet_fail_none(vm, error);
+        place_fail(vm, PLACE_NONE, error);
     else if (!error || !*error)
         fail(error, VM_ERROR_NOT_FOUND, "VM '%s' has no config.json in its run folder",
              vm);

@@ -100,7 +100,7 @@ static int connect_console(const char *vm, GError **error)
     if (!path || !place_look(vm, &info, error))
         return -1;
     if (info.state != PLACE_RUNNING) {
-        fleet_fail_not_running(vm, &info, error);
+        place_fail(vm, info.state, error);
         return -1;
     }
     fd = unix_connect(path, &inner);

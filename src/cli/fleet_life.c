@@ -139,7 +139,7 @@ bool fleet_act_rename(void *options, char **names, int *status, GError **error)
         if (!reply)
             return false;
     } else {
-        return fleet_fail_not_running(names[0], &info, error);
+        return place_fail(names[0], info.state, error);
     }
     if (args->json)
         cli_print_json(json_pack("{s:s}", "name", names[1]));
@@ -169,7 +169,7 @@ static bool do_kill(const FleetArgs *args, const char *vm, json_t *ret, GError *
     if (!place_look(vm, &info, error))
         return false;
     if (info.state != PLACE_RUNNING)
-        return fleet_fail_not_running(vm, &info, error);
+        return place_fail(vm, info.state, error);
     pidfd = place_pidfd(vm, error);
     return pidfd >= 0 && kill_pidfd(pidfd, vm, error);
 }
@@ -212,7 +212,7 @@ static bool do_rm(const FleetArgs *args, const char *vm, json_t *ret, GError **e
     if (info.state == PLACE_RUNNING && !end_it(vm, error))
         return false;
     if (info.state == PLACE_NONE)
-        return place_tidy(vm) || fleet_fail_none(vm, error);
+        return place_tidy(vm) || place_fail(vm, PLACE_NONE, error);
     if (!place_claim(&place, vm, error))
         return false;
     place_release(&place);

@@ -170,7 +170,7 @@ static bool look_at(const char *name, FleetVm *ret, GError **error)
     char *one[] = {(char *)name, NULL};
 
     return fleet_look(one, ret, error) &&
-           (ret->info.state != PLACE_NONE || fleet_fail_none(name, error));
+           (ret->info.state != PLACE_NONE || place_fail(name, PLACE_NONE, error));
 }
 
 bool fleet_act_status(void *options, char **names, int *status, GError **error)

@@ -134,7 +134,7 @@ static bool open_logs(Logs *l, const char *vm, GError **error)
     if (!place_look(vm, &info, error))
         return false;
     if (info.state == PLACE_NONE)
-        return fleet_fail_none(vm, error);
+        return place_fail(vm, PLACE_NONE, error);
     l->path = place_file(vm, l->args->monitor ? PLACE_LOG : PLACE_CONSOLE_LOG, error);
     l->older = g_strconcat(l->path, ".1", NULL);
     older = open(l->older, O_RDONLY | O_CLOEXEC);

@@ -15,7 +15,6 @@
 #include "util/log.h"
 
 enum {
-    STATUS_TIMEOUT = 124,
     SHOW_AFTER_MS = 400,
     LOG_AFTER_MS = 2000,
     PRESS_AGAIN_MS = 3000, /* a guest that boots may not have listened yet */
@@ -279,7 +278,7 @@ static Outcome wait_for(const char *vm, int64_t deadline_ns, json_t **ret, GErro
         return FAILED;
     }
     if (info.state == PLACE_NONE)
-        fleet_fail_none(vm, error);
+        place_fail(vm, PLACE_NONE, error);
     else
         fail(error, VM_ERROR_NOT_FOUND,
              "the VM '%s' does not run any more: its monitor was killed", vm);
@@ -313,7 +312,7 @@ bool fleet_act_wait(void *options, char **names, int *status, GError **error)
         return true;
     case RUNS_ON:
         json_decref(result);
-        *status = STATUS_TIMEOUT;
+        *status = EXIT_TIMEOUT;
         return fail(error, VM_ERROR_BUSY,
                     "the VM '%s' has not ended after %" G_GUINT64_FORMAT " s", names[0],
                     args->timeout_s);

@@ -112,7 +112,7 @@ static char *folder_of(const TestOptions *o)
 static void judge(const TestOptions *o, int status, bool timed_out, TestResult *ret)
 {
     if (timed_out) {
-        test_result_fail(ret, TEST_TIMEOUT, 124,
+        test_result_fail(ret, TEST_TIMEOUT, EXIT_TIMEOUT,
                          g_strdup_printf("the command was not over after %d s, its time "
                                          "limit (--timeout)",
                                          (int)o->timeout_s));

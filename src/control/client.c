@@ -136,23 +136,16 @@ static bool fail_connect(const char *vm, GError **error)
     PlaceInfo info = {.state = PLACE_NONE};
 
     g_clear_error(error);
-    if (!is_path && place_look(vm, &info, NULL) && info.state == PLACE_ENDED)
-        return fail(error, VM_ERROR_NOT_FOUND,
-                    "the VM '%s' has ended; 'hutch wait' tells how", vm);
-    if (!is_path && info.state == PLACE_RUNNING && (err == ENOENT || err == ECONNREFUSED))
+    if (!is_path && place_look(vm, &info, NULL) && info.state != PLACE_RUNNING)
+        return place_fail(vm, info.state, error);
+    if (info.state == PLACE_RUNNING && (err == ENOENT || err == ECONNREFUSED))
         return fail(error, VM_ERROR_BUSY,
                     "the VM '%s' is just beginning or ending; try again in a moment", vm);
     errno = err;
     if (errno == ENOENT)
-        return fail(error, VM_ERROR_NOT_FOUND,
-                    is_path ? "there is no socket '%s'"
-                            : "there is no VM named '%s'; 'hutch run --name' names one",
-                    vm);
+        return fail(error, VM_ERROR_NOT_FOUND, "there is no socket '%s'", vm);
     if (errno == ECONNREFUSED)
-        return fail(error, VM_ERROR_NOT_FOUND,
-                    is_path ? "nobody listens on '%s' any more"
-                            : "the VM '%s' does not run any more: its monitor was killed",
-                    vm);
+        return fail(error, VM_ERROR_NOT_FOUND, "nobody listens on '%s' any more", vm);
     return fail_errno(error, "connect to VM '%s'", vm);
 }
 

@@ -133,6 +133,18 @@ bool place_look(const char *name, PlaceInfo *ret, GError **error)
 /* The number in the file is its holder's.  When it is held still after the pidfd was
  * made, the process behind that is the holder: had that one died before, the lock would
  * be free. */
+bool place_fail(const char *name, PlaceState state, GError **error)
+{
+    if (state == PLACE_NONE)
+        return fail(error, VM_ERROR_NOT_FOUND,
+                    "there is no VM named '%s'; 'hutch ps' lists them", name);
+    return fail(error, VM_ERROR_NOT_FOUND,
+                state == PLACE_DEAD
+                    ? "the VM '%s' does not run any more: its monitor was killed"
+                    : "the VM '%s' has ended; 'hutch wait' tells how",
+                name);
+}
+
 int place_pidfd(const char *name, GError **error)
 {
     bool none;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "control/place.h"
 #include "fake.h"
 #include "util/ioloop.h"
 
@@ -50,21 +51,27 @@ static void a_refusal_is_the_agents_reason_made_printable(void)
 static void without_a_vm_or_a_port_nothing_is_connected(void)
 {
     g_autofree char *runtime = g_dir_make_tmp("hutch-agent-XXXXXX", NULL);
-    g_autofree char *folder = g_build_filename(runtime, "hutch", "vm1", NULL);
-    g_autofree char *parent = g_path_get_dirname(folder);
+    g_autofree char *parent = g_build_filename(runtime, "hutch", NULL);
     g_autoptr(GError) error = NULL;
+    Place place = {0};
 
     g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
     g_assert_null(agent_connect("vm1", LIMIT_MS, &error));
     g_assert_error(error, VM_ERROR, VM_ERROR_NOT_FOUND);
     g_assert_nonnull(strstr(error->message, "no VM named 'vm1'"));
     g_clear_error(&error);
-    g_assert_cmpint(g_mkdir_with_parents(folder, 0700), ==, 0);
+    g_assert_true(place_claim(&place, "vm1", NULL));
     g_assert_null(agent_connect("vm1", LIMIT_MS, &error));
     g_assert_nonnull(strstr(error->message, "--agent"));
-    rmdir(folder);
+    g_clear_error(&error);
+    g_assert_true(place_write(&place, PLACE_RESULT, "{}", NULL));
+    place_keep(&place);
+    g_assert_null(agent_connect("vm1", LIMIT_MS, &error));
+    g_assert_nonnull(strstr(error->message, "has ended"));
+    g_assert_true(place_claim(&place, "vm1", NULL));
+    place_release(&place);
     rmdir(parent);
-    rmdir(runtime);
+    g_assert_cmpint(rmdir(runtime), ==, 0);
 }
 
 /* ---- an agent that does not follow the rules ------------------------------------------
