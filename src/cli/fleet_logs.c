@@ -19,28 +19,34 @@ FLEET_TABLE(fleet_logs_args,
                       "what the monitor says, not the guest's console"),
             FLEET_ROW("json", 0, PARAM_BOOL, json, "print each line as a JSON string"));
 
+enum { MAX_LINE = 64 * 1024 }; /* bytes of one JSON string; a guest need not end a line */
+
 typedef struct Logs {
     const FleetArgs *args;
     char *path, *older;
     int fd;
-    GString *line; /* --json: what is of the next line */
-    bool tame;     /* a terminal reads it */
+    GString *line;      /* --json: what is of the next line */
+    bool tame;          /* a terminal reads it */
+    unsigned char last; /* byte that the terminal got */
 } Logs;
 
 /* A guest must not drive the terminal: of control characters only line feeds and tabs get
- * through.  UTF-8's C1 controls begin with 0xc2, which is dropped before them. */
-static size_t tame(char *text, size_t len)
+ * through.  UTF-8's C1 controls are a byte of 0x80 to 0x9f behind 0xc2, which may have
+ * been the last byte of the part before. */
+static size_t tame(char *text, size_t len, unsigned char *last)
 {
     size_t out = 0;
 
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)text[i];
-        bool c1 = c == 0xc2 && i + 1 < len && ((unsigned char)text[i + 1] & 0xe0) == 0x80;
+        bool c1 = *last == 0xc2 && (c & 0xe0) == 0x80;
 
-        if (c == '\n' || c == '\t' || (c >= ' ' && c != 0x7f && !c1))
-            text[out++] = text[i];
-        else if (c != '\r')
-            text[out++] = '?';
+        if (c == '\r')
+            continue;
+        if (c != '\n' && c != '\t' && (c < ' ' || c == 0x7f || c1))
+            text[i] = '?';
+        *last = (unsigned char)text[i];
+        text[out++] = text[i];
     }
     return out;
 }
@@ -48,10 +54,10 @@ static size_t tame(char *text, size_t len)
 static void print_lines(Logs *l, const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
-        if (text[i] != '\n') {
+        if (text[i] != '\n')
             g_string_append_c(l->line, text[i]);
+        if (text[i] != '\n' && l->line->len < MAX_LINE)
             continue;
-        }
         g_autofree char *valid = g_utf8_make_valid(l->line->str, (gssize)l->line->len);
         json_t *json = json_string(valid);
 
@@ -68,7 +74,8 @@ static bool print_rest(Logs *l, int fd, GError **error)
     char part[16 * 1024];
     ssize_t n;
 
-    while ((n = read(fd, part, sizeof(part))) != 0) {
+    /* A guest that floods may never let us come to an end. */
+    while (!interrupt_signal() && (n = read(fd, part, sizeof(part))) != 0) {
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -76,7 +83,8 @@ static bool print_rest(Logs *l, int fd, GError **error)
         if (l->args->json)
             print_lines(l, part, (size_t)n);
         else
-            fwrite(part, 1, l->tame ? tame(part, (size_t)n) : (size_t)n, stdout);
+            fwrite(part, 1, l->tame ? tame(part, (size_t)n, &l->last) : (size_t)n,
+                   stdout);
     }
     return fflush(stdout) == 0 || fail_errno(error, "write the log");
 }
@@ -93,7 +101,7 @@ static bool is_other(int fd, const char *path)
 static bool print_all(Logs *l, GError **error)
 {
     while (print_rest(l, l->fd, error)) {
-        if (!is_other(l->fd, l->path))
+        if (interrupt_signal() || !is_other(l->fd, l->path))
             return true;
         if (!print_rest(l, l->fd, error)) /* said before it changed places */
             return false;
