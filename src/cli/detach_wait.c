@@ -215,7 +215,8 @@ static int succeed(Waiter *w)
 static int wait_for_agent(Waiter *w)
 {
     g_autoptr(GError) error = NULL;
-    int ms = w->deadline_ns ? (int)MAX((w->deadline_ns - clock_ns()) / MS, 1) : INT_MAX;
+    int64_t left_ms = clock_left_ns(w->deadline_ns) / MS;
+    int ms = w->deadline_ns ? (int)CLAMP(left_ms, 1, INT_MAX) : INT_MAX;
     Agent *agent = agent_connect(w->name, ms, &error);
 
     if (agent) {

@@ -161,7 +161,7 @@ static void wait_for_something(Screen *s)
 {
     struct pollfd p[] = {{.fd = STDIN_FILENO, .events = POLLIN},
                          {.fd = s->signal_fd, .events = POLLIN}};
-    int64_t left_ns = MAX(s->next_ns - clock_ns(), 0);
+    int64_t left_ns = clock_left_ns(s->next_ns);
 
     if (poll(p, G_N_ELEMENTS(p), (int)((left_ns + 999999) / 1000000)) <= 0)
         return;
