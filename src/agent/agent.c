@@ -16,6 +16,7 @@
 enum {
     MAX_TEXT = 300,      /* bytes of the guest's words in a message of ours */
     MAX_COMMANDS = 1024, /* that guest-info may list */
+    MAX_VALUES = 65536,  /* in one reply; each costs us some hundred bytes */
     BYTES_PER_MS = 100,  /* a slow guest still carries so much */
     SLEEP_STEP_MS = 10,
 };
@@ -130,6 +131,18 @@ static bool is_reply(const json_t *reply)
                                      json_is_object(json_object_get(reply, "error")));
 }
 
+/* NULL: it is no JSON, or so much of it that 48 MiB of text would be gigabytes of values.
+ * What a long reply is long of is one text, of base64, and has none of these in it. */
+static json_t *parse(const char *line, size_t len)
+{
+    size_t values = 0;
+
+    for (size_t i = 0; i < len; i++)
+        values += line[i] == ',' || line[i] == '[' || line[i] == '{';
+    /* Which is content with 2048 levels. */
+    return values <= MAX_VALUES ? json_loadb(line, len, 0, NULL) : NULL;
+}
+
 /* A new reference to the whole reply.  NULL without an error: the deadline is over. */
 static json_t *next_reply(Agent *a, int64_t deadline_ns, GError **error)
 {
@@ -139,7 +152,7 @@ static json_t *next_reply(Agent *a, int64_t deadline_ns, GError **error)
 
     if (!link_line(&a->link, &line, &len, deadline_ns, error))
         return NULL;
-    reply = json_loadb(line, len, 0, NULL); /* which is content with 2048 levels */
+    reply = parse(line, len);
     if (is_reply(reply))
         return reply;
     json_decref(reply);
@@ -178,7 +191,7 @@ static bool synchronise(Agent *a, int64_t deadline_ns, GError **error)
         if (!link_skip(&a->link, deadline_ns, error) ||
             !link_line(&a->link, &line, &len, deadline_ns, error))
             return false;
-        reply = json_loadb(line, len, 0, NULL);
+        reply = parse(line, len);
         value = json_object_get(reply, "return");
         same = json_is_integer(value) && json_integer_value(value) == id;
         json_decref(reply);

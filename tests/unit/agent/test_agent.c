@@ -150,6 +150,20 @@ static void an_answer_nested_without_end_is_refused(void)
     expect_call_failure(lies, LIMIT_MS, "what is no answer");
 }
 
+/* 3 bytes of text each, and 240 of memory. */
+static void an_answer_of_too_many_values_is_refused(void)
+{
+    GString *text = g_string_new("{\"return\":[{}");
+    const FakeLie *lies;
+
+    for (unsigned i = 0; i < 100 * 1000; i++)
+        g_string_append(text, ",{}");
+    g_string_append(text, "]}");
+    lies = (const FakeLie[]){{"guest-ping", FAKE_SAY, text->str}, {0}};
+    expect_call_failure(lies, LIMIT_MS, "what is no answer");
+    g_string_free(text, TRUE);
+}
+
 static void half_an_answer_costs_the_time_limit(void)
 {
     static const FakeLie lies[] = {{"guest-ping", FAKE_HALF, "{\"return\":{}}"}, {0}};
@@ -299,6 +313,7 @@ int main(int argc, char **argv)
     ADD(who_hangs_up_has_ended);
     ADD(an_answer_that_is_none_is_refused);
     ADD(an_answer_nested_without_end_is_refused);
+    ADD(an_answer_of_too_many_values_is_refused);
     ADD(half_an_answer_costs_the_time_limit);
     ADD(a_flood_without_a_line_is_cut_off);
     ADD(after_a_late_answer_the_next_call_is_in_step);
