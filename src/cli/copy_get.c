@@ -170,6 +170,20 @@ static bool receive_tree(Copy *c, const char *from, const char *folder, uint64_t
     return ok;
 }
 
+/* Or a link of the guest's choice would stand where the next `get` to this folder goes.
+ */
+static bool is_folder(const Copy *c, const char *from, const char *unpacked,
+                      GError **error)
+{
+    struct stat st;
+
+    return (lstat(unpacked, &st) == 0 && S_ISDIR(st.st_mode)) ||
+           fail(error, VM_ERROR_INVALID,
+                "VM '%s': what came for '%s' is no folder; if that is a link, name what "
+                "it leads to",
+                c->vm, from);
+}
+
 static bool get_tree(Copy *c, const char *from, const char *target, uint64_t size,
                      GError **error)
 {
@@ -184,6 +198,7 @@ static bool get_tree(Copy *c, const char *from, const char *target, uint64_t siz
     if (mkdir(temporary, 0700) < 0)
         return fail_errno(error, "make the folder '%s'", temporary);
     ok = receive_tree(c, from, temporary, size, error) &&
+         is_folder(c, from, unpacked, error) &&
          (rename(unpacked, target) == 0 || fail_errno(error, "make '%s'", target));
     nftw(temporary, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return ok;

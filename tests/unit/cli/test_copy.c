@@ -150,6 +150,23 @@ static void a_folder_arrives_with_all_that_is_in_it(void)
     end(&p);
 }
 
+/* Nor is what a guest says is a folder, and sends as a link. */
+static void a_link_does_not_pass_for_a_folder(void)
+{
+    Place p = begin(NULL);
+    g_autofree char *tree = g_build_filename(p.there, "tree", NULL);
+    g_autofree char *link = g_build_filename(p.there, "link", NULL);
+    g_autofree char *target = g_build_filename(p.here, "link", NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpint(g_mkdir_with_parents(tree, 0755), ==, 0);
+    g_assert_cmpint(symlink(tree, link), ==, 0);
+    g_assert_false(do_copy(&p, false, link, target, &error));
+    g_assert_nonnull(strstr(error->message, "is no folder"));
+    g_assert_cmpuint(count(p.here), ==, 0);
+    end(&p);
+}
+
 static void what_is_not_there_is_a_sentence(void)
 {
     Place p = begin(NULL);
@@ -198,6 +215,7 @@ int main(int argc, char **argv)
 #define ADD(name) g_test_add_func("/copy/" #name, name)
     ADD(a_file_arrives_with_its_bytes_and_mode);
     ADD(a_folder_arrives_with_all_that_is_in_it);
+    ADD(a_link_does_not_pass_for_a_folder);
     ADD(what_is_not_there_is_a_sentence);
     ADD(a_lie_on_the_way_leaves_no_file);
     return g_test_run();
