@@ -18,7 +18,8 @@
 #include "virtio/console.h"
 #include "virtio/devices.h"
 
-/* Small enough for the pipe to take it whole, and for nobody to wait. */
+/* Small enough for the pipe to take it whole, and all that is ever said, too: who waits
+ * for a guest's agent does not read meanwhile, and a guest must not make us wait. */
 static void say(const Detach *d, json_t *message)
 {
     char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
@@ -40,11 +41,15 @@ void detach_running(Detach *d, const Config *cfg)
 
 void detach_event(void *detach, const char *event, const json_t *data)
 {
-    if (g_str_equal(event, "X_HUTCH_USER_OUTPUT"))
-        say(detach, json_pack("{s:s}", "say", "boot"));
+    Detach *d = detach;
+
+    /* It comes with each reset of a console. */
+    if (g_str_equal(event, "X_HUTCH_USER_OUTPUT") &&
+        !__atomic_exchange_n(&d->booted, true, __ATOMIC_RELAXED))
+        say(d, json_pack("{s:s}", "say", "boot"));
     if (g_str_equal(event, "X_HUTCH_PORT_OPEN"))
-        say(detach, json_pack("{s:s, s:O}", "say", "port", "port",
-                              json_object_get(data, "port")));
+        say(d, json_pack("{s:s, s:O}", "say", "port", "port",
+                         json_object_get(data, "port")));
 }
 
 static void say_end(const Detach *d, const char *what, const char *sentence, int status)

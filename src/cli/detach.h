@@ -19,6 +19,7 @@ typedef struct Detach {
     Ready when;
     char *forward; /* where on the host the port is */
     int report_fd;
+    bool booted; /* atomic: that was told */
     LogFile log;
 } Detach;
 
