@@ -15,8 +15,8 @@ bool place_check_name(const char *name, GError **error)
 {
     bool printable = g_utf8_validate(name, -1, NULL);
 
-    for (const char *p = name; *p && printable; p++)
-        printable = (unsigned char)*p >= ' ' && *p != 0x7f;
+    for (const char *p = name; printable && *p; p = g_utf8_next_char(p))
+        printable = g_unichar_isprint(g_utf8_get_char(p));
     if (!*name || *name == '.' || *name == '-' || strchr(name, '/') || !printable ||
         strlen(name) > MAX_NAME)
         return fail(error, VM_ERROR_INVALID,

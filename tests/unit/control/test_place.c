@@ -289,8 +289,9 @@ static void a_claimer_whose_folder_was_renamed_begins_again(void)
 static void names_that_could_leave_the_folder_are_refused(void)
 {
     g_autofree char *longer = g_strnfill(65, 'x');
-    static const char *const bad[] = {"",  ".",  "..",  ".a",  "a/b",
-                                      "/", "-a", "a\n", "\xff"};
+    static const char *const bad[] = {"",      ".",  "..",  ".a",   "a/b",
+                                      "/",     "-a", "a\n", "\xff", "\xc2\x9b" /* CSI */,
+                                      "\u202e" /* right to left */};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++)
         refused(bad[i], "cannot be a VM's name");
