@@ -15,7 +15,6 @@
  *
  * The back end may write anything to that memory at any time: of it we read the used
  * ring, once, and check what we read against what is in flight. */
-#include <linux/memfd.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -121,8 +120,8 @@ static bool make_memory(Relay *r, GError **error)
     void *host;
 
     drop_memory(r);
-    r->fd = memfd_create("vhost-rings", MFD_CLOEXEC);
-    if (r->fd < 0 || ftruncate(r->fd, (off_t)r->size) < 0)
+    r->fd = fd_memory("vhost-rings", r->size, 0);
+    if (r->fd < 0)
         return fail_errno(error, "memory for rings");
     host = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
     if (host == MAP_FAILED)

@@ -31,6 +31,11 @@ bool fd_set_nonblock(int fd, bool on, GError **error);
 /* A close-on-exec, non-blocking eventfd; -1 on failure. */
 int fd_event(GError **error);
 
+/* A close-on-exec memfd of `size` bytes for sharing with other processes; `flags`: more
+ * of memfd_create(2)'s.  Its size is for ever: a process that could make it smaller would
+ * end ours by a bus error.  -1 with errno on failure. */
+int fd_memory(const char *name, uint64_t size, unsigned flags);
+
 /* Adds one to an eventfd, and takes its whole count (true if it was not zero).  Any
  * thread; neither can fail in a way that matters to the caller. */
 void fd_event_signal(int fd);

@@ -18,11 +18,11 @@ static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
 {
     /* Huge pages are reserved: one that is missing later is a bus error. */
     int flags = (o->hugepages ? 0 : MAP_NORESERVE) | (o->prealloc ? MAP_POPULATE : 0);
-    unsigned memfd_flags = MFD_CLOEXEC | (o->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
 
     if (o->shared) {
-        gm->fd = memfd_create("guest-ram", memfd_flags);
-        if (gm->fd < 0 || ftruncate(gm->fd, (off_t)o->size) < 0)
+        gm->fd = fd_memory("guest-ram", o->size,
+                           o->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+        if (gm->fd < 0)
             return MAP_FAILED;
         flags |= MAP_SHARED;
     } else {

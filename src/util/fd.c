@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 bool fd_set_nonblock(int fd, bool on, GError **error)
 {
@@ -22,6 +23,16 @@ int fd_event(GError **error)
     if (fd < 0)
         fail_errno(error, "make an eventfd");
     return fd;
+}
+
+int fd_memory(const char *name, uint64_t size, unsigned flags)
+{
+    autofd fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+
+    if (fd < 0 || ftruncate(fd, (off_t)size) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        return -1;
+    return fd_steal(&fd);
 }
 
 void fd_event_signal(int fd)

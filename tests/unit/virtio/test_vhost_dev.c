@@ -160,6 +160,13 @@ static void answers_without_end(FakeBackend *b)
     answer(b, 0, UINT16_MAX);
 }
 
+/* Guest RAM and rings: we would die of it. */
+static void makes_memory_smaller(FakeBackend *b)
+{
+    for (unsigned i = 0; i < 3; i++)
+        g_assert_cmpint(ftruncate(b->mem_fd[i], 0), ==, -1);
+}
+
 static void leaves(FakeBackend *b)
 {
     shutdown(b->fd, SHUT_RDWR);
@@ -184,6 +191,29 @@ static void a_lie_in_the_rings_breaks_the_device_until_it_is_reset(void)
         g_assert_false(vqg_broken(&g));
         finish(&server);
     }
+}
+
+static bool first_has_a_request(void)
+{
+    uint8_t *m = map_rings(&server.b[0]);
+    uint16_t idx = load_le16(m + 4096 + 2);
+
+    munmap(m, RELAY_SIZE);
+    return idx == 1;
+}
+
+static void memory_stays_as_large_as_it_is(void)
+{
+    server = (Server){.b = {{.on_enable = makes_memory_smaller}}};
+    serve(&server, 1);
+    open_disk(&server);
+    vqg_offer(&g, 0x300000, 512, IN);
+    vqg_kick(&g);
+    g_assert_true(comes(first_has_a_request));
+    answer(&server.b[0], 0, 1);
+    g_assert_true(vqg_wait(&g, 0, 1));
+    g_assert_false(vqg_broken(&g));
+    finish(&server);
 }
 
 static void a_back_end_that_leaves_is_followed_by_the_next_without_a_word(void)
@@ -298,6 +328,7 @@ int main(int argc, char **argv)
     log_set_level(LOG_ERROR);
 #define TEST(fn) g_test_add_func("/vhost_dev/" #fn, fn)
     TEST(a_lie_in_the_rings_breaks_the_device_until_it_is_reset);
+    TEST(memory_stays_as_large_as_it_is);
     TEST(a_back_end_that_leaves_is_followed_by_the_next_without_a_word);
     TEST(what_was_in_flight_is_the_next_ones_in_its_order);
     TEST(one_that_hangs_at_driver_ok_delays_the_vcpu_by_its_limit_only);
