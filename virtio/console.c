@@ -14,6 +14,7 @@
 
 #include "util/bits.h"
 #include "util/iov.h"
+#include "util/log.h"
 #include "virtio/devices.h"
 
 /* 5.3.3 */
@@ -64,6 +65,7 @@ typedef struct Console {
     unsigned tell;   /* TELL_ bits */
     bool spoken;     /* output since the last reset was told of */
     size_t tx_done;  /* bytes already written of the next request on TX */
+    LogLimit told;   /* a guest may reset us as often as it likes */
 } Console;
 
 static Virtqueue *queue(Console *c, unsigned i)
@@ -100,17 +102,22 @@ static bool write_request(Console *c, const VqReq *req)
     return true;
 }
 
+static void tell_of_output(Console *c)
+{
+    if (c->spoken || *c->name)
+        return;
+    c->spoken = true;
+    if (c->v.env->event && log_limit(&c->told))
+        c->v.env->event(c->v.env->opaque, "X_HUTCH_USER_OUTPUT", NULL);
+}
+
 static void send_output(Console *c)
 {
     Virtqueue *vq = queue(c, TX);
     VqReq req;
 
     while (vq_pop(vq, &req)) {
-        if (!c->spoken && !*c->name) {
-            c->spoken = true;
-            if (c->v.env->event)
-                c->v.env->event(c->v.env->opaque, "X_HUTCH_USER_OUTPUT", NULL);
-        }
+        tell_of_output(c);
         if (!write_request(c, &req)) {
             vq_unpop(vq, &req); /* until drained() */
             break;

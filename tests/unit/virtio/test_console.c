@@ -10,6 +10,7 @@
 
 #include "util/bits.h"
 #include "util/fd.h"
+#include "util/log.h"
 #include "virtio/devices.h"
 #include "vq_guest.h"
 
@@ -26,6 +27,8 @@ typedef struct Message {
 static VqGuest g;
 static char *folder;
 static ConsoleOptions *options;
+
+static unsigned n_events;
 
 /* A console at a socket; `name` makes it a port. */
 static void start(unsigned mode, const char *name)
@@ -118,6 +121,31 @@ static void bytes_pass_both_ways_in_every_ring_layout(void)
         g_assert_cmpuint(vqg_interrupts(&g, RX), >, 0);
         end();
     }
+}
+
+static void count_event(void *opaque, const char *name, json_t *data)
+{
+    g_assert_cmpstr(name, ==, "X_HUTCH_USER_OUTPUT");
+    n_events++;
+}
+
+/* Each event goes to all clients, and who is slow to read them is hung up on. */
+static void a_guest_that_resets_it_without_end_does_not_flood_with_events(void)
+{
+    int64_t begin = clock_ns();
+
+    start(0, NULL);
+    n_events = 0;
+    g.env.event = count_event;
+    for (unsigned i = 0; i < 200; i++) {
+        vqg_do(&g, TX, "x", 1, NULL, 0);
+        vqg_settle(&g);
+        vqg_reset(&g);
+        vqg_start(&g);
+    }
+    g_assert_cmpuint(n_events, >=, LOG_BURST);
+    g_assert_cmpint(n_events, <=, LOG_BURST + 1 + (clock_ns() - begin) / 1000000000);
+    end();
 }
 
 static void input_waits_for_buffers_and_none_is_lost(void)
@@ -457,6 +485,7 @@ int main(int argc, char **argv)
     folder = g_dir_make_tmp("hutch-console-XXXXXX", NULL);
 #define T(fn) g_test_add_func("/console/" #fn, fn)
     T(bytes_pass_both_ways_in_every_ring_layout);
+    T(a_guest_that_resets_it_without_end_does_not_flood_with_events);
     T(input_waits_for_buffers_and_none_is_lost);
     T(slow_reader_leaves_output_on_the_ring_and_loses_none);
     T(pause_in_the_middle_of_output_repeats_and_loses_nothing);
