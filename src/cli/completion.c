@@ -90,7 +90,14 @@ static bool wants_file(const ConfigOption *o)
  * under the cursor is cut from the line, and from each answer what bash has as a word
  * before it. */
 static const char bash_head[] =
-    "# bash completion for hutch\n_hutch()\n{\n"
+    "# bash completion for hutch\n"
+    "# compgen -W expands words: a name like '$(...)' would be run.\n"
+    "_hutch_names()\n{\n"
+    "    local name\n"
+    "    while read -r name; do\n"
+    "        [[ $name == *[^[:alnum:]._@+-]* ]] || echo \"$name\"\n"
+    "    done\n}\n"
+    "_hutch()\n{\n"
     "    local line=${COMP_LINE:0:COMP_POINT} cur prev verb shown words= files= prefix=\n"
     "    local -a before\n"
     "    cur=${line##*[[:space:]]}\n"
@@ -156,7 +163,8 @@ static void bash_words(GString *out, const char *path, const Verb *v,
     g_string_append_printf(out, "'\n            else\n                files=%s",
                            names_files(v) ? "yes" : "");
     if (words_of(v))
-        g_string_append_printf(out, " words=$(%s 2>/dev/null)", words_of(v));
+        g_string_append_printf(out, " words=$(%s 2>/dev/null | _hutch_names)",
+                               words_of(v));
     g_string_append(out, "\n            fi ;;\n");
 }
 

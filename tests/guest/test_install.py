@@ -161,7 +161,7 @@ def bash():
             os.makedirs(os.path.join(folder, ".images", name))
             with open(os.path.join(folder, ".images", name, "config.json"), "wb"):
                 pass
-        for name in ("web", "worker"):
+        for name in ("web", "worker", "$(touch pwned)", "`touch pwned`"):
             os.makedirs(os.path.join(folder, ".run", "hutch", name))
             with open(os.path.join(folder, ".run", "hutch", name, "result.json"), "wb"):
                 pass
@@ -195,6 +195,13 @@ def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images
         for typed, wanted in cases.items():
             wanted += "@@@" if wanted[-1] == "=" else " @@@"
             equal(" ".join(shell.complete(typed)), wanted, f"hutch {typed}<Tab>")
+
+
+def test_tab_in_a_real_bash_runs_no_names():
+    with bash() as shell:
+        equal(shell.complete("stop we"), ["stop", "web", "@@@"])
+        said = shell.ask("[ -e pwned ] && echo was''run; echo over''now\n", "overnow")
+        check("wasrun" not in said, "a VM's name was run as a command")
 
 
 if __name__ == "__main__":
