@@ -253,6 +253,19 @@ static bool is_path(int k, const char *text)
     return k == TEST_KERNEL || k == TEST_INITRD || (k == TEST_IMAGE && strchr(text, '/'));
 }
 
+/* Names stand before each line that a cell prints. */
+static char *printable(const char *text)
+{
+    GString *out = g_string_new(NULL);
+
+    for (; *text; text = g_utf8_next_char(text)) {
+        gunichar c = g_utf8_get_char(text);
+
+        g_string_append_unichar(out, g_unichar_isprint(c) ? c : '?');
+    }
+    return g_string_free(out, FALSE);
+}
+
 static TestCell *cell_of(const Choice *choice, const char *base,
                          const TestOptions *options)
 {
@@ -274,7 +287,7 @@ static TestCell *cell_of(const Choice *choice, const char *base,
     }
     if (name->len) {
         g_free(c->name);
-        c->name = g_strdup(name->str);
+        c->name = printable(name->str);
     }
     g_string_free(name, TRUE);
     return c;

@@ -49,6 +49,12 @@ static void a_matrix_is_every_combination_in_order(void)
     gives("{\"memory\": \"1G\"}", "debian");
 }
 
+static void a_cells_name_does_not_drive_a_terminal(void)
+{
+    gives("{\"image\": [\"a\\u001b]0;x\\u0007\", \"b\\u009b\\n\", \"gr\u00fc\u00df\"]}",
+          "image=a?]0;x? image=b?? image=gr\u00fc\u00df");
+}
+
 static void excludes_take_away_and_includes_add(void)
 {
     gives("{\"image\": [\"a\", \"b\"], \"cpus\": [1, 4],"
@@ -129,6 +135,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/matrix/product", a_matrix_is_every_combination_in_order);
+    g_test_add_func("/matrix/printable", a_cells_name_does_not_drive_a_terminal);
     g_test_add_func("/matrix/include-exclude", excludes_take_away_and_includes_add);
     g_test_add_func("/matrix/values",
                     what_the_options_say_is_in_each_cell_and_paths_count_from_the_file);
