@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 bool fd_set_nonblock(int fd, bool on, GError **error)
 {
@@ -47,11 +48,15 @@ void fd_event_signal(int fd)
 bool fd_event_take(int fd)
 {
     uint64_t count;
+    struct iovec iov = {&count, sizeof(count)};
     ssize_t n;
 
+    /* Another process that has it, too, may have made it a blocking one. */
     do
-        n = read(fd, &count, sizeof(count));
+        n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
     while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EOPNOTSUPP) /* Linux before 5.8 */
+        n = read(fd, &count, sizeof(count));
     return n == sizeof(count);
 }
 

@@ -1,5 +1,6 @@
 /* virtio/vhost_user_dev.c and its relay, from the driver's side, with back ends that lie,
  * hang and leave. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/un.h>
 
@@ -9,7 +10,13 @@
 #include "virtio/devices.h"
 #include "vq_guest.h"
 
-enum { SECTORS = 2048, MAX_BACKENDS = 4, RELAY_USED = 8192, RELAY_SIZE = 16384 };
+enum {
+    SECTORS = 2048,
+    MAX_BACKENDS = 4,
+    RELAY_USED = 8192,
+    RELAY_SIZE = 16384,
+    PATIENCE_S = 60
+};
 /* Without in-flight memory: requests are relayed. */
 #define RELAYED (BIT64(0) | BIT64(3) | BIT64(9) | BIT64(13))
 
@@ -167,6 +174,12 @@ static void makes_memory_smaller(FakeBackend *b)
         g_assert_cmpint(ftruncate(b->mem_fd[i], 0), ==, -1);
 }
 
+/* The flag is the eventfd's, whoever has it. */
+static void makes_calls_block(FakeBackend *b)
+{
+    g_assert_cmpint(fcntl(b->call_fd, F_SETFL, 0), ==, 0);
+}
+
 static void leaves(FakeBackend *b)
 {
     shutdown(b->fd, SHUT_RDWR);
@@ -322,6 +335,20 @@ static void a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was(void)
     finish(&server);
 }
 
+static void one_that_makes_its_eventfds_block_does_not_hold_a_pause(void)
+{
+    server = (Server){.b = {{.on_enable = makes_calls_block}}};
+    serve(&server, 1);
+    open_folder(&server);
+    alarm(PATIENCE_S);
+    virtio_quiesce(g.vdev);
+    virtio_resume(g.vdev); /* by now it has done so, if it had not before */
+    virtio_quiesce(g.vdev);
+    alarm(0);
+    virtio_resume(g.vdev);
+    finish(&server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -336,5 +363,6 @@ int main(int argc, char **argv)
     TEST(one_with_in_flight_memory_gets_the_drivers_rings_and_its_memory_again);
     TEST(one_that_answers_in_order_goes_on_at_the_used_index);
     TEST(a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was);
+    TEST(one_that_makes_its_eventfds_block_does_not_hold_a_pause);
     return g_test_run();
 }
