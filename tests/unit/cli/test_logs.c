@@ -87,10 +87,7 @@ static GString *on_terminal(const char *name)
 
 static void no_control_character_reaches_a_terminal(void)
 {
-    static const char *const evil[] = {"\033]0;x\007",
-                                       "\xc2\x9b"
-                                       "31m",
-                                       "a\177\rb"};
+    static const char *const evil[] = {"\033]0;x\007", "\302\23331m", "a\177\rb"};
 
     /* Anywhere, and where one part that is read ends and the next begins. */
     for (unsigned i = 0; i < G_N_ELEMENTS(evil); i++)
@@ -150,7 +147,6 @@ static void a_line_without_an_end_is_cut(void)
 
 static void a_flood_does_not_keep_from_leaving(void)
 {
-    g_autoptr(GString) text = NULL;
     char first[PART];
     int out[2];
     pid_t pid;

@@ -42,9 +42,12 @@ static void figures_are_summed_over_devices_and_vcpus(void)
 static void what_a_strange_monitor_says_does_no_harm(void)
 {
     static const char *const strange[] = {
-        "{}", "{\"metrics\": 3}", "{\"metrics\": [1, {\"name\": 2}, {}]}",
-        "{\"metrics\": [{\"name\":\"hutch_vm_state\",\"samples\":[{\"labels\":"
-        "{\"state\":\"\\u001b[2Jevil and long, far too long\"}}]}]}"};
+        "{}",
+        "{\"metrics\": 3}",
+        "{\"metrics\": [1, {\"name\": 2}, {}]}",
+        ("{\"metrics\": [{\"name\":\"hutch_vm_state\",\"samples\":[{\"labels\":"
+         "{\"state\":\"\\u001b[2Jevil and long, far too long\"}}]}]}"),
+    };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(strange); i++) {
         json_t *json = json_loads(strange[i], 0, NULL);
