@@ -65,6 +65,10 @@ void verb_options(const Verb *verb, ConfigOption *ret);
 /* On standard output; takes it. */
 void cli_print_json(json_t *json);
 
+/* For who prints otherwise what a guest may have said: on a terminal, what is not ASCII
+ * is escaped, for there are control characters beyond it, which JSON does not mind. */
+size_t cli_json_flags(void);
+
 int verb_run(int argc, char **argv); /* run.c */
 extern const ExitStatus run_statuses[];
 extern const char run_about[], run_notes[];

@@ -32,7 +32,9 @@ const char control_notes[] =
 
 static void print_line(json_t *value, bool pretty)
 {
-    json_dumpf(value, stdout, JSON_ENCODE_ANY | (pretty ? JSON_INDENT(2) : JSON_COMPACT));
+    json_dumpf(value, stdout,
+               JSON_ENCODE_ANY | cli_json_flags() |
+                   (pretty ? JSON_INDENT(2) : JSON_COMPACT));
     putchar('\n');
     fflush(stdout); /* who reads it may be waiting */
 }

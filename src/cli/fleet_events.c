@@ -84,7 +84,7 @@ static void print_event(const Events *e, const char *vm, json_t *event)
 {
     if (e->args->json) {
         json_object_set_new(event, "vm", json_string(vm));
-        json_dumpf(event, stdout, JSON_COMPACT);
+        json_dumpf(event, stdout, JSON_COMPACT | cli_json_flags());
         putchar('\n');
     } else {
         print_text(vm, event);

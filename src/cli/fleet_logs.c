@@ -61,7 +61,7 @@ static void print_lines(Logs *l, const char *text, size_t len)
         g_autofree char *valid = g_utf8_make_valid(l->line->str, (gssize)l->line->len);
         json_t *json = json_string(valid);
 
-        json_dumpf(json, stdout, JSON_ENCODE_ANY);
+        json_dumpf(json, stdout, JSON_ENCODE_ANY | cli_json_flags());
         putchar('\n');
         json_decref(json);
         g_string_truncate(l->line, 0);

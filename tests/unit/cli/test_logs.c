@@ -65,7 +65,7 @@ static void ends_well(pid_t pid)
 }
 
 /* What a terminal gets of it. */
-static GString *on_terminal(const char *name)
+static GString *on_terminal(const char *name, bool json)
 {
     int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
     struct termios raw;
@@ -78,7 +78,7 @@ static GString *on_terminal(const char *name)
     g_assert_cmpint(tcgetattr(slave, &raw), ==, 0);
     cfmakeraw(&raw);
     g_assert_cmpint(tcsetattr(slave, TCSANOW, &raw), ==, 0);
-    pid = start_logs(name, &(FleetArgs){0}, slave);
+    pid = start_logs(name, &(FleetArgs){.json = json}, slave);
     close(slave);
     text = read_all(master);
     ends_well(pid);
@@ -99,7 +99,7 @@ static void no_control_character_reaches_a_terminal(void)
                 g_string_append_c(log, 'a');
             g_string_append_printf(log, "%s\n", evil[i]);
             begin(&p, "evil", log->str, log->len);
-            text = on_terminal("evil");
+            text = on_terminal("evil", false);
             g_assert_cmpuint(text->len, >=, at);
             for (const char *c = text->str; *c; c++) {
                 g_assert_true(*c == '\n' || (unsigned char)*c >= ' ');
@@ -110,6 +110,18 @@ static void no_control_character_reaches_a_terminal(void)
         }
 }
 
+static void json_on_a_terminal_is_ascii(void)
+{
+    static const char log[] = "\302\23331m\n";
+    g_autoptr(GString) text = NULL;
+    Place p;
+
+    begin(&p, "json", log, strlen(log));
+    text = on_terminal("json", true);
+    g_assert_cmpstr(text->str, ==, "\"\\u009B31m\"\n");
+    place_release(&p);
+}
+
 static void other_characters_reach_a_terminal(void)
 {
     static const char log[] = "\xc2\xa9 gr\xc3\xbc\xc3\x9f dich\t\xf0\x9f\x90\xb9\r\n";
@@ -117,7 +129,7 @@ static void other_characters_reach_a_terminal(void)
     Place p;
 
     begin(&p, "good", log, strlen(log));
-    text = on_terminal("good");
+    text = on_terminal("good", false);
     g_assert_cmpstr(text->str, ==,
                     "\xc2\xa9 gr\xc3\xbc\xc3\x9f dich\t\xf0\x9f\x90\xb9\n");
     place_release(&p);
@@ -174,6 +186,7 @@ int main(int argc, char **argv)
     g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
 #define ADD(name) g_test_add_func("/logs/" #name, name)
     ADD(no_control_character_reaches_a_terminal);
+    ADD(json_on_a_terminal_is_ascii);
     ADD(other_characters_reach_a_terminal);
     ADD(a_line_without_an_end_is_cut);
     ADD(a_flood_does_not_keep_from_leaving);
