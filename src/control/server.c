@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "control/place.h"
 #include "src/control/parts.h"
@@ -27,6 +28,7 @@ enum {
     MAX_EVENTS = 1024, /* that wait for the main loop; a guest can cause some */
     BACKLOG = 128,
     RETRY_NS = 100 * 1000 * 1000,
+    AWAKE_NS = 50 * 1000, /* after a request; as long as the poll window of a queue */
 };
 /* When others wait for its place, a client may take so long to begin its session. */
 #define PATIENCE_NS 10000000000ll
@@ -64,6 +66,9 @@ struct ControlServer {
     Listener listeners[MAX_LISTENERS];
     unsigned n_listeners;
     pthread_t main;
+    IoPoller awake; /* while .opaque is set */
+    int64_t awake_until_ns;
+    long n_cpus; /* 0: not looked */
     MachineListener machine_listener;
 
     Session *sessions; /* the main thread's, as all above */
@@ -89,6 +94,32 @@ static void on_dead(SessionOwner *owner)
     ControlServer *s = (ControlServer *)owner;
 
     ioloop_post(s->owner.loop, &s->post);
+}
+
+/* To be woken on an idle CPU takes longer than most requests do, so the loop stays awake
+ * for whoever asks one thing after another. */
+static bool stay_awake(void *opaque)
+{
+    ControlServer *s = opaque;
+
+    if (clock_ns() < s->awake_until_ns)
+        return true;
+    ioloop_poller_remove(s->owner.loop, &s->awake);
+    s->awake.opaque = NULL;
+    return false;
+}
+
+static void on_served(SessionOwner *owner)
+{
+    ControlServer *s = (ControlServer *)owner;
+
+    s->awake_until_ns = clock_ns() + AWAKE_NS;
+    if (!s->n_cpus)
+        s->n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    if (s->awake.opaque || s->n_cpus == 1)
+        return;
+    s->awake = (IoPoller){.fn = stay_awake, .opaque = s};
+    ioloop_poller_add(s->owner.loop, &s->awake);
 }
 
 static void free_dead(ControlServer *s)
@@ -440,6 +471,7 @@ static ControlServer *server_new(void)
 
     s->main = pthread_self();
     s->owner.submit = submit;
+    s->owner.served = on_served;
     s->owner.dead = on_dead;
     s->owner.context.server = s;
     s->owner.context.parts = &s->parts;
@@ -536,6 +568,8 @@ void control_stop(ControlServer *s)
         ioloop_unwatch(&s->listeners[i].watch);
         ioloop_timer_cancel(&s->listeners[i].retry);
     }
+    if (s->awake.opaque)
+        ioloop_poller_remove(s->owner.loop, &s->awake);
     end_calls(s);
     stop_pool(s);
     take_in(s);

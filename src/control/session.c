@@ -99,6 +99,7 @@ static void carry_out(Session *s, Request *r)
     s->negotiated = r->call.negotiated;
     send_json(s, r->reply);
     request_free(r);
+    s->owner->served(s->owner);
 }
 
 static void refuse(Session *s, const GError *error)

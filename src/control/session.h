@@ -19,6 +19,8 @@ typedef struct SessionOwner {
 
     /* Runs a command that sleeps; false: it cannot.  session_answer() ends it. */
     bool (*submit)(struct SessionOwner *owner, Request *r);
+    /* A client has its answer, and may ask the next thing at once. */
+    void (*served)(struct SessionOwner *owner);
     /* The session is dead and can be freed, but not before the caller has returned. */
     void (*dead)(struct SessionOwner *owner);
 } SessionOwner;
