@@ -268,23 +268,9 @@ static json_t *chardev_add(ControlCall *call, GError **error)
 /* ---- chardev-remove -------------------------------------------------------------------
  */
 
-typedef struct RemoveArgs {
-    char *id;
-} RemoveArgs;
-
-static const ParamTable remove_args = {
-    .size = sizeof(RemoveArgs),
-    .desc = (const ParamDesc[]){{.key = "id",
-                                 .type = PARAM_STRING,
-                                 .offset = offsetof(RemoveArgs, id),
-                                 .help = "its name",
-                                 .required = true},
-                                {0}},
-};
-
 static json_t *chardev_remove(ControlCall *call, GError **error)
 {
-    const RemoveArgs *args = call->args;
+    const PartArgs *args = call->args;
 
     return parts_remove(call->parts, call->machine, PART_CHARDEV, args->id, error)
                ? json_object()
@@ -294,7 +280,7 @@ static json_t *chardev_remove(ControlCall *call, GError **error)
 static const ControlCommand commands[] = {
     {"query-chardev", NULL, &chardev_list, CONTROL_QUERY, query_chardev},
     {"chardev-add", &add_args, &added, 0, chardev_add},
-    {"chardev-remove", &remove_args, NULL, 0, chardev_remove},
+    {"chardev-remove", &part_args, NULL, 0, chardev_remove},
     {0},
 };
 

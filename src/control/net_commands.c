@@ -107,23 +107,9 @@ static json_t *netdev_add(ControlCall *call, GError **error)
 /* ---- netdev_del -----------------------------------------------------------------------
  */
 
-typedef struct DelArgs {
-    char *id;
-} DelArgs;
-
-static const ParamTable del_args = {
-    .size = sizeof(DelArgs),
-    .desc = (const ParamDesc[]){{.key = "id",
-                                 .type = PARAM_STRING,
-                                 .offset = offsetof(DelArgs, id),
-                                 .help = "its name",
-                                 .required = true},
-                                {0}},
-};
-
 static json_t *netdev_del(ControlCall *call, GError **error)
 {
-    const DelArgs *args = call->args;
+    const PartArgs *args = call->args;
 
     return parts_remove(call->parts, call->machine, PART_NET, args->id, error)
                ? json_object()
@@ -169,7 +155,7 @@ static json_t *set_link(ControlCall *call, GError **error)
 
 static const ControlCommand commands[] = {
     {"netdev_add", &netdev_args, NULL, CONTROL_OPEN, netdev_add},
-    {"netdev_del", &del_args, NULL, 0, netdev_del},
+    {"netdev_del", &part_args, NULL, 0, netdev_del},
     {"set_link", &link_args, NULL, 0, set_link},
     {0},
 };

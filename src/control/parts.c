@@ -100,6 +100,16 @@ static const Part *made_over(const Parts *p, const Part *below)
     return NULL;
 }
 
+const ParamTable part_args = {
+    .size = sizeof(PartArgs),
+    .desc = (const ParamDesc[]){{.key = "id",
+                                 .type = PARAM_STRING,
+                                 .offset = offsetof(PartArgs, id),
+                                 .help = "its name",
+                                 .required = true},
+                                {0}},
+};
+
 bool parts_remove(Parts *p, Machine *m, PartKind kind, const char *name, GError **error)
 {
     Part *part = parts_find(p, kind, name);

@@ -39,6 +39,12 @@ const Part *parts_of(const Parts *p, PartKind kind, const char *id);
 Part *parts_add(Parts *p, PartKind kind, const char *name, json_t *options, json_t *info,
                 GError **error);
 
+/* The arguments of a command about one part that is named by "id". */
+typedef struct PartArgs {
+    char *id;
+} PartArgs;
+extern const ParamTable part_args;
+
 /* Refused while a device or another part has it. */
 bool parts_remove(Parts *p, Machine *m, PartKind kind, const char *name, GError **error);
 
