@@ -86,10 +86,12 @@ static bool open_control(const Config *cfg, Place *place, Detach *detach,
                 "or --control");
 }
 
-/* The service manager is told by who is its child: not by a monitor that went away. */
+/* The service manager is told by who is its child: not by a monitor that went away. Lines
+ * are assignments there, and a sentence may quote the name of a file. */
 static void tell_service(const Detach *detach, const char *state, const char *detail)
 {
-    g_autofree char *text = g_strdup_printf("%s=1\nSTATUS=%s", state, detail);
+    g_autofree char *line = g_strdelimit(g_strdup(detail), "\n", ' ');
+    g_autofree char *text = g_strdup_printf("%s=1\nSTATUS=%s", state, line);
 
     if (!detach->on)
         service_notify(text);
