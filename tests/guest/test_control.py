@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -722,6 +723,8 @@ def test_hutch_control_sends_arguments_and_many_commands_and_follows_events():
     with machine() as vm:
         follower = subprocess.Popen([hutch.HUTCH, "control", "vm", "--events"],
                                     stdout=subprocess.PIPE, text=True)
+        while not select.select([follower.stdout], [], [], 0.05)[0]:  # until it listens
+            control("vm", "system_powerdown")
         replies = control("vm", "-", text='{"execute":"query-name","id":1}\n'
                                           '{"execute":"stop"} {"execute":"nonsense"}', status=125)
         equal(replies[0], {"return": {"name": "vm"}, "id": 1})
@@ -735,7 +738,9 @@ def test_hutch_control_sends_arguments_and_many_commands_and_follows_events():
         control("vm", "cont", "{}")
         control("vm", "quit")
         out, _ = follower.communicate(timeout=60 * hutch.PATIENCE)
-        equal([json.loads(line)["event"] for line in out.splitlines()],
+        events = [json.loads(line)["event"] for line in out.splitlines()]
+        equal(events[0], "POWERDOWN")
+        equal([event for event in events if event != "POWERDOWN"],
               ["STOP", "RESUME", "SHUTDOWN", "X_HUTCH_RESULT"])
         equal(follower.returncode, 0)
         vm.wait()
