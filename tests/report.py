@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Sums up JUnit files: skips with their reasons, failures, and one last line of counts.  An
 argument failed:NAME is a failure that no file tells of; bad:FILE, a run that ended badly, as
-it does when a program dies after its last test: one failure at least."""
+it does when a program dies in or after its last test: one failure at least.  Beside such a
+file lies meson's own record (.json), which names the programs."""
+import json
+import os
 import sys
 import xml.etree.ElementTree as ET
 
@@ -9,6 +12,16 @@ import xml.etree.ElementTree as ET
 def reason(case):
     said = case.findtext("system-out") or case.find("skipped").get("message")
     return (said or "no reason given").strip()
+
+
+def ended_badly(path):
+    """The programs that did, each with how."""
+    record = os.path.splitext(path)[0] + ".json"
+    with open(record, encoding="utf-8") as lines:
+        tests = [json.loads(line) for line in lines]
+    return [f"{test['name']} ({test['result']}, status {test['returncode']})"
+            for test in tests
+            if test["result"] not in ("OK", "SKIP", "EXPECTEDFAIL")] or [path]
 
 
 def main(paths):
@@ -32,8 +45,9 @@ def main(paths):
                 else:
                     counts["passed"] += 1
         if bad and counts["failed"] == failed_before:
-            counts["failed"] += 1
-            print(f"FAILED {path}: a program ended badly after its tests; see its log above")
+            for program in ended_badly(path):
+                counts["failed"] += 1
+                print(f"FAILED {program}: it ended badly with no test to blame; see its log")
     print(", ".join(f"{number} {word}" for word, number in counts.items()))
     return 1 if counts["failed"] or not counts["passed"] else 0
 

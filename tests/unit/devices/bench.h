@@ -33,8 +33,9 @@ static void bench_set_gsi(void *opaque, unsigned gsi, bool level)
 {
     Bench *b = opaque;
 
-    b->gsi[gsi] = level;
+    /* Whoever waits for the level finds the edge counted. */
     b->edges[gsi] += level;
+    b->gsi[gsi] = level;
 }
 
 static int bench_msi_alloc(void *opaque, GError **error)
