@@ -7,6 +7,7 @@
  * The gate is only remembered: KVM's guests always see all address lines. */
 #include "devices/platform.h"
 #include "devices/regs.h"
+#include "devices/state_private.h"
 
 enum { DATA_PORT = 0x60, COMMAND_PORT = 0x64, CONTROL_A_PORT = 0x92 };
 
@@ -52,6 +53,19 @@ typedef struct I8042State { /* guest-visible */
     uint8_t command; /* that waits for its data byte, or 0 */
     uint8_t last_was_command;
 } I8042State;
+
+static const StateField i8042_fields[] = {
+    STATE_INTS(I8042State, ram, 1, U8, .help = "controller RAM; byte 0 is the mode"),
+    STATE_FIELD(I8042State, out_port, 2, U8, .help = "output port: A20 and reset"),
+    STATE_FIELD(I8042State, output, 3, U8, .help = "byte last given to the driver"),
+    STATE_FIELD(I8042State, output_full, 4, BOOL, .help = "the driver has not read it"),
+    STATE_FIELD(I8042State, command, 5, U8, .help = "command that waits for its data"),
+    STATE_FIELD(I8042State, last_was_command, 6, BOOL),
+    {},
+};
+
+const StateTable i8042_state_table = {
+    .name = "i8042", .version = 1, .size = sizeof(I8042State), .fields = i8042_fields};
 
 typedef struct I8042 {
     Device dev;
@@ -221,6 +235,16 @@ static void i8042_reset(Device *d)
     k->s.ram[0] = MODE_SYSTEM | MODE_NO_AUX;
 }
 
+static void i8042_save(Device *d, StateWriter *w)
+{
+    state_put(w, d->id, &i8042_state_table, &((I8042 *)d)->s);
+}
+
+static bool i8042_load(Device *d, StateReader *r, GError **error)
+{
+    return state_get(r, d->id, &i8042_state_table, &((I8042 *)d)->s, error);
+}
+
 static void i8042_release(Device *d)
 {
     I8042 *k = (I8042 *)d;
@@ -232,8 +256,11 @@ static void i8042_release(Device *d)
     g_free(k);
 }
 
-static const DeviceOps i8042_ops = {
-    .name = "i8042", .reset = i8042_reset, .release = i8042_release};
+static const DeviceOps i8042_ops = {.name = "i8042",
+                                    .reset = i8042_reset,
+                                    .release = i8042_release,
+                                    .save = i8042_save,
+                                    .load = i8042_load};
 
 Device *i8042_new(Bus *pio, const PlatformEvents *events)
 {

@@ -7,19 +7,34 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "state/state.h"
 #include "util/error.h"
 #include "util/lock.h"
 
 typedef struct Device Device;
 
 typedef struct DeviceOps {
-    const char *name; /* of the kind; later of its section in a saved state */
+    const char *name; /* of the kind */
 
     /* Main thread, vCPUs parked or not yet started.  Each may be NULL. */
     void (*reset)(Device *d);   /* power-on values */
     void (*quiesce)(Device *d); /* no work in flight on return */
     void (*resume)(Device *d);
     void (*release)(Device *d); /* half-built is fine; frees the instance */
+
+    /* Main thread, at any time: why the device cannot be saved now, a sentence without
+     * its name; NULL: it can. */
+    const char *(*pinned)(const Device *d);
+
+    /* Main thread, vCPUs parked, device quiesced.  Puts sections named d->id and d->id
+     * "/x".  Without it there is nothing to save. */
+    void (*save)(Device *d, StateWriter *w);
+
+    /* Main thread.  The device was just made, from the same configuration, and never
+     * ran.  What is read is hostile: check all of it, then take it.  On failure the
+     * device is good for nothing but release.  No interrupt, message or event leaves for
+     * what happened before; device_resume() follows, as after any pause. */
+    bool (*load)(Device *d, StateReader *r, GError **error);
 } DeviceOps;
 
 /* Owned by the machine.  The lock guards the device's registers: a vCPU holds it during
@@ -39,3 +54,6 @@ void device_reset(Device *d);
 void device_quiesce(Device *d);
 void device_resume(Device *d);
 void device_release(Device *d);
+const char *device_pinned(const Device *d);
+void device_save(Device *d, StateWriter *w);
+bool device_load(Device *d, StateReader *r, GError **error);

@@ -36,3 +36,19 @@ void device_release(Device *d)
     if (d && d->ops->release)
         d->ops->release(d);
 }
+
+const char *device_pinned(const Device *d)
+{
+    return d->ops->pinned ? d->ops->pinned(d) : NULL;
+}
+
+void device_save(Device *d, StateWriter *w)
+{
+    if (d->ops->save)
+        d->ops->save(d, w);
+}
+
+bool device_load(Device *d, StateReader *r, GError **error)
+{
+    return !d->ops->load || d->ops->load(d, r, error);
+}

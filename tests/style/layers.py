@@ -9,13 +9,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Each layer may include itself and what stands before it; those of one row are peers,
 # and a backend sees nothing of kvm.
-ORDER = ["util", "core", "kvm", "backend", "devices", "virtio", "machine", "control",
-         "agent", "cli"]
+ORDER = ["util", "state", "core", "kvm", "backend", "devices", "virtio", "machine",
+         "snapshot", "control", "agent", "cli"]
 FORBIDDEN = {"backend": {"kvm"}}
 FOLDERS = {
-    "util": ["src/util"], "core": ["src/core"], "kvm": ["src/kvm", "src/arch"],
+    "util": ["src/util"], "state": ["src/state"], "core": ["src/core"], "kvm": ["src/kvm", "src/arch"],
     "backend": ["src/block", "src/net", "src/chardev", "src/vhost"], "devices": ["devices"],
-    "virtio": ["virtio"], "machine": ["src/machine"],
+    "virtio": ["virtio"], "machine": ["src/machine"], "snapshot": ["src/snapshot"],
     "control": ["src/control"], "agent": ["src/agent"], "cli": ["src/cli"],
 }
 
