@@ -198,8 +198,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockDev, block_close)
  */
 void block_hurry(BlockDev *dev);
 
-/* The main thread uses a disk for another thread, which gives it back: block_close()
- * waits for that. */
+/* The main thread uses a disk for another thread, which gives it back.  A disk that is
+ * closed meanwhile stays open for that thread: the main thread does not wait for it. */
 void block_use(BlockDev *dev);
 void block_unuse(BlockDev *dev);
 

@@ -23,6 +23,45 @@ bool block_resize(BlockDev *dev, uint64_t size, GError **error);
 bool block_overlay(BlockDev *dev, const char *overlay, int format, bool existing,
                    GError **error);
 
+/* The same in steps, for who needs several disks at one instant.  The layer is what the
+ * disk was until the switch.  From prepare to free nobody else changes the disk's images.
+ */
+typedef struct BlockLayer BlockLayer;
+typedef struct BlockLayerOptions {
+    const char *path; /* of the overlay; NULL: none, the disk is read-only once it is
+                         settled, which is for a VM that stops */
+    int format;       /* BlockFormat; AUTO is qcow2 */
+    bool existing;    /* the overlay is there already */
+    const char *name; /* what the overlay says is below it; NULL: the path of that */
+} BlockLayerOptions;
+
+/* Sleeps.  Makes and opens the overlay, and flushes what can be.  Refused: a read-only
+ * disk, and one that a job or a command is changing. */
+BlockLayer *block_layer_prepare(BlockDev *dev, const BlockLayerOptions *o,
+                                GError **error);
+
+/* Waits for what is in flight, and for no I/O of its own: also on the main thread, while
+ * the machine is paused.  Back: only in that same pause, while the guest has written
+ * nothing. */
+void block_layer_switch(BlockLayer *l);
+void block_layer_switch_back(BlockLayer *l);
+
+/* Sleeps, the guest may run.  After this the layer is complete on the disk, does not
+ * change any more, and is open read-only, with the locks of a reader. */
+bool block_layer_settle(BlockLayer *l, GError **error);
+
+/* Sleeps.  After settle: the file of the layer has been copied or linked to `path`, which
+ * is used from now on, and will be known as `name`. */
+bool block_layer_move(BlockLayer *l, const char *path, const char *name, GError **error);
+
+/* Sleeps, the guest may run, in any state.  The disk is what it was: what the guest wrote
+ * to the overlay goes to where it would have gone, and the overlay's file is removed.
+ * Frees l.  On failure the disk goes on in the overlay, and nothing is lost. */
+bool block_layer_undo(BlockLayer *l, GError **error);
+
+/* Sleeps.  It stays switched; if it was not, the overlay is removed.  NULL is fine. */
+void block_layer_free(BlockLayer *l);
+
 /* The disk is another image from now on, of the same writability. */
 bool block_change_image(BlockDev *dev, const BlockOptions *options, GError **error);
 

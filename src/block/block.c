@@ -73,14 +73,8 @@ BlockDev *block_open(const BlockOptions *options, GError **error)
     return g_steal_pointer(&dev);
 }
 
-void block_close(BlockDev *dev)
+static void destroy(BlockDev *dev)
 {
-    if (!dev)
-        return;
-    lock_acquire(&dev->lock);
-    while (dev->uses)
-        pthread_cond_wait(&dev->changed, &dev->lock.mutex);
-    lock_release(&dev->lock);
     block_job_free(dev->job);
     if (dev->engine && dev->engine->unprobe)
         dev->engine->unprobe(dev);
@@ -91,6 +85,23 @@ void block_close(BlockDev *dev)
     lock_finish(&dev->chain_lock);
     g_free(dev->path);
     g_free(dev);
+}
+
+void block_close(BlockDev *dev)
+{
+    bool used;
+
+    if (!dev)
+        return;
+    lock_acquire(&dev->lock);
+    dev->on_resize = NULL;
+    while (dev->telling)
+        pthread_cond_wait(&dev->changed, &dev->lock.mutex);
+    dev->closed = true;
+    used = dev->uses;
+    lock_release(&dev->lock);
+    if (!used)
+        destroy(dev);
 }
 
 uint64_t block_size(const BlockDev *dev)
@@ -158,9 +169,13 @@ void block_use(BlockDev *dev)
 
 void block_unuse(BlockDev *dev)
 {
-    LOCK_GUARD(&dev->lock);
-    dev->uses--;
-    pthread_cond_broadcast(&dev->changed);
+    bool last;
+
+    lock_acquire(&dev->lock);
+    last = !--dev->uses && dev->closed;
+    lock_release(&dev->lock);
+    if (last)
+        destroy(dev);
 }
 
 /* ---- limits and figures ---------------------------------------------------------------

@@ -50,6 +50,8 @@ struct BlockDev {
     BlockJob *job;     /* the last one; see job.c */
     bool changing;     /* by a command that is not a job, or one that starts a job */
     unsigned uses;     /* block_use() */
+    bool closed;       /* the last who uses it frees it */
+    bool telling;      /* on_resize is being called */
     bool hurry;        /* atomic: block_hurry() */
     BlockDirty *dirty; /* changes only with the gate closed */
 };

@@ -262,14 +262,22 @@ int image_discard(BlockImage *img, uint64_t offset, uint64_t len)
     return err ? err : img->format->discard(img, offset, len);
 }
 
+static bool is_over_unsettled(const BlockImage *img)
+{
+    return img->backing && __atomic_load_n(&img->backing->unsettled, __ATOMIC_RELAXED);
+}
+
 int image_flush(BlockImage *img)
 {
-    return img->readonly ? 0 : img->format->flush(img);
+    int err = is_over_unsettled(img) ? image_flush(img->backing) : 0;
+
+    return err || img->readonly ? err : img->format->flush(img);
 }
 
 bool image_flush_is_slow(BlockImage *img)
 {
-    return img->format->flush_is_slow && img->format->flush_is_slow(img);
+    return is_over_unsettled(img) ||
+           (img->format->flush_is_slow && img->format->flush_is_slow(img));
 }
 
 int image_write_compressed(BlockImage *img, uint64_t offset, const void *buf, size_t len)

@@ -14,6 +14,8 @@ struct BlockImage {
     char *path;
     uint64_t size; /* atomic: bytes the guest sees */
     bool readonly;
+    bool unsettled;      /* atomic: a layer that may hold what is not on the disk yet; who
+                            flushes the image above it flushes it, too (layer.c) */
     bool slow_discard;   /* discards and zeroes may free what a write in flight uses:
                             they run alone */
     BlockImage *backing; /* owned; changes only with nothing in flight */

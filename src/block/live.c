@@ -1,8 +1,7 @@
-/* What changes at once below a disk in use: its size, a new layer, another image. */
+/* What changes at once below a disk in use: its size, another image. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "job_private.h"
 
@@ -40,8 +39,19 @@ void block_change_end(BlockDev *dev)
 
 static void tell_size(BlockDev *dev)
 {
-    if (dev->on_resize)
-        dev->on_resize(dev->resize_opaque);
+    void (*fn)(void *opaque);
+
+    lock_acquire(&dev->lock);
+    fn = dev->on_resize;
+    dev->telling = fn != NULL; /* one at a time: who changes the size has the right to */
+    lock_release(&dev->lock);
+    if (!fn)
+        return;
+    fn(dev->resize_opaque);
+    lock_acquire(&dev->lock);
+    dev->telling = false;
+    pthread_cond_broadcast(&dev->changed);
+    lock_release(&dev->lock);
 }
 
 bool block_resize(BlockDev *dev, uint64_t size, GError **error)
@@ -59,9 +69,9 @@ bool block_resize(BlockDev *dev, uint64_t size, GError **error)
     block_gate_close(dev);
     ok = image_resize(dev->top, size, error);
     block_gate_open(dev);
-    block_change_end(dev);
     if (block_size(dev) != was)
         tell_size(dev);
+    block_change_end(dev);
     return ok;
 }
 
@@ -117,83 +127,9 @@ bool block_change_image(BlockDev *dev, const BlockOptions *options, GError **err
     o.backing = options->backing;
     image = image_open(&o, 0, error);
     ok = image && exchange(dev, image, error);
-    block_change_end(dev);
     if (ok)
         tell_size(dev);
-    return ok;
-}
-
-/* ---- an overlay ----------------------------------------------------------------------
- */
-
-static bool make_overlay(BlockDev *dev, const char *path, int format, GError **error)
-{
-    g_autofree char *below = block_absolute_path(dev->top->path);
-    g_autofree ImageCreate *how = param_new(&image_create_params);
-
-    how->path = (char *)path;
-    how->format = format == BLOCK_FORMAT_AUTO ? BLOCK_FORMAT_QCOW2 : format;
-    how->size = image_size_now(dev->top);
-    how->backing = below;
-    how->backing_format = (char *)dev->top->format->name;
-    how->unsafe_backing = true; /* it is ours, and locked */
-    return image_create(how, error);
-}
-
-static bool put_on_top(BlockDev *dev, BlockImage *overlay, GError **error)
-{
-    BlockImage *old = dev->top;
-    bool ok;
-
-    block_gate_close(dev);
-    errno = image_flush(old);
-    ok = !errno || fail_errno(error, "'%s': write back what the guest wrote", old->path);
-    lock_acquire(&dev->chain_lock);
-    ok = ok && image_reopen(old, true, error);
-    if (ok) {
-        overlay->backing = old;
-        dev->top = overlay;
-    }
-    lock_release(&dev->chain_lock);
-    block_gate_open(dev);
-    return ok;
-}
-
-static bool add_overlay(BlockDev *dev, const char *path, int format, GError **error)
-{
-    BlockOptions o = block_options_like(
-        dev, path, format == BLOCK_FORMAT_AUTO ? BLOCK_FORMAT_QCOW2 : format);
-    g_autofree char *below = block_absolute_path(dev->top->path);
-    g_autoptr(BlockImage) overlay = image_open(&o, IMAGE_NO_BACKING, error);
-
-    if (!overlay)
-        return false;
-    image_mark_backing(overlay->file, below);
-    errno = block_file_flush(overlay->file);
-    if (errno)
-        return fail_errno(error, "'%s': write it to the disk", path);
-    if (!put_on_top(dev, overlay, error))
-        return false;
-    g_steal_pointer(&overlay);
-    return true;
-}
-
-bool block_overlay(BlockDev *dev, const char *path, int format, bool existing,
-                   GError **error)
-{
-    bool made = false, ok;
-
-    if (dev->readonly)
-        return fail(error, VM_ERROR_INVALID,
-                    "'%s' is read-only: it needs no overlay, nothing is written to it",
-                    dev->path);
-    if (!block_change_begin(dev, error))
-        return false;
-    ok = existing || (made = make_overlay(dev, path, format, error));
-    ok = ok && add_overlay(dev, path, format, error);
     block_change_end(dev);
-    if (made && !ok)
-        unlink(path);
     return ok;
 }
 

@@ -492,6 +492,169 @@ static void another_image_takes_its_place(void)
     remove_dir(dir);
 }
 
+/* ---- layers in steps ------------------------------------------------------------------
+ */
+
+/* As a machine that pauses does: nothing is in flight, and nothing comes. */
+static void guest_pause(Guest *g)
+{
+    __atomic_store_n(&g->stop, true, __ATOMIC_RELAXED);
+    ioloop_call(g->loop, end, g);
+    g_assert_cmpuint(g->n_busy, ==, 0);
+}
+
+static void guest_resume(Guest *g)
+{
+    __atomic_store_n(&g->stop, false, __ATOMIC_RELAXED);
+    ioloop_call(g->loop, begin, g);
+}
+
+typedef struct Layered {
+    char *dir, *base, *top;
+    int format;
+    BlockDev *dev;
+    BlockLayer *layer;
+    Guest guest;
+    uint64_t then[BLOCKS]; /* what the disk said at the switch */
+} Layered;
+
+/* A disk whose layer was switched in a pause that is not over. */
+static Layered *switched(int format)
+{
+    Layered *t = g_new0(Layered, 1);
+    g_autofree char *file = g_strdup_printf("base.%s", block_format_names[format]);
+    g_autoptr(GError) error = NULL;
+
+    t->dir = new_dir();
+    t->format = format;
+    t->base = new_image(t->dir, file, format, NULL, NULL);
+    t->top = g_build_filename(t->dir, "top.qcow2", NULL);
+    t->dev = open_disk(t->base, format);
+    guest_start(&t->guest, t->dev);
+    guest_goes_on(&t->guest, 500);
+    t->layer = block_layer_prepare(t->dev, &(BlockLayerOptions){.path = t->top}, &error);
+    g_assert_no_error(error);
+    guest_goes_on(&t->guest, 500);
+    guest_pause(&t->guest);
+    memcpy(t->then, t->guest.said, sizeof(t->then));
+    block_layer_switch(t->layer);
+    return t;
+}
+
+static void layered_free(Layered *t)
+{
+    remove_dir(t->dir);
+    g_free(t->base);
+    g_free(t->top);
+    g_free(t);
+}
+
+static void settle(Layered *t)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_assert_true(block_layer_settle(t->layer, &error));
+    g_assert_no_error(error);
+}
+
+static void a_layer_stays_as_it_was_at_the_switch(gconstpointer data)
+{
+    Layered *t = switched(GPOINTER_TO_INT(data));
+
+    guest_resume(&t->guest);
+    guest_goes_on(&t->guest, 500);
+    settle(t);
+    if (t->format == BLOCK_FORMAT_QCOW2)
+        image_is_sound(t->base); /* complete while the VM runs */
+    image_says(t->base, t->format, t->then);
+    block_layer_free(t->layer);
+    guest_goes_on(&t->guest, 500);
+    guest_stop(&t->guest);
+    block_close(t->dev);
+    image_says(t->base, t->format, t->then);
+    image_says(t->top, BLOCK_FORMAT_QCOW2, t->guest.said);
+    layered_free(t);
+}
+
+static void a_layer_taken_back_leaves_nothing(void)
+{
+    Layered *t = switched(BLOCK_FORMAT_QCOW2);
+
+    block_layer_switch_back(t->layer);
+    guest_resume(&t->guest);
+    guest_goes_on(&t->guest, 500);
+    block_layer_free(t->layer);
+    g_assert_false(g_file_test(t->top, G_FILE_TEST_EXISTS));
+    g_assert_cmpuint(depth(t->dev), ==, 1);
+    guest_goes_on(&t->guest, 500);
+    guest_stop(&t->guest);
+    block_close(t->dev);
+    image_is_sound(t->base);
+    image_says(t->base, t->format, t->guest.said);
+    layered_free(t);
+}
+
+static void a_layer_undone_later_loses_nothing(gconstpointer data)
+{
+    bool settled = GPOINTER_TO_INT(data);
+    Layered *t = switched(BLOCK_FORMAT_QCOW2);
+    g_autoptr(GError) error = NULL;
+
+    guest_resume(&t->guest);
+    guest_goes_on(&t->guest, 500);
+    if (settled)
+        settle(t);
+    guest_goes_on(&t->guest, 500);
+    g_assert_true(block_layer_undo(t->layer, &error));
+    g_assert_no_error(error);
+    g_assert_false(g_file_test(t->top, G_FILE_TEST_EXISTS));
+    g_assert_cmpuint(depth(t->dev), ==, 1);
+    guest_goes_on(&t->guest, 500);
+    guest_stop(&t->guest);
+    block_close(t->dev);
+    image_is_sound(t->base);
+    image_says(t->base, t->format, t->guest.said);
+    layered_free(t);
+}
+
+static void a_layer_may_be_used_at_another_place(void)
+{
+    Layered *t = switched(BLOCK_FORMAT_QCOW2);
+    g_autofree char *copy = g_build_filename(t->dir, "copy.qcow2", NULL);
+    g_autofree char *cmd = g_strdup_printf("cp '%s' '%s'", t->base, copy);
+    g_autoptr(GError) error = NULL;
+
+    guest_resume(&t->guest);
+    settle(t);
+    g_assert_true(g_spawn_command_line_sync(cmd, NULL, NULL, NULL, NULL));
+    g_assert_true(block_layer_move(t->layer, copy, copy, &error));
+    g_assert_no_error(error);
+    block_layer_free(t->layer);
+    remove(t->base);
+    guest_goes_on(&t->guest, 500);
+    guest_stop(&t->guest);
+    block_close(t->dev);
+    image_says(copy, BLOCK_FORMAT_QCOW2, t->then);
+    layered_free(t);
+}
+
+/* The main thread closes it, and does not wait for who has it. */
+static void a_disk_closed_in_use_stays_with_its_user(void)
+{
+    g_autoptr(GError) error = NULL;
+    char *dir = new_dir();
+    g_autofree char *base = new_image(dir, "a.raw", BLOCK_FORMAT_RAW, NULL, NULL);
+    BlockDev *dev = open_disk(base, BLOCK_FORMAT_RAW);
+
+    block_use(dev);
+    block_close(dev);
+    g_assert_true(block_resize(dev, SIZE * 2, &error));
+    g_assert_no_error(error);
+    block_unuse(dev);
+    block_close(open_disk(base, BLOCK_FORMAT_RAW)); /* it is not locked any more */
+    remove_dir(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -519,5 +682,21 @@ int main(int argc, char **argv)
                          GINT_TO_POINTER(BLOCK_FORMAT_QCOW2), a_new_size_is_told);
     g_test_add_func("/block_live/another_image_takes_its_place",
                     another_image_takes_its_place);
+    g_test_add_data_func(
+        "/block_live/a_layer_of_a_raw_disk_stays_as_it_was_at_the_switch",
+        GINT_TO_POINTER(BLOCK_FORMAT_RAW), a_layer_stays_as_it_was_at_the_switch);
+    g_test_add_data_func("/block_live/a_layer_stays_as_it_was_at_the_switch",
+                         GINT_TO_POINTER(BLOCK_FORMAT_QCOW2),
+                         a_layer_stays_as_it_was_at_the_switch);
+    g_test_add_func("/block_live/a_layer_taken_back_leaves_nothing",
+                    a_layer_taken_back_leaves_nothing);
+    g_test_add_data_func("/block_live/a_layer_undone_at_once_loses_nothing",
+                         GINT_TO_POINTER(false), a_layer_undone_later_loses_nothing);
+    g_test_add_data_func("/block_live/a_layer_undone_later_loses_nothing",
+                         GINT_TO_POINTER(true), a_layer_undone_later_loses_nothing);
+    g_test_add_func("/block_live/a_layer_may_be_used_at_another_place",
+                    a_layer_may_be_used_at_another_place);
+    g_test_add_func("/block_live/a_disk_closed_in_use_stays_with_its_user",
+                    a_disk_closed_in_use_stays_with_its_user);
     return g_test_run();
 }
