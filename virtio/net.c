@@ -319,6 +319,17 @@ bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
     return true;
 }
 
+bool virtio_net_macs(const VirtioDevice *v, uint8_t ret_now[6], uint8_t ret_own[6])
+{
+    const Net *n = (const Net *)v;
+
+    if (v->ops->id != virtio_net_ops.id)
+        return false;
+    store_le(ret_now, __atomic_load_n(&n->mac, __ATOMIC_RELAXED), 6);
+    store_le(ret_own, n->own_mac, 6);
+    return true;
+}
+
 static NetCounters read_counters(const NetCounters *c)
 {
     return (NetCounters){.frames = counter_read(&c->frames),

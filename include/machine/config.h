@@ -26,6 +26,7 @@ typedef struct Config {
     uint64_t cpus;
     GuestMemOptions memory;
     char *name;
+    char *uuid; /* NULL: none; after config_finish() as RFC 4122 writes it, lower case */
     bool run_folder; /* the name is its own, not its image's: it has a run folder */
     char *control, *control_readonly; /* paths of control sockets; NULL: none */
     char
@@ -82,6 +83,9 @@ bool config_load(Config *cfg, const char *path, GError **error);
 
 /* A new reference: what config_load() makes the same Config from. */
 json_t *config_to_json(const Config *cfg);
+
+/* Gives it a random UUID (version 4) if it has none: a VM that can be found again. */
+void config_make_uuid(Config *cfg);
 
 /* When all has been said: fills in where the console goes and the command line that
  * follows from it, and refuses what cannot be together. */

@@ -12,6 +12,11 @@ bool virtio_net_set_link(VirtioDevice *v, bool up);
 /* Any thread.  Whether it is plugged in.  False: v is no network card. */
 bool virtio_net_link(const VirtioDevice *v, bool *ret_up);
 
+/* Any thread.  The card's address as its driver uses it, which a restored one brought
+ * along or a guest has set, and the card's own, which it has again after a reset.  False:
+ * v is no network card. */
+bool virtio_net_macs(const VirtioDevice *v, uint8_t ret_now[6], uint8_t ret_own[6]);
+
 typedef struct NetCounters {
     uint64_t frames, bytes; /* that went through; bytes without the virtio header */
     uint64_t dropped;       /* frames that could not */

@@ -246,6 +246,8 @@ static json_t *inspect(const FleetVm *vm)
         json_object_set_new(config, "name", json_string(vm->name)); /* as it is now */
         json_object_set_new(json, "config", config);
     }
+    if (*json_get_text(config, "uuid"))
+        json_object_set(json, "uuid", json_object_get(config, "uuid"));
     add_files(json, vm->name);
     if (vm->info.state == PLACE_RUNNING) {
         g_autoptr(ControlClient) c = control_client_connect(vm->name, NULL);
@@ -304,6 +306,8 @@ static void print_inspection(const json_t *json)
 
     printf("%-10s %s\n%-10s %s (%s)\n", "name", json_get_text(json, "name"), "state",
            json_get_text(json, "state"), last);
+    if (*json_get_text(json, "uuid"))
+        printf("%-10s %s\n", "uuid", json_get_text(json, "uuid"));
     if (json_object_get(json, "pid"))
         printf("%-10s %d\n", "pid",
                (int)json_integer_value(json_object_get(json, "pid")));

@@ -227,6 +227,8 @@ static int run(const Arguments *a, const RunOptions *options)
         detach_failed(&detach, error->message, EXIT_CANNOT);
         return EXIT_CANNOT;
     }
+    if (cfg->run_folder)
+        config_make_uuid(cfg);
     return monitor_run(cfg, &place, &detach);
 }
 

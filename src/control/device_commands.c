@@ -218,9 +218,26 @@ static const ControlType device_info = {
     .members = CONTROL_MEMBERS({"id", &control_str}, {"option", &control_str},
                                {"added", &control_bool}, {"removal", &removal},
                                {"slot", &control_int, true},
-                               {"link", &control_bool, true}),
+                               {"link", &control_bool, true}, {"mac", &control_str, true},
+                               {"own-mac", &control_str, true}),
 };
 static const ControlType device_list = {.kind = CONTROL_ARRAY, .element = &device_info};
+
+static json_t *mac_text(const uint8_t mac[6])
+{
+    return json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+                        mac[4], mac[5]);
+}
+
+static void add_macs(json_t *info, const VirtioDevice *v)
+{
+    uint8_t now[6], own[6];
+
+    if (!virtio_net_macs(v, now, own))
+        return;
+    json_object_set_new(info, "mac", mac_text(now));
+    json_object_set_new(info, "own-mac", mac_text(own));
+}
 
 static json_t *x_query_devices(ControlCall *call, GError **error)
 {
@@ -237,6 +254,7 @@ static json_t *x_query_devices(ControlCall *call, GError **error)
             json_object_set_new(info, "slot", json_integer(d.pci->slot));
         if (virtio_net_link(d.virtio, &up))
             json_object_set_new(info, "link", json_boolean(up));
+        add_macs(info, d.virtio);
         json_array_append_new(all, info);
     }
     return all;

@@ -118,10 +118,13 @@ static const ControlType uuid_info = {
     .members = CONTROL_MEMBERS({"UUID", &control_str}),
 };
 
-/* QMP: a VM that was given none says so by the null UUID.  Ours cannot be given one. */
+/* QMP: a VM that has none says so by the null UUID. */
 static json_t *query_uuid(ControlCall *call, GError **error)
 {
-    return json_pack("{s:s}", "UUID", "00000000-0000-0000-0000-000000000000");
+    const char *uuid = machine_config(call->machine)->uuid;
+
+    return json_pack("{s:s}", "UUID",
+                     uuid ? uuid : "00000000-0000-0000-0000-000000000000");
 }
 
 static const char *const targets[] = {"x86_64", NULL};

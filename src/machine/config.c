@@ -46,6 +46,11 @@ static const ParamDesc scalars[] = {
      .offset = offsetof(Config, name),
      .arg = "NAME",
      .help = "name of the VM; its control socket is in a run folder of that name"},
+    {.key = "uuid",
+     .type = PARAM_STRING,
+     .offset = offsetof(Config, uuid),
+     .arg = "UUID",
+     .help = "what to know the VM by, whatever its name; a named VM gets one"},
     {.key = "control",
      .type = PARAM_PATH,
      .offset = offsetof(Config, control),
@@ -499,10 +504,36 @@ static bool wants_shared_memory(const Config *cfg)
     return false;
 }
 
+static bool check_uuid(Config *cfg, GError **error)
+{
+    char *lower;
+
+    if (!cfg->uuid)
+        return true;
+    if (!g_uuid_string_is_valid(cfg->uuid))
+        return fail(error, VM_ERROR_INVALID,
+                    "uuid: '%s' is no UUID, which is like "
+                    "123e4567-e89b-12d3-a456-426614174000",
+                    cfg->uuid);
+    lower = g_ascii_strdown(cfg->uuid, -1);
+    g_free(cfg->uuid);
+    cfg->uuid = lower;
+    return true;
+}
+
+void config_make_uuid(Config *cfg)
+{
+    if (!cfg->uuid)
+        cfg->uuid = g_uuid_string_random();
+}
+
 bool config_finish(Config *cfg, GError **error)
 {
     Consoles c = look_at_consoles(cfg);
     bool hvc;
+
+    if (!check_uuid(cfg, error))
+        return false;
 
     if (c.stdio_users > 1)
         return fail(error, VM_ERROR_INVALID,

@@ -284,6 +284,31 @@ static void every_option_has_a_name_a_help_line_and_a_value_kind(void)
     g_assert_cmpint(config_option("no-reboot")->value, ==, CONFIG_VALUE_OPTIONAL);
 }
 
+static void a_uuid_is_checked_kept_and_made_once(void)
+{
+    g_autoptr(Config) given = WITH("uuid", "123E4567-E89B-12D3-A456-426614174000");
+    g_autoptr(Config) bad = WITH("uuid", "123e4567");
+    g_autoptr(Config) none = WITH("name", "n");
+    g_autoptr(Config) other = WITH("name", "n");
+    g_autoptr(GError) error = NULL;
+    g_autofree char *made = NULL;
+
+    finish(given);
+    config_make_uuid(given);
+    g_assert_cmpstr(given->uuid, ==, "123e4567-e89b-12d3-a456-426614174000");
+    g_assert_false(config_finish(bad, &error));
+    g_assert_nonnull(strstr(error->message, "'123e4567' is no UUID"));
+    finish(none);
+    g_assert_null(none->uuid);
+    config_make_uuid(none);
+    made = g_strdup(none->uuid);
+    g_assert_true(g_uuid_string_is_valid(made));
+    config_make_uuid(none);
+    g_assert_cmpstr(none->uuid, ==, made);
+    config_make_uuid(other);
+    g_assert_cmpstr(other->uuid, !=, made);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *path = NULL;
@@ -303,6 +328,7 @@ int main(int argc, char **argv)
     T(command_line_overrides_values_and_adds_devices);
     T(bad_files_are_refused);
     T(every_option_has_a_name_a_help_line_and_a_value_kind);
+    T(a_uuid_is_checked_kept_and_made_once);
     status = g_test_run();
     path = g_build_filename(folder, "c.json", NULL);
     g_unlink(path);
