@@ -20,6 +20,8 @@ typedef enum {
     NAMES_GUESTS,
     NAMES_VMS,
     NAMES_VMS_AND_FILES,
+    NAMES_SNAPSHOTS,
+    NAMES_SNAPSHOTS_AND_FILES,
 } NamesKind;
 
 /* hutch NAME ...: this and the tables it points to are all that is to be said of a verb.

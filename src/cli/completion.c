@@ -1,5 +1,6 @@
 /* Completion for bash, zsh and fish: the words come from the option tables, the names of
- * images from `hutch run`, those of VMs from `hutch ps --quiet`. */
+ * images from `hutch run`, those of VMs from `hutch ps --quiet`, those of snapshots from
+ * `hutch snapshot list --quiet`. */
 
 #include "src/cli/cli.h"
 
@@ -60,6 +61,9 @@ static const char *words_of(const Verb *v)
     case NAMES_VMS:
     case NAMES_VMS_AND_FILES:
         return "hutch ps --quiet";
+    case NAMES_SNAPSHOTS:
+    case NAMES_SNAPSHOTS_AND_FILES:
+        return "hutch snapshot list --quiet";
     case NAMES_NOTHING:
     case NAMES_FILES:
         break;
@@ -67,9 +71,28 @@ static const char *words_of(const Verb *v)
     return NULL;
 }
 
+/* What they are, for who completes. */
+static const char *kind_of(const Verb *v)
+{
+    switch (v->names) {
+    case NAMES_VMS:
+    case NAMES_VMS_AND_FILES:
+        return "vm";
+    case NAMES_SNAPSHOTS:
+    case NAMES_SNAPSHOTS_AND_FILES:
+        return "snapshot";
+    case NAMES_GUESTS:
+    case NAMES_NOTHING:
+    case NAMES_FILES:
+        break;
+    }
+    return "image";
+}
+
 static bool names_files(const Verb *v)
 {
-    return v->names == NAMES_FILES || v->names == NAMES_VMS_AND_FILES;
+    return v->names == NAMES_FILES || v->names == NAMES_VMS_AND_FILES ||
+           v->names == NAMES_SNAPSHOTS_AND_FILES;
 }
 
 static bool takes_value(const ConfigOption *o)
@@ -238,13 +261,12 @@ static void zsh_verb(GString *out, const char *path, const Verb *v,
     g_string_append_printf(out, "    '%s')\n        _arguments \\\n", path);
     for (const ConfigOption *o = options; o->name; o++)
         zsh_option(out, o);
-    if (v->names == NAMES_VMS_AND_FILES)
-        g_string_append_printf(out, "        '1:vm:($(%s 2>/dev/null))' \\\n",
+    if (words_of(v) && names_files(v))
+        g_string_append_printf(out, "        '1:%s:($(%s 2>/dev/null))' \\\n", kind_of(v),
                                words_of(v));
     else if (words_of(v))
         g_string_append_printf(out, "        '%s:%s:($(%s 2>/dev/null))' \\\n",
-                               v->max_names > 1 ? "*" : "1",
-                               v->names == NAMES_VMS ? "vm" : "image", words_of(v));
+                               v->max_names > 1 ? "*" : "1", kind_of(v), words_of(v));
     g_string_append(out,
                     names_files(v) ? "        '*:file:_files' ;;\n" : "        ;;\n");
 }
@@ -334,9 +356,9 @@ static void fish_verb(GString *out, const char *path, const Verb *v,
     g_autofree char *seen = fish_seen(path);
 
     if (words_of(v))
-        g_string_append_printf(
-            out, "complete -c hutch -n '%s' -a '(%s 2>/dev/null)' -d %s\n", seen,
-            words_of(v), v->names == NAMES_GUESTS ? "image" : "vm");
+        g_string_append_printf(out,
+                               "complete -c hutch -n '%s' -a '(%s 2>/dev/null)' -d %s\n",
+                               seen, words_of(v), kind_of(v));
     if (names_files(v))
         g_string_append_printf(out, "complete -c hutch -n '%s' -F\n", seen);
     for (const ConfigOption *o = options; o->name; o++)

@@ -13,6 +13,7 @@
 #include "src/cli/interrupt.h"
 #include "src/cli/metrics.h"
 #include "src/cli/set.h"
+#include "src/cli/snapshot.h"
 #include "src/cli/test.h"
 #include "util/log.h"
 
@@ -223,6 +224,11 @@ const Verb verbs[] = {
      .args = "VERB VM",
      .help = "ask the agent in a guest",
      .verbs = agent_verbs},
+    {.group = "Snapshots",
+     .name = "snapshot",
+     .args = "VERB ...",
+     .help = "make, look at, and move snapshots of VMs",
+     .verbs = snapshot_verbs},
     {.group = "Disks",
      .name = "disk",
      .args = "VERB VM ...",
