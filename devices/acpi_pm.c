@@ -9,6 +9,7 @@
  * timer: main thread, which takes it. */
 #include "devices/platform.h"
 #include "devices/regs.h"
+#include "devices/state_private.h"
 
 /* Offsets from ACPI_PM_BASE, each register a word or, the timer, a dword. */
 enum {
@@ -34,15 +35,51 @@ enum {
 
 enum { RESET_NOW = 4, RESET_MASK = 0x0e };
 
-#define TIMER_HZ   3579545ull
-#define TIMER_HALF BIT64(31) /* the status bit is set when bit 31 changes */
+#define TIMER_HZ     3579545ull
+#define TIMER_HALF   BIT64(31) /* the status bit is set when bit 31 changes */
+#define TIMER_NS_MAX BIT64(61)
 
 typedef struct AcpiPmState { /* guest-visible */
     uint16_t sts, en, cnt;
     uint8_t gpe_sts[GPE_EN], gpe_en[GPE_EN];
     uint8_t smi_cmd, reset;
     uint64_t half_seen; /* halves of the timer that went into sts */
+    uint64_t timer_ns;  /* since the timer read 0; only in a saved state */
 } AcpiPmState;
+
+static const StateField acpi_pm_fields[] = {
+    STATE_FIELD(AcpiPmState, sts, 1, U16, .max = PM1_TIMER | PM1_POWER_BUTTON),
+    STATE_FIELD(AcpiPmState, en, 2, U16, .max = PM1_EN_MASK),
+    STATE_FIELD(AcpiPmState, cnt, 3, U16, .max = CNT_MASK),
+    STATE_INTS(AcpiPmState, gpe_sts, 4, U8, .help = "events that happened"),
+    STATE_INTS(AcpiPmState, gpe_en, 5, U8, .help = "events that interrupt"),
+    STATE_FIELD(AcpiPmState, smi_cmd, 6, U8),
+    STATE_FIELD(AcpiPmState, reset, 7, U8),
+    STATE_HOLE(AcpiPmState, reset, half_seen),
+    STATE_FIELD(AcpiPmState, half_seen, 8, U64,
+                .help = "overflows of the timer's bit 31"),
+    STATE_FIELD(AcpiPmState, timer_ns, 9, U64, .max = TIMER_NS_MAX,
+                .help = "what the timer shows, in nanoseconds"),
+    {},
+};
+
+static bool acpi_pm_check(const void *p, GError **error)
+{
+    const AcpiPmState *s = p;
+
+    if ((s->sts & ~(PM1_TIMER | PM1_POWER_BUTTON)) || (s->en & ~PM1_EN_MASK) ||
+        (s->cnt & ~CNT_MASK) || (s->reset & (RESET_NOW | ~RESET_MASK)))
+        return fail(error, VM_ERROR_CORRUPT,
+                    "PM1 status, enable, control and reset are 0x%x, 0x%x, 0x%x, 0x%x",
+                    s->sts, s->en, s->cnt, s->reset);
+    return true;
+}
+
+const StateTable acpi_pm_state_table = {.name = "acpi-pm",
+                                        .version = 1,
+                                        .size = sizeof(AcpiPmState),
+                                        .fields = acpi_pm_fields,
+                                        .check = acpi_pm_check};
 
 typedef struct AcpiPm {
     Device dev;
@@ -304,6 +341,37 @@ static void acpi_pm_reset(Device *d)
     update(pm);
 }
 
+/* After a load the line has to be raised and the host timer armed. */
+static void acpi_pm_resume(Device *d)
+{
+    LOCK_GUARD(&d->lock);
+    update((AcpiPm *)d);
+}
+
+static void acpi_pm_save(Device *d, StateWriter *w)
+{
+    AcpiPm *pm = (AcpiPm *)d;
+    AcpiPmState s;
+
+    LOCK_GUARD(&d->lock);
+    s = pm->s;
+    s.timer_ns = (uint64_t)(clock_ns() - pm->epoch_ns);
+    state_put(w, d->id, &acpi_pm_state_table, &s);
+}
+
+/* The timer goes on from where it stood, as the guest's other clocks do.  What holds an
+ * event says so again when it is resumed. */
+static bool acpi_pm_load(Device *d, StateReader *r, GError **error)
+{
+    AcpiPm *pm = (AcpiPm *)d;
+
+    LOCK_GUARD(&d->lock);
+    if (!state_get(r, d->id, &acpi_pm_state_table, &pm->s, error))
+        return false;
+    pm->epoch_ns = clock_ns() - (int64_t)pm->s.timer_ns;
+    return true;
+}
+
 static void acpi_pm_release(Device *d)
 {
     AcpiPm *pm = (AcpiPm *)d;
@@ -319,7 +387,13 @@ static void acpi_pm_release(Device *d)
 }
 
 static const DeviceOps acpi_pm_ops = {
-    .name = "acpi-pm", .reset = acpi_pm_reset, .release = acpi_pm_release};
+    .name = "acpi-pm",
+    .reset = acpi_pm_reset,
+    .resume = acpi_pm_resume,
+    .release = acpi_pm_release,
+    .save = acpi_pm_save,
+    .load = acpi_pm_load,
+};
 
 Device *acpi_pm_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
                     const PlatformEvents *events)

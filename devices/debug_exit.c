@@ -1,7 +1,7 @@
 /* Ports by which a test kernel ends the machine with a status.  The one at 0xf4 answers
  * as QEMU's isa-debug-exit does, (value << 1) | 1, so that kernels written for that work
  * unchanged; the one at 0x501 gives the value itself, 0 included.  The monitor's own
- * statuses begin at 124, so greater values become 123. */
+ * statuses begin at 124, so greater values become 123.  There is no state to save. */
 #include "devices/platform.h"
 #include "util/bits.h"
 

@@ -256,11 +256,13 @@ static void i8042_release(Device *d)
     g_free(k);
 }
 
-static const DeviceOps i8042_ops = {.name = "i8042",
-                                    .reset = i8042_reset,
-                                    .release = i8042_release,
-                                    .save = i8042_save,
-                                    .load = i8042_load};
+static const DeviceOps i8042_ops = {
+    .name = "i8042",
+    .reset = i8042_reset,
+    .release = i8042_release,
+    .save = i8042_save,
+    .load = i8042_load,
+};
 
 Device *i8042_new(Bus *pio, const PlatformEvents *events)
 {

@@ -25,6 +25,7 @@
 
 #include "devices/pci.h"
 #include "devices/pci_private.h"
+#include "devices/state_private.h"
 #include "util/bits.h"
 
 enum {
@@ -212,6 +213,121 @@ bool msix_write(Msix *m, uint64_t bar_offset, unsigned size, uint64_t value)
         v->entry[word] = value >> 32 * i & mask;
         update_vector(m, v);
     }
+    return true;
+}
+
+/* ---- saved state: vCPUs parked, nobody notifies ------------------------------ */
+
+typedef struct MsixVectorState {
+    uint32_t address_low, address_high, data, control;
+    bool pending;
+    bool live; /* its message was routed, and left at once */
+} MsixVectorState;
+
+typedef struct MsixState {
+    uint32_t n;
+    MsixVectorState vector[MAX_VECTORS];
+} MsixState;
+
+static const StateField vector_fields[] = {
+    STATE_FIELD(MsixVectorState, address_low, 1, U32),
+    STATE_FIELD(MsixVectorState, address_high, 2, U32),
+    STATE_FIELD(MsixVectorState, data, 3, U32),
+    STATE_FIELD(MsixVectorState, control, 4, U32, .max = VECTOR_MASKED),
+    STATE_FIELD(MsixVectorState, pending, 5, BOOL),
+    STATE_FIELD(MsixVectorState, live, 6, BOOL, .help = "neither masked nor refused"),
+    STATE_HOLE_AT_END(MsixVectorState, live),
+    {},
+};
+
+static bool vector_check(const void *p, GError **error)
+{
+    const MsixVectorState *v = p;
+
+    return (is_aligned(v->address_low, 4) &&
+            !(v->live && (v->control & VECTOR_MASKED))) ||
+           fail(error, VM_ERROR_CORRUPT, "a message to 0x%x with control 0x%x cannot be",
+                v->address_low, v->control);
+}
+
+static const StateTable vector_table = {.name = "msix-vector",
+                                        .version = 1,
+                                        .size = sizeof(MsixVectorState),
+                                        .fields = vector_fields,
+                                        .check = vector_check};
+
+static const StateField msix_fields[] = {
+    STATE_LIST(MsixState, vector, n, 1, &vector_table),
+    {},
+};
+
+const StateTable msix_state_table = {
+    .name = "msix", .version = 1, .size = sizeof(MsixState), .fields = msix_fields};
+
+static char *section_name(const Msix *m)
+{
+    return g_strdup_printf("%s/msix", m->p->dev.id);
+}
+
+void msix_save(Msix *m, StateWriter *w)
+{
+    g_autofree MsixState *s = g_new0(MsixState, 1);
+    g_autofree char *section = section_name(m);
+
+    s->n = m->n;
+    for (unsigned i = 0; i < m->n; i++) {
+        MsixVector *v = &m->vector[i];
+
+        s->vector[i] = (MsixVectorState){
+            .address_low = v->entry[ADDR_LOW],
+            .address_high = v->entry[ADDR_HIGH],
+            .data = v->entry[DATA],
+            .control = v->entry[VECTOR_CONTROL],
+            .pending = atomic_load(&v->pending),
+            .live = atomic_load(&v->live),
+        };
+    }
+    state_put(w, section, &msix_state_table, s);
+}
+
+/* What is live gets its route anew.  A vector that should be and was not had a message
+ * that the kernel refused, and stays so until it is written again. */
+static bool load_vector(Msix *m, unsigned i, const MsixVectorState *s, GError **error)
+{
+    MsixVector *v = &m->vector[i];
+    bool masked = !(m->control & CONTROL_ENABLE) || (m->control & CONTROL_MASK_ALL);
+
+    v->entry[ADDR_LOW] = s->address_low;
+    v->entry[ADDR_HIGH] = s->address_high;
+    v->entry[DATA] = s->data;
+    v->entry[VECTOR_CONTROL] = s->control;
+    if (s->live && (masked || !route(m, v)))
+        return fail(error, VM_ERROR_CORRUPT,
+                    "state, section '%s/msix', field 'vector[%u]': its message cannot be "
+                    "routed here",
+                    m->p->dev.id, i);
+    atomic_store(&v->live, s->live);
+    atomic_store(&v->pending, s->pending && !s->live);
+    return true;
+}
+
+bool msix_load(Msix *m, StateReader *r, GError **error)
+{
+    g_autofree MsixState *s = g_new(MsixState, 1);
+    g_autofree char *section = section_name(m);
+
+    if (!state_get(r, section, &msix_state_table, s, error))
+        return false;
+    if (s->n != m->n)
+        return fail(error, VM_ERROR_CORRUPT,
+                    "state, section '%s', field 'vector': it has %u elements, and this "
+                    "device has %u vectors",
+                    section, s->n, m->n);
+    m->control = load_le16(m->p->s.config + m->cap + CONTROL);
+    for (unsigned i = 0; i < m->n; i++)
+        if (!load_vector(m, i, &s->vector[i], error))
+            return false;
+    atomic_store(&m->enabled, (m->control & CONTROL_ENABLE) != 0);
     return true;
 }
 

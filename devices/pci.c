@@ -115,6 +115,26 @@ bool pci_update_bars(PciDevice *p)
     return freed;
 }
 
+bool pci_map_bars(PciDevice *p, unsigned bars, unsigned *ret_bad)
+{
+    const PciBusConfig *config = p->bus ? pci_bus_config(p->bus) : NULL;
+
+    for (unsigned n = 0; n < PCI_BARS; n++) {
+        PciBar *bar = &p->bar[n];
+        uint64_t addr = bar_wanted(p, n);
+
+        if (!(bars & BIT(n)))
+            continue;
+        *ret_bad = n;
+        if (!config || addr == NOWHERE ||
+            !bus_map(bar->io ? config->pio : config->mmio, &bar->region, addr))
+            return false;
+        if (bar->moved)
+            bar->moved(p, n, addr, true);
+    }
+    return true;
+}
+
 /* ---- INTx ------------------------------------------------------------------ */
 
 /* Both the device (any thread) and the command register (a vCPU) change the line.  What
@@ -134,6 +154,12 @@ void pci_set_intx(PciDevice *p, bool level)
     if (level == p->intx_level)
         return;
     __atomic_store_n(&p->intx_level, level, __ATOMIC_RELAXED);
+    set_intx_line(p);
+}
+
+void pci_resume_intx(PciDevice *p)
+{
+    LOCK_GUARD(&p->intx_lock);
     set_intx_line(p);
 }
 

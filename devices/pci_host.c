@@ -16,6 +16,7 @@
 
 #include "devices/pci.h"
 #include "devices/pci_private.h"
+#include "devices/state_private.h"
 #include "util/bits.h"
 
 enum {
@@ -29,9 +30,53 @@ enum {
 #define ADDRESS_WRITABLE 0x80fffffcu
 #define LOW_BAR_MAX      (16 * MIB)
 
+typedef struct PciSlotState {
+    uint8_t slot;
+    char id[sizeof(((Device *)0)->id)];
+} PciSlotState;
+
 typedef struct PciHostState {
     uint32_t address; /* of mechanism #1 */
+    uint32_t n;       /* functions; only in a saved state, as they are */
+    PciSlotState function[PCI_MAX_SLOTS];
 } PciHostState;
+
+static const StateField slot_fields[] = {
+    STATE_FIELD(PciSlotState, slot, 1, U8, .max = PCI_MAX_SLOTS - 1),
+    STATE_STRING(PciSlotState, id, 2),
+    {},
+};
+
+static const StateTable slot_table = {.name = "pci-slot",
+                                      .version = 1,
+                                      .size = sizeof(PciSlotState),
+                                      .fields = slot_fields};
+
+static const StateField host_fields[] = {
+    STATE_FIELD(PciHostState, address, 1, U32, .max = ADDRESS_WRITABLE,
+                .help = "what port 0xcfc accesses"),
+    STATE_LIST(PciHostState, function, n, 2, &slot_table, .help = "who is in which slot"),
+    {},
+};
+
+static bool host_check(const void *p, GError **error)
+{
+    const PciHostState *s = p;
+    uint32_t slots = 0;
+
+    for (unsigned i = 0; i < s->n; slots |= BIT(s->function[i++].slot))
+        if (slots & BIT(s->function[i].slot))
+            return fail(error, VM_ERROR_CORRUPT, "two functions are in slot %u",
+                        s->function[i].slot);
+    return !(s->address & ~ADDRESS_WRITABLE) ||
+           fail(error, VM_ERROR_CORRUPT, "field 'address' is 0x%x", s->address);
+}
+
+const StateTable pci_host_state_table = {.name = "pci-host",
+                                         .version = 1,
+                                         .size = sizeof(PciHostState),
+                                         .fields = host_fields,
+                                         .check = host_check};
 
 /* Addresses not yet given to a BAR.  Memory is given in whole pages, so that a guest can
  * map one BAR without its neighbour. */
@@ -249,16 +294,21 @@ static unsigned slot_gsi(const PciBus *bus, unsigned slot, unsigned pin)
     return bus->config.gsi_base + (slot + pin) % 4;
 }
 
+static void connect_intx(const PciBus *bus, PciDevice *p)
+{
+    if (p->s.config[PCI_INTERRUPT_PIN]) {
+        unsigned gsi = slot_gsi(bus, p->slot, p->s.config[PCI_INTERRUPT_PIN] - 1);
+        irq_connect(&p->intx, bus->config.ic, gsi);
+        p->s.config[PCI_INTERRUPT_LINE] = gsi;
+    }
+}
+
 /* It is complete before a config access can find it. */
 static void attach(PciBus *bus, PciDevice *p, unsigned slot)
 {
     p->slot = slot;
     p->bus = bus;
-    if (p->s.config[PCI_INTERRUPT_PIN]) {
-        unsigned gsi = slot_gsi(bus, slot, p->s.config[PCI_INTERRUPT_PIN] - 1);
-        irq_connect(&p->intx, bus->config.ic, gsi);
-        p->s.config[PCI_INTERRUPT_LINE] = gsi;
-    }
+    connect_intx(bus, p);
     pci_device_reset(p);
     LOCK_GUARD(&bus->dev.lock);
     bus->slot[slot] = p;
@@ -345,11 +395,122 @@ void pci_bus_quiesce(PciBus *bus)
             device_quiesce(&bus->slot[slot]->dev);
 }
 
+/* The lines first: a device that is resumed may go on to change its own. */
 void pci_bus_resume(PciBus *bus)
 {
     for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
         if (bus->slot[slot])
+            pci_resume_intx(bus->slot[slot]);
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot])
             device_resume(&bus->slot[slot]->dev);
+}
+
+/* ---- saved state ------------------------------------------------------------ */
+
+static bool is_hidden(const PciBus *bus, unsigned slot)
+{
+    return __atomic_load_n(&bus->hidden, __ATOMIC_SEQ_CST) >> slot & 1;
+}
+
+void pci_bus_save(PciBus *bus, StateWriter *w)
+{
+    PciHostState s = {.address = bus->s.address};
+
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++) {
+        PciSlotState *f = &s.function[s.n];
+
+        if (!bus->slot[slot] || is_hidden(bus, slot))
+            continue;
+        f->slot = slot;
+        g_strlcpy(f->id, bus->slot[slot]->dev.id, sizeof(f->id));
+        s.n++;
+    }
+    state_put(w, bus->dev.id, &pci_host_state_table, &s);
+    for (unsigned i = 0; i < s.n; i++)
+        device_save(&bus->slot[s.function[i].slot]->dev, w);
+}
+
+/* Takes the function of that name out of its slot; NULL: there is none. */
+static PciDevice *take_function(PciBus *bus, const char *id)
+{
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot] && g_str_equal(bus->slot[slot]->dev.id, id))
+            return g_steal_pointer(&bus->slot[slot]);
+    return NULL;
+}
+
+/* The one function that was not taken yet, for a sentence; NULL: all were. */
+static PciDevice *left_over(const PciBus *bus)
+{
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot])
+            return bus->slot[slot];
+    return NULL;
+}
+
+/* Finds the functions of the saved slots; whatever the outcome, those found are taken. */
+static bool take_functions(PciBus *bus, const PciHostState *s, PciDevice **ret,
+                           GError **error)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        const PciSlotState *f = &s->function[i];
+        bool bridge = bus->slot[0] && g_str_equal(bus->slot[0]->dev.id, f->id);
+
+        ret[f->slot] = take_function(bus, f->id);
+        if (!ret[f->slot])
+            return fail(error, VM_ERROR_CORRUPT,
+                        "state, section '%s': '%s' was in slot %u, and this machine has "
+                        "no PCI device of that name",
+                        bus->dev.id, f->id, f->slot);
+        if (bridge != !f->slot)
+            return fail(
+                error, VM_ERROR_CORRUPT,
+                "state, section '%s': slot 0 is the host bridge's, and '%s' is in "
+                "slot %u",
+                bus->dev.id, f->id, f->slot);
+    }
+    return !left_over(bus) || fail(error, VM_ERROR_CORRUPT,
+                                   "state, section '%s': this machine has '%s', and the "
+                                   "one that was saved had not",
+                                   bus->dev.id, left_over(bus)->dev.id);
+}
+
+/* As take_functions() had them: those in `taken` by their new slots, or where they were.
+ */
+static void settle(PciBus *bus, PciDevice *const *taken, bool moved)
+{
+    LOCK_GUARD(&bus->dev.lock);
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++) {
+        PciDevice *p = taken[slot];
+
+        if (!p)
+            continue;
+        if (moved)
+            p->slot = slot;
+        bus->slot[p->slot] = p;
+        connect_intx(bus, p);
+    }
+}
+
+bool pci_bus_load(PciBus *bus, StateReader *r, GError **error)
+{
+    PciDevice *taken[PCI_MAX_SLOTS] = {NULL};
+    PciHostState s;
+    bool ok;
+
+    if (!state_get(r, bus->dev.id, &pci_host_state_table, &s, error))
+        return false;
+    ok = take_functions(bus, &s, taken, error);
+    settle(bus, taken, ok);
+    if (!ok)
+        return false;
+    bus->s.address = s.address;
+    for (unsigned slot = 0; slot < PCI_MAX_SLOTS; slot++)
+        if (bus->slot[slot] && !device_load(&bus->slot[slot]->dev, r, error))
+            return false;
+    pci_bus_retry_bars(bus); /* nothing moves, but for a state that somebody made up */
+    return true;
 }
 
 /* ---- life ------------------------------------------------------------------ */
@@ -362,7 +523,22 @@ static void bridge_release(Device *d)
     g_free(p);
 }
 
-static const DeviceOps bridge_ops = {.name = "pci-bridge", .release = bridge_release};
+static void bridge_save(Device *d, StateWriter *w)
+{
+    pci_device_save((PciDevice *)d, w);
+}
+
+static bool bridge_load(Device *d, StateReader *r, GError **error)
+{
+    return pci_device_load((PciDevice *)d, r, error);
+}
+
+static const DeviceOps bridge_ops = {
+    .name = "pci-bridge",
+    .release = bridge_release,
+    .save = bridge_save,
+    .load = bridge_load,
+};
 
 /* The generic host bridge of a PCI host that needs no driver of its own. */
 static const PciIds bridge_ids = {

@@ -16,18 +16,41 @@
 #include "devices/pci_hotplug.h"
 
 #include "devices/platform.h"
+#include "devices/state_private.h"
 #include "util/bits.h"
 
 typedef struct PciHotplugState { /* guest-visible */
     uint32_t up, down;
+    uint32_t removable; /* slots whose function may go */
+    uint32_t asked;     /* slots whose function shall go */
 } PciHotplugState;
+
+static const StateField hotplug_fields[] = {
+    STATE_FIELD(PciHotplugState, up, 1, U32, .help = "slots with news, not yet taken"),
+    STATE_FIELD(PciHotplugState, down, 2, U32, .help = "requests not yet taken"),
+    STATE_FIELD(PciHotplugState, removable, 3, U32, .help = "slots that may be emptied"),
+    STATE_FIELD(PciHotplugState, asked, 4, U32, .help = "slots that shall be emptied"),
+    {},
+};
+
+static bool hotplug_check(const void *p, GError **error)
+{
+    const PciHotplugState *s = p;
+
+    return !((s->up | s->down | s->asked) & ~s->removable) ||
+           fail(error, VM_ERROR_CORRUPT, "there is news of slots that have no function");
+}
+
+const StateTable pci_hotplug_state_table = {.name = "pci-hotplug",
+                                            .version = 1,
+                                            .size = sizeof(PciHotplugState),
+                                            .fields = hotplug_fields,
+                                            .check = hotplug_check};
 
 typedef struct PciHotplug {
     Device dev;
     PciHotplugState s;
-    uint32_t removable; /* slots whose function may go */
-    uint32_t asked;     /* slots whose function shall go */
-    uint32_t ejected;   /* slots whose function the guest gave up */
+    uint32_t ejected; /* slots whose function the guest gave up; the machine's to end */
     BusRegion region;
     Bus *pio;
     PciBus *bus;
@@ -71,11 +94,11 @@ static uint64_t hotplug_read(Device *d, uint64_t offset, unsigned size)
 static void hotplug_write(Device *d, uint64_t offset, unsigned size, uint64_t value)
 {
     PciHotplug *h = (PciHotplug *)d;
-    uint32_t slots = (uint32_t)value & h->removable;
+    uint32_t slots = (uint32_t)value & h->s.removable;
 
     if (size != 4 || offset != PCI_HOTPLUG_EJECT || !slots)
         return;
-    h->removable &= ~slots;
+    h->s.removable &= ~slots;
     h->ejected |= slots;
     h->s.up &= ~slots;
     h->s.down &= ~slots;
@@ -103,7 +126,7 @@ void pci_hotplug_plugged(Device *d, unsigned slot, bool announce)
     PciHotplug *h = (PciHotplug *)d;
 
     LOCK_GUARD(&d->lock);
-    h->removable |= BIT(slot);
+    h->s.removable |= BIT(slot);
     if (announce)
         h->s.up |= BIT(slot);
     update(h);
@@ -114,9 +137,9 @@ void pci_hotplug_ask(Device *d, unsigned slot)
     PciHotplug *h = (PciHotplug *)d;
 
     LOCK_GUARD(&d->lock);
-    if (!(h->removable & BIT(slot)))
+    if (!(h->s.removable & BIT(slot)))
         return; /* it is going already */
-    h->asked |= BIT(slot);
+    h->s.asked |= BIT(slot);
     h->s.down |= BIT(slot);
     update(h);
 }
@@ -126,8 +149,8 @@ void pci_hotplug_unplugged(Device *d, unsigned slot)
     PciHotplug *h = (PciHotplug *)d;
 
     LOCK_GUARD(&d->lock);
-    h->removable &= ~BIT(slot);
-    h->asked &= ~BIT(slot);
+    h->s.removable &= ~BIT(slot);
+    h->s.asked &= ~BIT(slot);
     h->ejected &= ~BIT(slot);
     h->s.up &= ~BIT(slot);
     h->s.down &= ~BIT(slot);
@@ -141,7 +164,7 @@ PciRemoval pci_hotplug_removal(Device *d, unsigned slot)
     LOCK_GUARD(&d->lock);
     if (h->ejected & BIT(slot))
         return PCI_REMOVAL_EJECTED;
-    if (!(h->asked & BIT(slot)))
+    if (!(h->s.asked & BIT(slot)))
         return PCI_REMOVAL_NONE;
     return h->s.down & BIT(slot) ? PCI_REMOVAL_ASKED : PCI_REMOVAL_TAKEN;
 }
@@ -157,9 +180,54 @@ static void hotplug_reset(Device *d)
     PciHotplug *h = (PciHotplug *)d;
 
     LOCK_GUARD(&d->lock);
-    h->s = (PciHotplugState){0};
-    h->asked = 0;
+    h->s.up = h->s.down = h->s.asked = 0;
     update(h);
+}
+
+/* After a load the event has to be raised. */
+static void hotplug_resume(Device *d)
+{
+    PciHotplug *h = (PciHotplug *)d;
+
+    LOCK_GUARD(&d->lock);
+    update(h);
+}
+
+/* What the guest gave up is gone already, as pci_bus_save() has it too. */
+static void hotplug_save(Device *d, StateWriter *w)
+{
+    PciHotplugState s;
+
+    LOCK_GUARD(&d->lock);
+    s = ((PciHotplug *)d)->s;
+    s.asked &= s.removable;
+    state_put(w, d->id, &pci_hotplug_state_table, &s);
+}
+
+/* Slots are those of pci_bus_load(), which was before. */
+static bool hotplug_load(Device *d, StateReader *r, GError **error)
+{
+    PciHotplug *h = (PciHotplug *)d;
+    PciHotplugState s;
+    uint32_t there = 0; /* slot 0 is the host bridge's */
+
+    if (!state_get(r, d->id, &pci_hotplug_state_table, &s, error))
+        return false;
+    for (unsigned slot = 1; slot < PCI_MAX_SLOTS; slot++)
+        if (pci_device_at(h->bus, slot))
+            there |= BIT(slot);
+
+    LOCK_GUARD(&d->lock);
+    if ((s.removable & ~there) ||
+        __builtin_popcount(s.removable) != __builtin_popcount(h->s.removable))
+        return fail(
+            error, VM_ERROR_CORRUPT,
+            "state, section '%s', field 'removable': functions that may go are in "
+            "the slots 0x%x, and here %d of those in 0x%x; restore into the "
+            "machine that it was made of",
+            d->id, s.removable, __builtin_popcount(h->s.removable), there);
+    h->s = s;
+    return true;
 }
 
 static void hotplug_release(Device *d)
@@ -172,7 +240,13 @@ static void hotplug_release(Device *d)
 }
 
 static const DeviceOps hotplug_ops = {
-    .name = "pci-hotplug", .reset = hotplug_reset, .release = hotplug_release};
+    .name = "pci-hotplug",
+    .reset = hotplug_reset,
+    .resume = hotplug_resume,
+    .release = hotplug_release,
+    .save = hotplug_save,
+    .load = hotplug_load,
+};
 
 Device *pci_hotplug_new(Bus *pio, PciBus *bus, Device *acpi_pm)
 {

@@ -13,7 +13,16 @@ void pci_bus_retry_bars(PciBus *bus);
 
 const PciBusConfig *pci_bus_config(const PciBus *bus);
 
+/* vCPUs parked.  Drives the line as the device and the command register have it. */
+void pci_resume_intx(PciDevice *p);
+
+/* vCPUs parked.  Maps the BARs of these bits where configuration space has them; false,
+ * with the BAR in *ret_bad, if that is nowhere or something else is there. */
+bool pci_map_bars(PciDevice *p, unsigned bars, unsigned *ret_bad);
+
 /* With the device's lock held or vCPUs parked: message control may have changed. */
 void msix_control_changed(Msix *m);
 void msix_reset(Msix *m); /* vCPUs parked */
-void msix_free(Msix *m);  /* main thread; NULL is fine */
+void msix_save(Msix *m, StateWriter *w);
+bool msix_load(Msix *m, StateReader *r, GError **error); /* after config space */
+void msix_free(Msix *m);                                 /* main thread; NULL is fine */

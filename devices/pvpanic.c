@@ -1,6 +1,6 @@
 /* The panic port (QEMU docs/specs/pvpanic): a kernel that dies writes bit 0.  Bit 1 says
  * that a crash kernel takes over: the guest goes on, so it is offered and otherwise
- * ignored. */
+ * ignored.  There is no state to save. */
 #include "devices/platform.h"
 
 enum { PANICKED = 1, CRASH_LOADED = 2 };

@@ -10,6 +10,9 @@
  * guest gets one when it has acknowledged the last: it cannot make us run faster than
  * it does itself.
  *
+ * Saved is the offset from the host's clock: like one with a battery, the clock shows the
+ * right time after a restore, and an alarm that was missed goes off.
+ *
  * Registers: vCPU threads, under the device's lock.  The timer runs on the main loop and
  * takes it. */
 #include <time.h>
@@ -17,6 +20,7 @@
 #include "devices/platform.h"
 #include "devices/regs.h"
 #include "devices/rtc_calendar.h"
+#include "devices/state_private.h"
 #include "util/bits.h"
 
 enum { INDEX_PORT = 0x70, RTC_PORTS = 2, CMOS_SIZE = 128 };
@@ -59,6 +63,7 @@ enum { PM = 0x80, DONT_CARE = 0xc0 };
  * of them, and 64 bits hold any year that the registers can. */
 #define SECOND    (1ll << 20)
 #define NEVER     INT64_MAX
+#define CLOCK_MAX (1ll << 60) /* more than any year that the registers can show */
 #define UIP_TICKS (2228 * SECOND / 1000000) /* t_BUC + t_UC: data sheet, table 5 */
 
 typedef struct RtcState { /* guest-visible */
@@ -67,6 +72,35 @@ typedef struct RtcState { /* guest-visible */
     int64_t offset; /* guest's clock minus the host's */
     int64_t seen;   /* guest's clock at the last catch-up */
 } RtcState;
+
+static const StateField rtc_fields[] = {
+    STATE_INTS(RtcState, cmos, 1, U8, .help = "registers and CMOS RAM"),
+    STATE_FIELD(RtcState, index, 2, U8, .max = CMOS_SIZE - 1),
+    STATE_HOLE(RtcState, index, offset),
+    STATE_FIELD(RtcState, offset, 3, U64, .help = "from the host's clock, in 2^-20 s"),
+    STATE_FIELD(RtcState, seen, 4, U64, .max = CLOCK_MAX, .help = "clock, in 2^-20 s"),
+    {},
+};
+
+static bool rtc_check(const void *p, GError **error)
+{
+    const RtcState *s = p;
+
+    if (s->offset > CLOCK_MAX || s->offset < -CLOCK_MAX)
+        return fail(error, VM_ERROR_CORRUPT, "field 'offset': no clock is so far off");
+    if ((s->cmos[REG_A] & A_UIP) || (s->cmos[REG_C] & ~(FLAGS | FLAG_ANY)) ||
+        s->cmos[REG_D] != D_VALID)
+        return fail(error, VM_ERROR_CORRUPT,
+                    "field 'cmos': registers A, C and D are 0x%x, 0x%x and 0x%x",
+                    s->cmos[REG_A], s->cmos[REG_C], s->cmos[REG_D]);
+    return true;
+}
+
+const StateTable rtc_state_table = {.name = "rtc",
+                                    .version = 1,
+                                    .size = sizeof(RtcState),
+                                    .fields = rtc_fields,
+                                    .check = rtc_check};
 
 typedef struct Rtc {
     Device dev;
@@ -315,12 +349,13 @@ static void on_rearm(void *opaque)
     int64_t left;
 
     LOCK_GUARD(&r->dev.lock);
-    left = r->wanted - host_clock();
-    if (!r->wanted)
+    if (!r->wanted) {
         ioloop_timer_cancel(&r->timer);
-    else
-        ioloop_timer(r->main, &r->timer, clock_ns() + ticks_to_ns(MAX(left, 0)), on_timer,
-                     r);
+        return;
+    }
+    left = r->wanted - host_clock();
+    left = CLAMP(left, 0, SECONDS_PER_DAY * SECOND); /* too early is put right then */
+    ioloop_timer(r->main, &r->timer, clock_ns() + ticks_to_ns(left), on_timer, r);
 }
 
 /* ---- register accesses ----------------------------------------------------- */
@@ -463,6 +498,25 @@ static void rtc_reset(Device *d)
     update(r);
 }
 
+/* After a load the line has to be raised and the timer armed. */
+static void rtc_resume(Device *d)
+{
+    LOCK_GUARD(&d->lock);
+    update((Rtc *)d);
+}
+
+static void rtc_save(Device *d, StateWriter *w)
+{
+    LOCK_GUARD(&d->lock);
+    state_put(w, d->id, &rtc_state_table, &((Rtc *)d)->s);
+}
+
+static bool rtc_load(Device *d, StateReader *r, GError **error)
+{
+    LOCK_GUARD(&d->lock);
+    return state_get(r, d->id, &rtc_state_table, &((Rtc *)d)->s, error);
+}
+
 static void rtc_release(Device *d)
 {
     Rtc *r = (Rtc *)d;
@@ -475,7 +529,13 @@ static void rtc_release(Device *d)
 }
 
 static const DeviceOps rtc_ops = {
-    .name = "rtc", .reset = rtc_reset, .release = rtc_release};
+    .name = "rtc",
+    .reset = rtc_reset,
+    .resume = rtc_resume,
+    .release = rtc_release,
+    .save = rtc_save,
+    .load = rtc_load,
+};
 
 Device *rtc_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
                 uint64_t ram_below_4g, uint64_t ram_above_4g)

@@ -12,6 +12,7 @@
  * main loop and take it. */
 #include "devices/platform.h"
 #include "devices/regs.h"
+#include "devices/state_private.h"
 
 enum { SERIAL_PORTS = 8, FIFO_SIZE = 16, CLOSE_TIMEOUT_MS = 1000 };
 
@@ -63,7 +64,49 @@ typedef struct SerialState { /* guest-visible */
     uint8_t tx_interrupt; /* THRE interrupt pending: cleared by reading IIR */
     uint8_t rx_count, tx_count;
     uint8_t rx[FIFO_SIZE], tx[FIFO_SIZE]; /* oldest first */
+    uint8_t user_output;                  /* since power-on: events were told of it */
 } SerialState;
+
+static const StateField serial_fields[] = {
+    STATE_FIELD(SerialState, divisor, 1, U16),
+    STATE_FIELD(SerialState, rx_break, 2, U16, .help = "a bit for each break in rx"),
+    STATE_FIELD(SerialState, ier, 3, U8, .max = IER_MASK),
+    STATE_FIELD(SerialState, fcr, 4, U8),
+    STATE_FIELD(SerialState, lcr, 5, U8),
+    STATE_FIELD(SerialState, mcr, 6, U8, .max = MCR_MASK),
+    STATE_FIELD(SerialState, msr, 7, U8),
+    STATE_FIELD(SerialState, scr, 8, U8),
+    STATE_FIELD(SerialState, lsr, 9, U8, .help = "overrun and break"),
+    STATE_FIELD(SerialState, tx_interrupt, 10, BOOL, .help = "THRE interrupt pending"),
+    STATE_FIELD(SerialState, rx_count, 11, U8, .max = FIFO_SIZE),
+    STATE_FIELD(SerialState, tx_count, 12, U8, .max = FIFO_SIZE),
+    STATE_INTS(SerialState, rx, 13, U8, .help = "received, not read; oldest first"),
+    STATE_INTS(SerialState, tx, 14, U8, .help = "sent, not taken; oldest first"),
+    STATE_FIELD(SerialState, user_output, 15, BOOL, .help = "a driver's output was seen"),
+    STATE_HOLE_AT_END(SerialState, user_output),
+    {},
+};
+
+/* No more breaks than bytes; FCR as write_fcr() leaves it, LSR what is not worked out. */
+static bool serial_check(const void *p, GError **error)
+{
+    const SerialState *s = p;
+    uint8_t fcr = s->fcr & FCR_ENABLE ? FCR_ENABLE | 3 << FCR_TRIGGER_SHIFT : 0;
+
+    if (s->rx_break >> s->rx_count)
+        return fail(error, VM_ERROR_CORRUPT, "there are more breaks than bytes received");
+    if (s->fcr & ~fcr)
+        return fail(error, VM_ERROR_CORRUPT, "the FIFO control register is 0x%x", s->fcr);
+    if (s->lsr & ~(LSR_OE | LSR_BI))
+        return fail(error, VM_ERROR_CORRUPT, "the line status register is 0x%x", s->lsr);
+    return true;
+}
+
+const StateTable serial_state_table = {.name = "serial",
+                                       .version = 1,
+                                       .size = sizeof(SerialState),
+                                       .fields = serial_fields,
+                                       .check = serial_check};
 
 typedef struct Serial {
     Device dev;
@@ -73,7 +116,6 @@ typedef struct Serial {
     IrqLine irq;
     Chardev *chardev;
     const PlatformEvents *events; /* NULL: nobody is told */
-    bool user_output;             /* it was told of */
 } Serial;
 
 /* ---- the line, a function of the registers --------------------------------- */
@@ -190,8 +232,8 @@ static void tx_push(Serial *u, uint8_t byte)
     if (s->tx_count >= size)
         return; /* the driver wrote without THRE: lost, as on the chip */
     s->tx[s->tx_count++] = byte;
-    if ((s->ier & IER_TX) && !u->user_output && u->events) {
-        u->user_output = true;
+    if ((s->ier & IER_TX) && !s->user_output && u->events) {
+        s->user_output = true;
         u->events->user_output(u->events->opaque);
     }
     tx_flush(u);
@@ -418,7 +460,6 @@ static void serial_reset(Device *d)
 
     LOCK_GUARD(&d->lock);
     was = u->s;
-    u->user_output = false;
     u->s = (SerialState){.divisor = 12}; /* 9600 baud, as firmware leaves it */
     u->s.tx_count = was.tx_count;        /* still to be sent; see write_fcr() */
     memcpy(u->s.tx, was.tx, sizeof(was.tx));
@@ -426,6 +467,28 @@ static void serial_reset(Device *d)
     u->s.msr &= ~MSR_DELTA;
     update_irq(u);
     rx_empty(u);
+}
+
+/* After a load the line has to be raised, and what waited in the transmit FIFO sent. */
+static void serial_resume(Device *d)
+{
+    Serial *u = (Serial *)d;
+
+    LOCK_GUARD(&d->lock);
+    tx_flush(u);
+    update_irq(u);
+}
+
+static void serial_save(Device *d, StateWriter *w)
+{
+    LOCK_GUARD(&d->lock);
+    state_put(w, d->id, &serial_state_table, &((Serial *)d)->s);
+}
+
+static bool serial_load(Device *d, StateReader *r, GError **error)
+{
+    LOCK_GUARD(&d->lock);
+    return state_get(r, d->id, &serial_state_table, &((Serial *)d)->s, error);
 }
 
 static void serial_release(Device *d)
@@ -440,7 +503,13 @@ static void serial_release(Device *d)
 }
 
 static const DeviceOps serial_ops = {
-    .name = "serial", .reset = serial_reset, .release = serial_release};
+    .name = "serial",
+    .reset = serial_reset,
+    .resume = serial_resume,
+    .release = serial_release,
+    .save = serial_save,
+    .load = serial_load,
+};
 
 Device *serial_new(const char *id, Bus *pio, uint16_t base, IrqController *ic,
                    unsigned gsi, Chardev *chardev, IoLoop *main,

@@ -373,7 +373,7 @@ static void add_caps(VirtioPci *t)
     store_le32(t->pci.s.config + notify + CAP_EXTRA, NOTIFY_STEP);
     t->access_cap = add_cap(t, TYPE_PCI_ACCESS, CAP_LONG_LEN, 0, 0);
     t->pci.writable[t->access_cap + CAP_BAR] = 0xff;
-    memset(t->pci.writable + t->access_cap + CAP_OFFSET, 0xff, 8);
+    memset(t->pci.writable + t->access_cap + CAP_OFFSET, 0xff, CAP_LONG_LEN - CAP_OFFSET);
 }
 
 /* ---- life-cycle ------------------------------------------------------------------- */

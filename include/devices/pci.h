@@ -101,6 +101,13 @@ uint8_t pci_add_cap(PciDevice *p, uint8_t id, uint8_t len);
  */
 void pci_set_intx(PciDevice *p, bool level);
 
+/* Main thread, vCPUs parked: what this layer knows of a function, in the sections ID/pci
+ * and ID/msix.  The device's own save and load ops call them; loading comes first there,
+ * and refuses a configuration space that is not this device's.  BARs are then where they
+ * were and messages routed as they were; the line follows with pci_bus_resume(). */
+void pci_device_save(PciDevice *p, StateWriter *w);
+bool pci_device_load(PciDevice *p, StateReader *r, GError **error);
+
 /* ---- the bus -------------------------------------------------------------------- */
 
 typedef struct PciBusConfig {
@@ -140,6 +147,12 @@ void pci_unplug(PciDevice *p);
 void pci_hide(PciBus *bus, uint32_t slots);
 void pci_bus_quiesce(PciBus *bus); /* vCPUs parked, as for the two beside it */
 void pci_bus_resume(PciBus *bus);
+
+/* Main thread, vCPUs parked: the bus and, by device_save and device_load, each function
+ * on it.  Loading puts the functions into the slots that they had.  Those that were
+ * hidden are not saved: to the guest they are gone. */
+void pci_bus_save(PciBus *bus, StateWriter *w);
+bool pci_bus_load(PciBus *bus, StateReader *r, GError **error);
 Bus *pci_bus_mmio(const PciBus *bus); /* where memory BARs are mapped */
 
 /* vCPU thread.  Config space of one function (the device's lock is taken inside). */
