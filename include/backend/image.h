@@ -148,6 +148,19 @@ bool image_create(const ImageCreate *how, GError **error);
 /* What `qemu-img info --output=json` says, with its keys; one layer. */
 json_t *image_info(BlockImage *img);
 
+/* A new string of 16 characters that the file of an image is known by: another one after
+ * any write to it.  By its size and both ends, and by the time of the last write if
+ * `by_time`: a copy may have another one.  IMAGE_UNKNOWN: it is an NBD export. */
+#define IMAGE_UNKNOWN "unknown"
+char *image_identity(const char *path, bool by_time, GError **error);
+
+/* Whether somebody, a VM of ours or QEMU's or a tool, holds locks on the file. */
+bool image_in_use(const char *path, bool *ret, GError **error);
+
+/* Copies the file of an image, holes as holes, to a new one, with the mark that says that
+ * hutch put its backing image there; it is on the disk afterwards. */
+bool image_copy_file(const char *from, const char *to, GError **error);
+
 typedef struct ImageCheck {
     uint64_t errors, leaks, errors_fixed, leaks_fixed;
     uint64_t allocated_clusters, total_clusters, compressed_clusters, fragmented_clusters;

@@ -27,6 +27,15 @@ void image_mark_backing(BlockFile *f, const char *name)
         fremovexattr(f->fd, MARK);
 }
 
+void image_copy_mark(int from, int to)
+{
+    char mark[MAX_NAME + 1];
+    ssize_t n = fgetxattr(from, MARK, mark, sizeof(mark));
+
+    if (n > 0)
+        fsetxattr(to, MARK, mark, (size_t)n, 0);
+}
+
 bool image_is_marked(const BlockFile *f, const char *name)
 {
     char mark[MAX_NAME + 1];

@@ -105,6 +105,7 @@ char *image_relative_path(const BlockImage *img, const char *name);
  * backing=on.
  */
 void image_mark_backing(BlockFile *f, const char *name);
+void image_copy_mark(int from, int to); /* file descriptors */
 
 /* ---- image.c, for the disk and for jobs ----------------------------------------------
  */

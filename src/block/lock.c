@@ -14,8 +14,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/image.h"
 #include "block_private.h"
 #include "util/bits.h"
+#include "util/fd.h"
 
 enum { USED_BASE = 100, UNSHARED_BASE = 200 };
 enum { PATIENCE = 20, PATIENCE_STEP_US = 10000 };
@@ -152,4 +154,16 @@ void block_unlock(int fd)
                        .l_len = UNSHARED_BASE + N_PERMS - USED_BASE};
 
     fcntl(fd, F_OFD_SETLK, &fl);
+}
+
+bool image_in_use(const char *path, bool *ret, GError **error)
+{
+    autofd fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return fail_errno(error, "'%s'", path);
+    *ret = false;
+    for (int p = 0; p < N_PERMS; p++)
+        *ret |= is_taken(fd, USED_BASE + p) || is_taken(fd, UNSHARED_BASE + p);
+    return true;
 }

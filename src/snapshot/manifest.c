@@ -224,7 +224,7 @@ static bool check_disk(const Manifest *m, const ManifestDisk *d, GError **error)
 {
     if (!check_text("id", d->id, MAX_NAME, error) ||
         !check_text("layer", d->layer, MAX_PATH, error) ||
-        !check_text("layer-id", d->layer_id, MAX_NAME, error))
+        !check_text("layer-id", d->layer_id, MAX_PATH, error))
         return false;
     for (unsigned i = 0; i < m->disks->len; i++)
         if (g_str_equal(((ManifestDisk *)g_ptr_array_index(m->disks, i))->id, d->id))
