@@ -23,6 +23,7 @@ typedef struct GuestMem {
     unsigned n_regions;
     uint8_t *base;       /* of the one mapping that all regions are parts of */
     uint64_t size;       /* of all regions together */
+    bool hugepages;      /* explicit 2 MiB pages */
     int fd;              /* memfd when shared, else -1 */
     uint64_t *dirty_log; /* atomic; a bit per page of the RAM file; NULL: not logging */
 } GuestMem;

@@ -60,6 +60,7 @@ bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
         madvise((uint8_t *)host + HUGE_PAGE, o->size - HUGE_PAGE, MADV_HUGEPAGE);
     gm->base = host;
     gm->size = o->size;
+    gm->hugepages = o->hugepages;
     return true;
 }
 

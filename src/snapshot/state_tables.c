@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "devices/state_tables.h"
+#include "snapshot/memory.h"
 
 enum { MAX_TABLES = 256 };
 
@@ -11,6 +12,7 @@ enum { MAX_TABLES = 256 };
  */
 static const StateTable *const *const layers[] = {
     devices_state_tables,
+    memory_state_tables,
 };
 
 static const StateTable *all[MAX_TABLES];
