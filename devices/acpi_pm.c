@@ -355,7 +355,7 @@ static void acpi_pm_save(Device *d, StateWriter *w)
 
     LOCK_GUARD(&d->lock);
     s = pm->s;
-    s.timer_ns = (uint64_t)(clock_ns() - pm->epoch_ns);
+    s.timer_ns = MIN((uint64_t)(clock_ns() - pm->epoch_ns), TIMER_NS_MAX);
     state_put(w, d->id, &acpi_pm_state_table, &s);
 }
 

@@ -140,7 +140,8 @@ static bool is_halted(const Rtc *r)
 
 static int64_t guest_clock(const Rtc *r)
 {
-    return MAX(host_clock() + r->s.offset, 0); /* the host's may be set back */
+    return CLAMP(host_clock() + r->s.offset, 0,
+                 CLOCK_MAX); /* the host's may be set back */
 }
 
 static uint8_t encode(const Rtc *r, unsigned value)

@@ -414,6 +414,82 @@ what_is_sent_by_interrupt_is_told_of_once_and_again_after_a_reset(Fixture *f,
     g_assert_cmpuint(host.user_output, ==, 2);
 }
 
+static Device *restored(Bench *b, Chardev *chardev, GBytes *state)
+{
+    g_autoptr(StateReader) r = state_reader_new(state, NULL);
+    g_autoptr(GError) error = NULL;
+    Device *d;
+
+    bench_init(b);
+    d = serial_new("serial0", b->pio, BASE, &b->ic, GSI, chardev, NULL, &events);
+    device_load(d, r, &error);
+    g_assert_no_error(error);
+    return d;
+}
+
+static GBytes *saved(Device *d)
+{
+    StateWriter *w = state_writer_new();
+
+    device_save(d, w);
+    return state_writer_end(w, NULL);
+}
+
+/* Bytes on their way in both directions are neither lost nor doubled. */
+static void both_fifos_survive_a_restore(Fixture *f, gconstpointer unused)
+{
+    g_autoptr(GBytes) state = NULL, again = NULL;
+    Chardev other;
+    Bench b;
+    Device *d;
+
+    set(f, FCR, 1);
+    set(f, IER, 1);
+    type("in");
+    send_break();
+    host.room = 2;
+    for (const char *p = "output"; *p; p++)
+        set(f, THR, *p);
+    state = saved(f->d);
+
+    d = restored(&b, &other, state);
+    again = saved(d);
+    g_assert_true(g_bytes_equal(state, again));
+    g_assert_cmpuint(host.n_out, ==, 2); /* nothing leaves before the machine runs */
+    g_assert_false(b.gsi[GSI]);
+    host.room = 100;
+    device_resume(d);
+    g_assert_cmpmem(host.out, host.n_out, "output", 6);
+    g_assert_true(b.gsi[GSI]);
+    g_assert_cmphex(in(&b, LSR, 1), ==, 0xe1);
+    g_assert_cmpint(in(&b, RBR, 1), ==, 'i');
+    g_assert_cmpint(in(&b, RBR, 1), ==, 'n');
+    g_assert_cmphex(in(&b, LSR, 1), ==, 0xf1); /* the break is at the head */
+    g_assert_cmpuint(room(), ==, 15);
+    device_release(d);
+    bench_finish(&b);
+    host.closed = 0;
+}
+
+static void output_of_before_is_not_news_after_a_restore(Fixture *f, gconstpointer unused)
+{
+    g_autoptr(GBytes) state = NULL;
+    Chardev other;
+    Bench b;
+    Device *d;
+
+    set(f, IER, 2);
+    set(f, THR, 'x');
+    g_assert_cmpuint(host.user_output, ==, 1);
+    state = saved(f->d);
+    d = restored(&b, &other, state);
+    out(&b, THR, 1, 'y');
+    g_assert_cmpuint(host.user_output, ==, 1);
+    device_release(d);
+    bench_finish(&b);
+    host.closed = 0;
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -433,6 +509,8 @@ int main(int argc, char **argv)
     TEST(switching_fifos_empties_the_receiver, NULL);
     TEST(an_unconnected_port_swallows_output, "unconnected");
     TEST(what_is_sent_by_interrupt_is_told_of_once_and_again_after_a_reset, NULL);
+    TEST(both_fifos_survive_a_restore, NULL);
+    TEST(output_of_before_is_not_news_after_a_restore, NULL);
     TEST(any_access_is_survived, NULL);
     TEST(host_and_guest_may_meet, NULL);
     return g_test_run();
