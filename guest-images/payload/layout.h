@@ -8,6 +8,7 @@
 #define SEL_DATA3  0x23
 #define SEL_TSS    0x28
 #define SEL_CODE32 0x38
+#define SEL_TSS_AP 0x40 /* of CPU n, which may take interrupts: + 16 * (n - 1) */
 
 #define RFLAGS_IOPL3 0x3002
 #define RFLAGS_IF    0x0200
@@ -19,5 +20,6 @@
 
 #define AP_TRAMPOLINE 0x8000
 #define AP_MAX        256
+#define AP_INTERRUPTS 3 /* CPUs 1 and on that have a TSS */
 
 #endif

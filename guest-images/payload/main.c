@@ -3,8 +3,8 @@
 #include "payload.h"
 
 static const Test *const groups[] = {
-    tests_basic,  tests_smp, tests_pci,     tests_blk, tests_blk_bench,
-    tests_verify, tests_net, tests_console, tests_rng, tests_hostile,
+    tests_basic, tests_smp,     tests_pci, tests_blk,     tests_blk_bench, tests_verify,
+    tests_net,   tests_console, tests_rng, tests_hostile, tests_snapshot,
 };
 
 /* Entered from start.S. */

@@ -168,6 +168,7 @@ typedef struct Test {
 } Test;
 
 extern const Test tests_basic[], tests_smp[], tests_pci[], tests_blk[], tests_blk_bench[],
-    tests_verify[], tests_net[], tests_console[], tests_rng[], tests_hostile[];
+    tests_verify[], tests_net[], tests_console[], tests_rng[], tests_hostile[],
+    tests_snapshot[];
 
 #endif

@@ -97,7 +97,14 @@ ap_start32:
     .code64
 ap_start64:
     movl    %esp, %esi
-    movl    $ap_main, %edi
+    lidt    idt_pointer
+    cmpl    $AP_INTERRUPTS, %edi    /* the local APIC id, from 1 */
+    ja      1f
+    decl    %edi
+    shll    $4, %edi
+    addl    $SEL_TSS_AP, %edi
+    ltr     %di
+1:  movl    $ap_main, %edi
     jmp     enter_ring3
 
 /* ---- Interrupts and exceptions ---- */
@@ -207,6 +214,10 @@ gdt:
     .byte   tss_16_23, 0x89, 0, tss_24_31
     .quad   0
     .quad   0x00cf9b000000ffff      /* SEL_CODE32 */
+gdt_ap_tss:                         /* SEL_TSS_AP, filled in by smp_start() */
+    .rept   AP_INTERRUPTS
+    .quad   0, 0
+    .endr
 gdt_end:
 
 gdt_pointer:
@@ -220,7 +231,7 @@ idt_pointer:
 /* IOPL 3 allows every port; so does the bitmap, for a KVM that interprets port accesses
  * and knows the bitmap only. */
     .balign 16
-    .globl tss
+    .globl tss, gdt_ap_tss
 tss:
     .long   0
     .quad   interrupt_stack_top     /* RSP0 */

@@ -1,6 +1,6 @@
 /* virtio-net: virtio 1.2, 5.1.  `net` finds a neighbour by ARP, pings it and asks for a
  * lease by DHCP; `net-bench` sends or receives a fixed number of frames. */
-#include "virtio.h"
+#include "net.h"
 
 #define F_MAC      BIT64(5)
 #define HEADER     12 /* struct virtio_net_hdr with num_buffers */
@@ -226,6 +226,64 @@ static uint32_t dhcp_discover(void)
     ipv4_fill(f, size, PROTOCOL_UDP, 0, 0xffffffff);
     frame_send(DHCP_OPTIONS + 4);
     return get32(frame_receive(is_dhcp_offer, "DHCP") + DHCP_YOURS);
+}
+
+/* ---- for other tests, which do not wait ---- */
+
+static struct {
+    uint32_t me, host;
+    uint8_t host_mac[6];
+    bool sending;
+} peer;
+
+void net_open(VirtioDevice *d, uint64_t mode)
+{
+    start(d, mode);
+    peer.host = arg_address("host", "10.0.2.2");
+    peer.me = arg_address("ip", "10.0.2.15");
+    neighbour_find(peer.me, peer.host, peer.host_mac);
+}
+
+bool net_send_ping(uint16_t number)
+{
+    Buffer buffers[] = {{tx_frame, HEADER, false}, {tx_frame + HEADER, 60, false}};
+    uint32_t used;
+    uint8_t *f;
+
+    if (peer.sending && !virtq_pop(&tx, &used))
+        return false;
+    f = frame_begin(ETHERTYPE_IPV4);
+    memcpy(f, peer.host_mac, 6);
+    f[IP_END] = 8;
+    put16(f + IP_END + 4, 0x4855);
+    put16(f + IP_END + 6, number);
+    put16(f + IP_END + 8, number * 0x9e37u);
+    put16(f + IP_END + 2, checksum(f + IP_END, 10));
+    ipv4_fill(f, 10, PROTOCOL_ICMP, peer.me, peer.host);
+    peer.sending = virtq_add(&tx, buffers, 2, &tx);
+    virtq_kick(&tx);
+    return peer.sending;
+}
+
+bool net_take_pong(uint16_t *ret_number)
+{
+    uint32_t size;
+    uint8_t *frame = virtq_pop(&rx, &size);
+    const uint8_t *f = frame + HEADER;
+    bool pong;
+
+    if (!frame)
+        return false;
+    pong = size > HEADER + ETH_END && is_echo_reply(f);
+    if (pong) {
+        *ret_number = (uint16_t)get16(f + IP_END + 6);
+        CHECK(get16(f + IP_END + 8) == (uint16_t)(*ret_number * 0x9e37u),
+              "pong %u has other data", *ret_number);
+    }
+    Buffer again = {frame, sizeof(Frame), true};
+    virtq_add(&rx, &again, 1, frame);
+    virtq_kick(&rx);
+    return pong;
 }
 
 static void exercise(VirtioDevice *d, uint64_t mode)
