@@ -7,6 +7,8 @@
 
 #include "kvm/kvm.h"
 #include "kvm/vcpu.h"
+#include "state/state.h"
+#include "util/json.h"
 
 /* How the first vCPU starts: the boot loader's answer. */
 typedef enum {
@@ -36,6 +38,48 @@ bool arch_vcpu_init(Vcpu *c, unsigned n_cpus, GError **error);
 bool arch_vcpu_reset(Vcpu *c, GError **error);
 bool arch_vcpu_enter(Vcpu *c, const BootEntry *entry, GError **error);
 void arch_vcpu_finish(Vcpu *c); /* frees reset_state */
+
+/* ---- saved state: src/arch/ARCH/state_*.c ---------------------------------------------
+ */
+
+/* What becomes of the time between a save and its restore. */
+typedef enum {
+    CLOCK_STOPPED,  /* the guest's clocks go on where they stood */
+    CLOCK_CATCH_UP, /* they are put forward by it */
+} ClockMode;
+
+/* Any thread: why no VM of this host's KVM can be saved, a sentence, g_free; or NULL.
+ * Whether a guest has a guest of its own shows only when it is paused, in
+ * arch_vcpu_save(). */
+char *arch_vm_pinned(Kvm *kvm);
+
+/* Main thread, vCPUs parked, devices quiesced.  A vCPU is its section "vcpu0", ...; the
+ * VM is "irqchip" and "clock".  Errors name the vCPU and what of it. */
+bool arch_vcpu_save(Vcpu *c, StateWriter *w, GError **error);
+bool arch_vm_save(Kvm *kvm, StateWriter *w, GError **error);
+
+/* Main thread, nothing having run yet: the VM first, then every vCPU that it has, in any
+ * order, once each.  arch_vm_load() sets the guest's clock, which elapsed_ns (less than
+ * none counts as none) puts forward with CLOCK_CATCH_UP; the interrupt controllers, which
+ * deliver at once what they hold, are put in place with the last vCPU.  Lines that
+ * devices drive may be raised before or after. */
+bool arch_vm_load(Kvm *kvm, StateReader *r, ClockMode clock, int64_t elapsed_ns,
+                  GError **error);
+bool arch_vcpu_load(Vcpu *c, StateReader *r, GError **error);
+
+/* Main thread, vCPU parked: what a host needs for this guest, for a manifest: {"vendor",
+ * "family", "model", "name", "features": [...], "physical_bits", "xsave_size", "msrs",
+ * "tsc_khz"}.  A new reference. */
+json_t *arch_cpu_needs(Kvm *kvm, Vcpu *c);
+
+/* Any thread; needs no VM: appends what of it this host
+ * lacks, sentences with the way out, g_free.  `needs` may be anything: it comes from a
+ * file.  A restore need not call it, arch_vcpu_load() looks for itself. */
+void arch_cpu_check(const json_t *needs, GPtrArray *problems);
+
+/* vCPU thread or vCPU parked: tells the guest, where it has asked for that, that its vCPU
+ * was held up, so that its watchdogs do not take it for a lock-up. */
+void arch_vcpu_was_paused(Vcpu *c);
 
 /* vCPU thread: describes where the guest is, in one line for a person: instruction
  * pointer, privilege, the bytes there and, where a disassembler is installed, the

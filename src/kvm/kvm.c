@@ -1,6 +1,6 @@
 /* The VM's file descriptors, memory slots, interrupt routes and eventfds; contract in
  * kvm/kvm.h.  Requests are those of Documentation/virt/kvm/api.rst. */
-#include "kvm/kvm.h"
+#include "kvm_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -120,10 +120,25 @@ void kvm_free(Kvm *kvm)
         return;
     arch_vm_finish(kvm);
     fd_close(&kvm->vm_fd);
+    kvm_dirty_stop(kvm); /* the slots are gone: only memory is left to free */
     fd_close(&kvm->kvm_fd);
     g_free(kvm->routes);
     lock_finish(&kvm->route_lock);
     g_free(kvm);
+}
+
+int kvm_set_slot(const Kvm *kvm, unsigned i, uint32_t flags)
+{
+    const GuestRegion *r = &kvm->gm->region[i];
+    struct kvm_userspace_memory_region slot = {
+        .slot = i,
+        .flags = flags,
+        .guest_phys_addr = r->gpa,
+        .memory_size = r->size,
+        .userspace_addr = (uintptr_t)r->host,
+    };
+
+    return kvm_ioctl(kvm, KVM_SET_USER_MEMORY_REGION, &slot);
 }
 
 bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error)
@@ -133,12 +148,6 @@ bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error)
     kvm->gm = gm;
     for (unsigned i = 0; i < gm->n_regions; i++) {
         const GuestRegion *r = &gm->region[i];
-        struct kvm_userspace_memory_region slot = {
-            .slot = i,
-            .guest_phys_addr = r->gpa,
-            .memory_size = r->size,
-            .userspace_addr = (uintptr_t)r->host,
-        };
 
         if (!range_within(r->gpa, r->size, BIT64(bits)))
             return fail(error, VM_ERROR_UNSUPPORTED,
@@ -146,7 +155,7 @@ bool kvm_add_memory(Kvm *kvm, const GuestMem *gm, GError **error)
                         " MiB end above the %u address bits of this processor; lower "
                         "--memory",
                         (guint64)(gm->size / MIB), bits);
-        if (kvm_ioctl(kvm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+        if (kvm_set_slot(kvm, i, 0) < 0)
             return fail_errno(error,
                               "memory: %" G_GUINT64_FORMAT " MiB at 0x%" G_GINT64_MODIFIER
                               "x is more than this host's KVM takes; lower --memory",

@@ -39,23 +39,33 @@ unsigned arch_physical_bits(void)
     return __get_cpuid(LEAF_AMD_SIZES, &a, &b, &c, &d) ? a & 0xff : 36;
 }
 
-static struct kvm_cpuid2 *new_table(void)
+struct kvm_cpuid2 *x86_cpuid_new(void)
 {
     struct kvm_cpuid2 *t = g_malloc0(sizeof(*t) +
                                      X86_MAX_CPUID * sizeof(struct kvm_cpuid_entry2));
 
-    t->nent = X86_MAX_CPUID;
     return t;
 }
 
-bool x86_cpuid_fetch(Kvm *kvm, GError **error)
+struct kvm_cpuid2 *x86_cpuid_fetch(int kvm_fd, GError **error)
 {
-    g_autofree struct kvm_cpuid2 *t = new_table();
+    g_autofree struct kvm_cpuid2 *t = x86_cpuid_new();
 
-    if (ioctl(kvm->kvm_fd, KVM_GET_SUPPORTED_CPUID, t) < 0)
-        return fail_errno(error, "/dev/kvm: ask for the supported CPUID");
-    kvm->arch->cpuid = g_steal_pointer(&t);
-    return true;
+    t->nent = X86_MAX_CPUID;
+    if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, t) < 0) {
+        fail_errno(error, "/dev/kvm: ask for the supported CPUID");
+        return NULL;
+    }
+    return g_steal_pointer(&t);
+}
+
+const struct kvm_cpuid_entry2 *x86_cpuid_find(const struct kvm_cpuid2 *t,
+                                              uint32_t function, uint32_t index)
+{
+    for (unsigned i = 0; i < t->nent; i++)
+        if (t->entries[i].function == function && t->entries[i].index == index)
+            return &t->entries[i];
+    return NULL;
 }
 
 static unsigned bits_for(unsigned n)
@@ -90,16 +100,15 @@ static uint32_t cache_sharing(uint32_t eax, unsigned n_cpus)
     return (eax & 0x3fff) | (level >= 3 ? (n_cpus - 1) << 14 : 0);
 }
 
-static void adapt(struct kvm_cpuid_entry2 *e, Vcpu *c, unsigned n_cpus)
+static void adapt(struct kvm_cpuid_entry2 *e, const Kvm *kvm, unsigned id,
+                  unsigned n_cpus)
 {
-    unsigned id = c->index;
-
     switch (e->function) {
     case LEAF_BASIC:
         e->ebx = (e->ebx & 0xffff) | MIN(n_cpus, 255u) << 16 | id << 24;
         e->ecx |= ECX_HYPERVISOR | ECX_X2APIC;
         e->ecx &= ~ECX_MONITOR;
-        if (kvm_check_extension(c->kvm, KVM_CAP_TSC_DEADLINE_TIMER))
+        if (kvm_check_extension(kvm, KVM_CAP_TSC_DEADLINE_TIMER))
             e->ecx |= ECX_TSC_DEADLINE;
         e->edx = n_cpus > 1 ? e->edx | EDX_HTT : e->edx & ~EDX_HTT;
         break;
@@ -125,13 +134,12 @@ static void adapt(struct kvm_cpuid_entry2 *e, Vcpu *c, unsigned n_cpus)
     }
 }
 
-bool x86_cpuid_set(Vcpu *c, unsigned n_cpus, GError **error)
+struct kvm_cpuid2 *x86_cpuid_make(Kvm *kvm, unsigned index, unsigned n_cpus)
 {
-    const struct kvm_cpuid2 *host = c->kvm->arch->cpuid;
-    g_autofree struct kvm_cpuid2 *t = new_table();
+    const struct kvm_cpuid2 *host = kvm->arch->cpuid;
+    struct kvm_cpuid2 *t = x86_cpuid_new();
     bool has_v2 = false;
 
-    t->nent = 0;
     for (unsigned i = 0; i < host->nent; i++) {
         struct kvm_cpuid_entry2 *e = &t->entries[t->nent];
 
@@ -140,11 +148,11 @@ bool x86_cpuid_set(Vcpu *c, unsigned n_cpus, GError **error)
             host->entries[i].function == LEAF_TOPOLOGY_V2)
             continue;
         *e = host->entries[i];
-        adapt(e, c, n_cpus);
+        adapt(e, kvm, index, n_cpus);
         t->nent++;
     }
-    add_topology(t, LEAF_TOPOLOGY, c->index, n_cpus);
+    add_topology(t, LEAF_TOPOLOGY, index, n_cpus);
     if (has_v2)
-        add_topology(t, LEAF_TOPOLOGY_V2, c->index, n_cpus);
-    return VCPU_IOCTL(c, KVM_SET_CPUID2, t, error);
+        add_topology(t, LEAF_TOPOLOGY_V2, index, n_cpus);
+    return t;
 }

@@ -13,9 +13,14 @@
 #define TSS_ADDR          0xfeffd000ull
 
 enum {
-    MSR_TSC = 0x10,
     MSR_MISC_ENABLE = 0x1a0,
+    MSR_MTRR_PHYS_BASE0 = 0x200, /* base and mask of each */
+    MSR_MTRR_FIX_64K = 0x250,
+    MSR_MTRR_FIX_16K = 0x258,
+    MSR_MTRR_FIX_4K = 0x268,
     MSR_MTRR_DEF_TYPE = 0x2ff,
+    MTRR_VARIABLE = 8, /* KVM's number of them */
+    MORE_MSRS = 32,    /* at most, in more_msrs[] */
 };
 #define MISC_ENABLE_FAST_STRING BIT(0)
 #define MTRR_ENABLED_WRITE_BACK (BIT(11) | 6)
@@ -42,26 +47,62 @@ bool x86_vcpu_ioctl(Vcpu *c, unsigned long request, void *arg, const char *name,
 /* ---- the VM ---------------------------------------------------------------------------
  */
 
-static bool vm_ioctl(Kvm *kvm, unsigned long request, void *arg, const char *name,
-                     GError **error)
+bool x86_vm_ioctl(Kvm *kvm, unsigned long request, void *arg, const char *name,
+                  GError **error)
 {
     return kvm_ioctl(kvm, request, arg) >= 0 || fail_errno(error, "/dev/kvm: %s", name);
 }
-#define VM_IOCTL(kvm, request, arg, error) vm_ioctl(kvm, request, arg, #request, error)
+
+/* What a guest may set and KVM keeps, but leaves out of its list: the memory types. */
+static const struct {
+    uint32_t first, n;
+} more_msrs[] = {
+    {MSR_MTRR_PHYS_BASE0, 2 * MTRR_VARIABLE},
+    {MSR_MTRR_FIX_64K, 1},
+    {MSR_MTRR_FIX_16K, 2},
+    {MSR_MTRR_FIX_4K, 8},
+    {MSR_MTRR_DEF_TYPE, 1},
+};
+
+static void add_msr(ArchVm *vm, uint32_t index)
+{
+    for (unsigned i = 0; i < vm->n_msrs; i++)
+        if (vm->msrs[i] == index)
+            return;
+    vm->msrs[vm->n_msrs++] = index;
+}
 
 static bool fetch_msr_list(Kvm *kvm, GError **error)
 {
     g_autofree struct kvm_msr_list *list = g_malloc0(
         sizeof(*list) + X86_MAX_MSRS * sizeof(list->indices[0]));
+    ArchVm *vm = kvm->arch;
 
     list->nmsrs = X86_MAX_MSRS;
     if (ioctl(kvm->kvm_fd, KVM_GET_MSR_INDEX_LIST, list) < 0)
         return fail_errno(error, "/dev/kvm: KVM_GET_MSR_INDEX_LIST");
-    kvm->arch->msrs = g_new(uint32_t, list->nmsrs);
+    vm->msrs = g_new(uint32_t, list->nmsrs + MORE_MSRS);
     for (unsigned i = 0; i < list->nmsrs; i++)
-        if (list->indices[i] != MSR_TSC) /* time goes on over a reset */
-            kvm->arch->msrs[kvm->arch->n_msrs++] = list->indices[i];
+        if (list->indices[i] != X86_MSR_TSC) /* time goes on over a reset */
+            vm->msrs[vm->n_msrs++] = list->indices[i];
+    for (unsigned i = 0; i < G_N_ELEMENTS(more_msrs); i++)
+        for (uint32_t n = 0; n < more_msrs[i].n; n++)
+            add_msr(vm, more_msrs[i].first + n);
     return true;
+}
+
+/* With them KVM tells of exceptions on their way what it otherwise would have to make up;
+ * a kernel that has not one of them does without. */
+static void enable_exact_events(Kvm *kvm)
+{
+    static const uint32_t caps[] = {KVM_CAP_EXCEPTION_PAYLOAD,
+                                    KVM_CAP_X86_TRIPLE_FAULT_EVENT};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(caps); i++) {
+        struct kvm_enable_cap cap = {.cap = caps[i], .args = {1}};
+
+        kvm_ioctl(kvm, KVM_ENABLE_CAP, &cap);
+    }
 }
 
 bool arch_vm_init(Kvm *kvm, GError **error)
@@ -70,8 +111,10 @@ bool arch_vm_init(Kvm *kvm, GError **error)
     __u64 identity = IDENTITY_MAP_ADDR;
 
     kvm->arch = g_new0(ArchVm, 1);
-    if (!x86_cpuid_fetch(kvm, error) || !fetch_msr_list(kvm, error))
+    kvm->arch->cpuid = x86_cpuid_fetch(kvm->kvm_fd, error);
+    if (!kvm->arch->cpuid || !fetch_msr_list(kvm, error))
         return false;
+    enable_exact_events(kvm);
     if (!VM_IOCTL(kvm, KVM_SET_IDENTITY_MAP_ADDR, &identity, error) ||
         !VM_IOCTL(kvm, KVM_SET_TSS_ADDR, (void *)TSS_ADDR, error) ||
         !VM_IOCTL(kvm, KVM_CREATE_IRQCHIP, NULL, error) ||
@@ -99,26 +142,14 @@ void arch_vm_finish(Kvm *kvm)
         return;
     g_free(kvm->arch->cpuid);
     g_free(kvm->arch->msrs);
+    g_free(kvm->arch->irqchip);
     g_clear_pointer(&kvm->arch, g_free);
 }
 
 /* ---- a vCPU
  * ---------------------------------------------------------------------------- */
 
-typedef struct VcpuReset {
-    struct kvm_sregs sregs;
-    struct kvm_regs regs;
-    struct kvm_fpu fpu;
-    struct kvm_debugregs debugregs;
-    struct kvm_vcpu_events events;
-    struct kvm_mp_state mp_state;
-    struct kvm_lapic_state lapic;
-    struct kvm_xcrs xcrs;
-    bool has_xcrs;
-    struct kvm_msrs *msrs;
-} VcpuReset;
-
-static struct kvm_msrs *new_msrs(unsigned n)
+struct kvm_msrs *x86_msrs_new(unsigned n)
 {
     return g_malloc0(sizeof(struct kvm_msrs) + n * sizeof(struct kvm_msr_entry));
 }
@@ -128,8 +159,8 @@ static struct kvm_msrs *new_msrs(unsigned n)
 static struct kvm_msrs *read_msrs(Vcpu *c)
 {
     const ArchVm *vm = c->kvm->arch;
-    struct kvm_msrs *kept = new_msrs(vm->n_msrs);
-    g_autofree struct kvm_msrs *ask = new_msrs(vm->n_msrs);
+    struct kvm_msrs *kept = x86_msrs_new(vm->n_msrs);
+    g_autofree struct kvm_msrs *ask = x86_msrs_new(vm->n_msrs);
 
     for (unsigned next = 0; next < vm->n_msrs;) {
         int got;
@@ -151,7 +182,7 @@ static struct kvm_msrs *read_msrs(Vcpu *c)
 /* Those KVM lets one read but not write are skipped in the same way. */
 static void write_msrs(Vcpu *c, const struct kvm_msrs *all)
 {
-    g_autofree struct kvm_msrs *set = new_msrs(all->nmsrs);
+    g_autofree struct kvm_msrs *set = x86_msrs_new(all->nmsrs);
 
     for (unsigned next = 0; next < all->nmsrs;) {
         int done;
@@ -169,7 +200,7 @@ static void set_boot_msrs(Vcpu *c)
         {.index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING},
         {.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK},
     };
-    g_autofree struct kvm_msrs *msrs = new_msrs(G_N_ELEMENTS(boot));
+    g_autofree struct kvm_msrs *msrs = x86_msrs_new(G_N_ELEMENTS(boot));
 
     msrs->nmsrs = G_N_ELEMENTS(boot);
     memcpy(msrs->entries, boot, sizeof(boot));
@@ -191,7 +222,7 @@ static bool wire_lapic(Vcpu *c, GError **error)
 
 static bool keep_state(Vcpu *c, GError **error)
 {
-    VcpuReset *s = c->reset_state = g_new0(VcpuReset, 1);
+    VcpuReset *s = c->reset_state;
 
     s->has_xcrs = kvm_check_extension(c->kvm, KVM_CAP_XCRS) &&
                   x86_vcpu_ioctl(c, KVM_GET_XCRS, &s->xcrs, "", NULL);
@@ -207,7 +238,11 @@ static bool keep_state(Vcpu *c, GError **error)
 
 bool arch_vcpu_init(Vcpu *c, unsigned n_cpus, GError **error)
 {
-    if (!x86_cpuid_set(c, n_cpus, error))
+    VcpuReset *s = c->reset_state = g_new0(VcpuReset, 1);
+
+    c->kvm->arch->n_vcpus++;
+    s->cpuid = x86_cpuid_make(c->kvm, c->index, n_cpus);
+    if (!VCPU_IOCTL(c, KVM_SET_CPUID2, s->cpuid, error))
         return false;
     set_boot_msrs(c);
     return wire_lapic(c, error) && keep_state(c, error);
@@ -233,7 +268,9 @@ bool arch_vcpu_reset(Vcpu *c, GError **error)
 
 void arch_vcpu_finish(Vcpu *c)
 {
-    if (c->reset_state)
+    if (c->reset_state) {
+        g_free(c->reset_state->cpuid);
         g_free(c->reset_state->msrs);
+    }
     g_clear_pointer(&c->reset_state, g_free);
 }
