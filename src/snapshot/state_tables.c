@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "devices/state_tables.h"
+#include "kvm/state_tables.h"
 #include "snapshot/memory.h"
 
 enum { MAX_TABLES = 256 };
@@ -11,6 +12,7 @@ enum { MAX_TABLES = 256 };
 /* A NULL-terminated list of each layer that has sections; another layer is another line.
  */
 static const StateTable *const *const layers[] = {
+    kvm_state_tables,
     devices_state_tables,
     memory_state_tables,
 };
