@@ -2,13 +2,12 @@
  * commands of its control socket. */
 #include "src/cli/disk.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "backend/blockjob.h"
 #include "control/client.h"
-#include "src/cli/agent.h"
+#include "src/cli/freeze.h"
 #include "src/cli/image.h"
 #include "util/json.h"
 
@@ -186,34 +185,12 @@ static bool put_overlay(const DiskArgs *args, char **names, GError **error)
                    error);
 }
 
-/* A guest that stays frozen is lost, so nothing ends us in between; and it is thawed also
- * when it did not say that it is frozen, as that may just have taken it too long. */
 static bool put_overlay_frozen(const DiskArgs *args, char **names, GError **error)
 {
-    g_autoptr(Agent) a = agent_connect(names[0], CLI_AGENT_MS, error);
-    bool frozen, ok, thawed;
-    sigset_t block, old;
+    Freeze f;
+    bool ok = freeze_begin(&f, names[0], error) && put_overlay(args, names, error);
 
-    if (!a)
-        return false;
-    sigemptyset(&block);
-    sigaddset(&block, SIGINT);
-    sigaddset(&block, SIGTERM);
-    sigaddset(&block, SIGHUP);
-    sigprocmask(SIG_BLOCK, &block, &old);
-    frozen = agent_freeze(a, NULL, error);
-    ok = frozen && put_overlay(args, names, error);
-    thawed = agent_thaw(a, NULL, NULL);
-    sigprocmask(SIG_SETMASK, &old, NULL);
-    if (!frozen || thawed)
-        return ok;
-    if (ok)
-        return fail(error, VM_ERROR_IO,
-                    "VM '%s': the overlay is there, but the guest did not thaw; try "
-                    "'hutch agent thaw %s'",
-                    names[0], names[0]);
-    g_prefix_error(error, "the guest did not thaw (try 'hutch agent thaw'), and: ");
-    return false;
+    return freeze_end(&f, ok, "the overlay", error);
 }
 
 static bool act_overlay(void *options, char **names, int *status, GError **error)
