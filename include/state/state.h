@@ -38,8 +38,9 @@ typedef enum {
     STATE_U8,
     STATE_U16,
     STATE_U32, /* int32_t and enums too: their bits */
-    STATE_U64, /* and int64_t */
+    STATE_U64,
     STATE_BOOL,
+    STATE_I64,    /* without a range: `check` has it */
     STATE_BYTES,  /* `size` bytes as they are: a fixed array, a kernel's uapi struct */
     STATE_TEXT,   /* a char array: ends with NUL, no control characters before it */
     STATE_BLOB,   /* a StateBlob, of at least `min` and at most `max` bytes */

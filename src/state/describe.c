@@ -51,6 +51,8 @@ static json_t *describe_element(const StateField *f, const void *p)
     case STATE_U32:
     case STATE_U64:
         return describe_integer(load_le(p, f->size));
+    case STATE_I64:
+        return json_integer((json_int_t)load_le64(p));
     case STATE_BOOL:
         return json_boolean(load_le(p, f->size));
     case STATE_BYTES:

@@ -132,6 +132,7 @@ static bool check_element(const StateField *f, const void *p, const Where *at,
         return check_blob(f, p, at, error);
     case STATE_STRUCT:
         return state_check(f->of, p, at, error);
+    case STATE_I64:
     case STATE_BYTES:
     case STATE_PAD:
         break;

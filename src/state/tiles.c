@@ -26,6 +26,7 @@ static size_t size_of(StateType type)
     case STATE_U32:
         return 4;
     case STATE_U64:
+    case STATE_I64:
         return 8;
     case STATE_BLOB:
         return sizeof(StateBlob);

@@ -49,7 +49,7 @@ static bool sample_check(const void *p, GError **error)
 
 static const StateField sample_fields[] = {
     STATE_FIELD(Sample, wide, 1, U64),
-    STATE_FIELD(Sample, negative, 2, U64),
+    STATE_FIELD(Sample, negative, 2, I64),
     STATE_LIST(Sample, entries, n_entries, 3, &entry_table),
     STATE_FIELD(Sample, half, 4, U16),
     STATE_FIELD(Sample, byte, 5, U8, .min = 3, .max = 127, .help = "small"),
@@ -438,6 +438,7 @@ static void a_state_is_described_in_words(void)
     f = json_object_get(section, "fields");
     g_assert_cmpstr(json_get_text(section, "kind"), ==, "sample");
     g_assert_cmpint(json_integer_value(json_object_get(f, "byte")), ==, 77);
+    g_assert_cmpint(json_integer_value(json_object_get(f, "negative")), ==, -5);
     g_assert_cmpstr(json_get_text(f, "fifo"), ==, "09080706");
     g_assert_cmpstr(json_get_text(f, "wide"), ==, "0xfffffffffffffffe");
     g_assert_cmpstr(json_get_text(f, "blob"), ==, "0102030405");
