@@ -46,7 +46,10 @@ bool store_make_parent(const char *folder, GError **error);
 char *store_begin(const char *folder, GError **error);
 bool store_commit(const char *partial, const char *folder, GError **error);
 
-/* As store_commit() where there is a folder of that name, which is exchanged for the new
+/* The same for what is to replace the folder of that name, by store_replace(). */
+char *store_begin_beside(const char *folder, GError **error);
+
+/* As store_commit(), where there is a folder of that name, which is exchanged for the new
  * one and then removed. */
 bool store_replace(const char *partial, const char *folder, GError **error);
 

@@ -12,9 +12,12 @@ extern const Verb snapshot_verbs[]; /* hutch snapshot; ends with a NULL name */
 bool snapshot_act_list(void *, char **, int *, GError **);
 bool snapshot_act_inspect(void *, char **, int *, GError **);
 bool snapshot_act_verify(void *, char **, int *, GError **);
+bool snapshot_act_export(void *, char **, int *, GError **);
+bool snapshot_act_import(void *, char **, int *, GError **);
+bool snapshot_act_merge(void *, char **, int *, GError **);
 bool snapshot_act_rm(void *, char **, int *, GError **);
 extern const ParamTable snapshot_list_args, snapshot_json_args, snapshot_verify_args,
-    snapshot_rm_args;
+    snapshot_rm_args, snapshot_merge_args, snapshot_export_args, snapshot_import_args;
 extern const ExitStatus snapshot_verify_statuses[];
 
 /* The options of all of them; each verb's table has the rows it wants. */
@@ -61,6 +64,9 @@ void snap_users_free(SnapUsers *u);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapUsers, snap_users_free)
 /* New strings, each once; empty: nobody. */
 char **snap_users_of(const SnapUsers *u, const char *folder);
+
+/* False, with VM_ERROR_BUSY and who it is: somebody else has files of it open. */
+bool snapshot_check_users(const Snap *s, GError **error);
 
 /* "2026-11-26 01:46:20", local time; a new string. */
 char *snap_time_text(int64_t ns);

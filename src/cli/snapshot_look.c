@@ -284,3 +284,18 @@ char **snap_users_of(const SnapUsers *u, const char *folder)
     g_ptr_array_add(found, NULL);
     return (char **)g_ptr_array_free(found, FALSE);
 }
+
+bool snapshot_check_users(const Snap *s, GError **error)
+{
+    g_autoptr(SnapUsers) users = snap_users_look();
+    g_auto(GStrv) who = snap_users_of(users, s->folder);
+    g_autofree char *text = g_strjoinv(", ", who);
+
+    if (*text)
+        return fail(error, VM_ERROR_BUSY,
+                    "'%s' is in use by %s: stop that first, or let it become independent",
+                    s->name, text);
+    return !store_in_use(s->folder) ||
+           fail(error, VM_ERROR_BUSY,
+                "'%s' is in use by a process of another user: stop that first", s->name);
+}

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "snapshot/disks.h"
 #include "src/cli/snapshot.h"
 #include "util/fd.h"
 
@@ -95,25 +96,23 @@ static bool check_children(GPtrArray *chosen, GPtrArray *all, const Snap *s,
                 s->name, names->str);
 }
 
-static bool check_users(const SnapUsers *users, const Snap *s, GError **error)
+/* The images in its folder. */
+static bool check_disks(const Snap *s, GError **error)
 {
-    g_auto(GStrv) who = snap_users_of(users, s->folder);
-    g_autofree char *text = g_strjoinv(", ", who);
+    g_autoptr(GPtrArray) by = snapshot_disks_needed(s->folder, error);
 
-    if (*text)
-        return fail(error, VM_ERROR_BUSY,
-                    "'%s' is in use by %s: stop that first, or let it become independent",
-                    s->name, text);
-    return !store_in_use(s->folder) ||
-           fail(error, VM_ERROR_BUSY,
-                "'%s' is in use by a process of another user: stop that first", s->name);
+    if (!by)
+        return false;
+    return !by->len || fail(error, VM_ERROR_BUSY,
+                            "the disks in '%s' are needed by %s: remove that first",
+                            s->name, (char *)g_ptr_array_index(by, 0));
 }
 
 static bool remove_one(const SnapshotArgs *args, const Snap *s, GError **error)
 {
     autofd lock = store_seize(s->folder, args->force ? NULL : error);
 
-    if (lock < 0 && !args->force)
+    if ((lock < 0 && !args->force) || !check_disks(s, error))
         return false;
     if (!store_remove(s->folder, error))
         return false;
@@ -170,12 +169,11 @@ static bool choose(const SnapshotArgs *args, char **names, GPtrArray *chosen,
 static bool check_all(GPtrArray *chosen, GError **error)
 {
     g_autoptr(GPtrArray) all = everything(chosen);
-    g_autoptr(SnapUsers) users = snap_users_look();
 
     for (unsigned i = 0; i < chosen->len; i++) {
         const Snap *s = g_ptr_array_index(chosen, i);
 
-        if (!check_children(chosen, all, s, error) || !check_users(users, s, error))
+        if (!check_children(chosen, all, s, error) || !snapshot_check_users(s, error))
             return false;
     }
     return true;

@@ -229,7 +229,8 @@ static bool check_disk(const Manifest *m, const ManifestDisk *d, GError **error)
     for (unsigned i = 0; i < m->disks->len; i++)
         if (g_str_equal(((ManifestDisk *)g_ptr_array_index(m->disks, i))->id, d->id))
             return fail(error, VM_ERROR_CORRUPT, "id: '%s' is there twice", d->id);
-    if (d->layer && !g_path_is_absolute(d->layer) && !is_inside(d->layer))
+    if (d->layer && !g_path_is_absolute(d->layer) && !strstr(d->layer, "://") &&
+        !is_inside(d->layer))
         return fail(error, VM_ERROR_CORRUPT, "layer: '%s' leads out of the folder",
                     d->layer);
     return g_str_equal(d->format, "raw") || g_str_equal(d->format, "qcow2") ||

@@ -30,14 +30,19 @@ static char *name_beside(const char *folder, const char *what)
 
 char *store_begin(const char *folder, GError **error)
 {
-    g_autofree char *partial = name_beside(folder, "partial");
-
     if (!store_make_parent(folder, error))
         return NULL;
     if (access(folder, F_OK) == 0) {
         fail_there(folder, error);
         return NULL;
     }
+    return store_begin_beside(folder, error);
+}
+
+char *store_begin_beside(const char *folder, GError **error)
+{
+    g_autofree char *partial = name_beside(folder, "partial");
+
     if (mkdir(partial, 0700) < 0) {
         fail_errno(error, "make the folder '%s'", partial);
         return NULL;

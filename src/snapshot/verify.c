@@ -1,15 +1,11 @@
 /* Comparing a snapshot's folder with the hashes it was written with. */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "snapshot/hash.h"
+#include "snapshot/memory.h"
 #include "src/snapshot/manifest_private.h"
-#include "util/bits.h"
-#include "util/fd.h"
-
-enum { PIECE = 256 * 1024 };
+#include "util/lock.h"
 
 typedef struct Verify {
     const char *folder;
@@ -18,11 +14,11 @@ typedef struct Verify {
     uint64_t done, total; /* bytes */
 } Verify;
 
-static void advance(Verify *v, uint64_t bytes)
+/* `more`: than what is done for good. */
+static void tell(const Verify *v, uint64_t more)
 {
-    v->done += bytes;
     if (v->progress)
-        v->progress(v->opaque, MIN(v->done, v->total), v->total);
+        v->progress(v->opaque, MIN(v->done + more, v->total), v->total);
 }
 
 /* ---- files ---------------------------------------------------------------------------
@@ -56,7 +52,8 @@ static bool verify_files(Verify *v, const Manifest *m, GError **error)
 
         if (!verify_file(v->folder, f, error))
             return false;
-        advance(v, f->size);
+        v->done += f->size;
+        tell(v, 0);
     }
     return true;
 }
@@ -69,86 +66,137 @@ bool manifest_verify_files(const char *folder, const Manifest *m, GError **error
 }
 
 /* ---- memory --------------------------------------------------------------------------
+ *
+ * Two threads, each of which takes the next chunk; ours also tells how far it is.
  */
 
-static bool all_zero(const char *buf, size_t len)
+typedef struct Work {
+    Verify *v;
+    const Manifest *m;
+    SnapMemory *memory;
+    const char *path;
+    uint64_t next; /* atomic: a chunk */
+    uint64_t done; /* atomic: bytes */
+    Lock lock;     /* guards what follows */
+    uint64_t bad;  /* the first chunk that is, so far */
+    GError *error;
+} Work;
+
+static uint64_t chunk_len(const Manifest *m, uint64_t chunk)
+{
+    return MIN(m->ram_size - chunk * MANIFEST_CHUNK, MANIFEST_CHUNK);
+}
+
+static bool all_zero(const uint8_t *buf, size_t len)
 {
     return !buf[0] && !memcmp(buf, buf + 1, len - 1);
 }
 
-/* True: the chunk of that hash is what is there. */
-static bool compare_chunk(int fd, uint64_t offset, uint64_t len, const char *sum,
-                          char *buf, Hasher *h, bool *ret_same, GError **error)
+static bool has_data(SnapMemory *memory, uint64_t page, uint64_t n)
 {
+    uint64_t at = page, run;
+
+    return snap_memory_next(memory, &at, &run) && at < page + n;
+}
+
+/* Whether the chunk is the one that the hash is of. */
+static bool is_same(Work *k, uint64_t chunk, Hasher *h, uint8_t *buf, bool *ret_same,
+                    GError **error)
+{
+    const char *sum = g_ptr_array_index(k->m->memory_chunks, chunk);
+    uint64_t page = chunk * (MANIFEST_CHUNK / GM_PAGE_SIZE);
+    size_t len = (size_t)chunk_len(k->m, chunk);
     uint8_t hash[HASH_BYTES];
     char text[HASH_TEXT + 1];
-    bool zero = true;
 
-    for (uint64_t at = 0; at < len; at += PIECE) {
-        size_t n = (size_t)MIN(len - at, PIECE);
-
-        if (!fd_pread_all(fd, buf, n, offset + at, error))
-            return false;
-        zero = zero && all_zero(buf, n);
-        if (*sum)
-            hasher_add(h, buf, n);
+    *ret_same = !*sum;
+    if (!has_data(k->memory, page, len / GM_PAGE_SIZE))
+        return true;
+    if (!snap_memory_read(k->memory, page, (unsigned)(len / GM_PAGE_SIZE), buf, error))
+        return false;
+    if (!*sum) {
+        *ret_same = all_zero(buf, len);
+        return true;
     }
+    hasher_add(h, buf, len);
     hasher_end(h, hash);
     hash_to_text(hash, text);
-    *ret_same = *sum ? g_str_equal(text, sum) : zero;
+    *ret_same = g_str_equal(text, sum);
     return true;
 }
 
-/* A hole to its end. */
-static bool is_hole(int fd, uint64_t offset, uint64_t len)
+static bool verify_chunk(Work *k, uint64_t chunk, Hasher *h, uint8_t *buf, GError **error)
 {
-    off_t data = lseek(fd, (off_t)offset, SEEK_DATA);
+    uint64_t begin = chunk * MANIFEST_CHUNK;
+    bool same;
 
-    return data < 0 ? errno == ENXIO : (uint64_t)data >= offset + len;
-}
-
-static bool verify_chunks(Verify *v, const Manifest *m, const char *path, int fd,
-                          GError **error)
-{
-    g_autofree char *buf = g_malloc(PIECE);
-    g_autoptr(Hasher) h = hasher_new();
-
-    for (unsigned i = 0; i < m->memory_chunks->len; i++) {
-        const char *sum = g_ptr_array_index(m->memory_chunks, i);
-        uint64_t offset = (uint64_t)i * MANIFEST_CHUNK;
-        uint64_t len = MIN(m->ram_size - offset, MANIFEST_CHUNK);
-        bool same = true;
-
-        if ((*sum || !is_hole(fd, offset, len)) &&
-            !compare_chunk(fd, offset, len, sum, buf, h, &same, error)) {
-            g_prefix_error(error, "'%s': ", path);
-            return false;
-        }
-        if (!same)
-            return fail(error, VM_ERROR_CORRUPT,
-                        "'%s': chunk %u (bytes %" G_GUINT64_FORMAT
+    if (!is_same(k, chunk, h, buf, &same, error))
+        return false;
+    return same || fail(error, VM_ERROR_CORRUPT,
+                        "'%s': chunk %" G_GUINT64_FORMAT " (bytes %" G_GUINT64_FORMAT
                         " to %" G_GUINT64_FORMAT
-                        ") is not what was saved: the file is damaged",
-                        path, i, offset, offset + len - 1);
-        advance(v, *sum ? len : 0);
+                        " of memory) is not what was saved: the file is damaged",
+                        k->path, chunk, begin, begin + chunk_len(k->m, chunk) - 1);
+}
+
+static void remember(Work *k, uint64_t chunk, GError *error)
+{
+    LOCK_GUARD(&k->lock);
+    if (k->error && k->bad < chunk) {
+        g_error_free(error);
+        return;
     }
-    return true;
+    g_clear_error(&k->error);
+    k->error = error;
+    k->bad = chunk;
+    __atomic_store_n(&k->next, k->m->memory_chunks->len, __ATOMIC_RELAXED);
+}
+
+static void verify_some(Work *k, bool tells)
+{
+    g_autoptr(Hasher) h = hasher_new();
+    g_autofree uint8_t *buf = g_malloc(MANIFEST_CHUNK);
+    uint64_t chunk;
+
+    while ((chunk = __atomic_fetch_add(&k->next, 1, __ATOMIC_RELAXED)) <
+           k->m->memory_chunks->len) {
+        GError *error = NULL;
+
+        if (!verify_chunk(k, chunk, h, buf, &error))
+            remember(k, chunk, error);
+        if (*(char *)g_ptr_array_index(k->m->memory_chunks, chunk))
+            __atomic_fetch_add(&k->done, chunk_len(k->m, chunk), __ATOMIC_RELAXED);
+        if (tells)
+            tell(k->v, __atomic_load_n(&k->done, __ATOMIC_RELAXED));
+    }
+}
+
+static void *helper_thread(void *opaque)
+{
+    verify_some(opaque, false);
+    return NULL;
 }
 
 static bool verify_memory(Verify *v, const Manifest *m, GError **error)
 {
-    g_autofree char *path = g_build_filename(v->folder, SNAP_MEMORY, NULL);
-    autofd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    struct stat st;
+    bool zstd = g_str_equal(m->memory_encoding, SNAP_ZSTD);
+    g_autofree char *path = g_build_filename(v->folder,
+                                             zstd ? SNAP_MEMORY_ZST : SNAP_MEMORY, NULL);
+    g_autoptr(SnapMemory) memory = snap_memory_open_alone(v->folder, m, error);
+    Work k = {.v = v, .m = m, .memory = memory, .path = path, .lock = LOCK_INIT};
+    pthread_t helper;
+    bool helped;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return fail_errno(error, "'%s': open it", path);
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != m->ram_size)
-        return fail(error, VM_ERROR_CORRUPT,
-                    "'%s': it has %" G_GUINT64_FORMAT
-                    " bytes, and RAM has %" G_GUINT64_FORMAT ": the file is damaged",
-                    path, (uint64_t)st.st_size, m->ram_size);
-    return verify_chunks(v, m, path, fd, error);
+    if (!memory)
+        return false;
+    helped = pthread_create(&helper, NULL, helper_thread, &k) == 0;
+    verify_some(&k, true);
+    if (helped)
+        pthread_join(helper, NULL);
+    lock_finish(&k.lock);
+    if (k.error)
+        g_propagate_error(error, k.error);
+    return !k.error;
 }
 
 /* ---- all of it -----------------------------------------------------------------------

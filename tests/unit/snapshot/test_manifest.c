@@ -400,8 +400,8 @@ static void each_changed_byte_is_found_and_named(void)
         {SNAP_STATE, 5, SNAP_STATE},
         {SNAP_MEMORY, 0, "chunk 0"},
         {SNAP_MEMORY, 4096, "chunk 0"},
-        {SNAP_MEMORY, 5 << 20, "chunk 1 (bytes 4194304 to 8388607)"},
-        {SNAP_MEMORY, FOLDER_RAM - 1, "chunk 2 (bytes 8388608 to 9437183)"},
+        {SNAP_MEMORY, 5 << 20, "chunk 1 (bytes 4194304 to 8388607 of memory)"},
+        {SNAP_MEMORY, FOLDER_RAM - 1, "chunk 2 (bytes 8388608 to 9437183 of memory)"},
         {SNAP_MEMORY_SUMS, 3, SNAP_MEMORY_SUMS},
     };
     g_autofree char *folder = NULL;
