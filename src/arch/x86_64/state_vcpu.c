@@ -99,13 +99,8 @@ static bool get_msrs(Vcpu *c, struct kvm_msrs *msrs, GError **error)
                 msrs->entries[n].index);
 }
 
-static bool is_power_on_value(const struct kvm_msr_entry *e)
-{
-    return e->data == (e->index % REGS_PER_BANK == 0 ? UINT64_MAX : 0);
-}
-
-/* The machine check banks, which are not in KVM's list.  Mostly they are as at power-on,
- * and then they are left out. */
+/* The machine check banks, which are not in KVM's list.  Those that are zero, as all are at
+ * power-on, are left out. */
 static void add_machine_checks(Vcpu *c, VcpuState *s)
 {
     g_autofree struct kvm_msrs *m = x86_msrs_new(MCE_BANKS_MAX * REGS_PER_BANK);
@@ -122,7 +117,7 @@ static void add_machine_checks(Vcpu *c, VcpuState *s)
         m->entries[i] = (struct kvm_msr_entry){.index = MSR_MC0_CTL + i};
     n = ioctl(c->fd, KVM_GET_MSRS, m);
     for (int i = 0; i < n; i++)
-        if (!is_power_on_value(&m->entries[i]))
+        if (m->entries[i].data)
             s->msrs[s->n_msrs++] = m->entries[i];
 }
 
