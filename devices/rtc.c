@@ -499,7 +499,7 @@ static void rtc_reset(Device *d)
     update(r);
 }
 
-/* After a load the line has to be raised and the timer armed. */
+/* After a load the timer has to be armed. */
 static void rtc_resume(Device *d)
 {
     LOCK_GUARD(&d->lock);
@@ -514,8 +514,13 @@ static void rtc_save(Device *d, StateWriter *w)
 
 static bool rtc_load(Device *d, StateReader *r, GError **error)
 {
+    Rtc *rtc = (Rtc *)d;
+
     LOCK_GUARD(&d->lock);
-    return state_get(r, d->id, &rtc_state_table, &((Rtc *)d)->s, error);
+    if (!state_get(r, d->id, &rtc_state_table, &rtc->s, error))
+        return false;
+    irq_set(&rtc->irq, rtc->s.cmos[REG_C] & FLAG_ANY);
+    return true;
 }
 
 static void rtc_release(Device *d)

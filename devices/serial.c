@@ -469,7 +469,7 @@ static void serial_reset(Device *d)
     rx_empty(u);
 }
 
-/* After a load the line has to be raised, and what waited in the transmit FIFO sent. */
+/* After a load, what waited in the transmit FIFO is to be sent. */
 static void serial_resume(Device *d)
 {
     Serial *u = (Serial *)d;
@@ -487,8 +487,13 @@ static void serial_save(Device *d, StateWriter *w)
 
 static bool serial_load(Device *d, StateReader *r, GError **error)
 {
+    Serial *u = (Serial *)d;
+
     LOCK_GUARD(&d->lock);
-    return state_get(r, d->id, &serial_state_table, &((Serial *)d)->s, error);
+    if (!state_get(r, d->id, &serial_state_table, &u->s, error))
+        return false;
+    update_irq(u);
+    return true;
 }
 
 static void serial_release(Device *d)

@@ -32,8 +32,10 @@ typedef struct DeviceOps {
 
     /* Main thread.  The device was just made, from the same configuration, and never
      * ran.  What is read is hostile: check all of it, then take it.  On failure the
-     * device is good for nothing but release.  No interrupt, message or event leaves for
-     * what happened before; device_resume() follows, as after any pause. */
+     * device is good for nothing but release.  No message or event leaves for what
+     * happened before; device_resume() follows, as after any pause.  An interrupt line
+     * that may be taken for edge-triggered is raised here already: the controllers' own
+     * state is put in place after it, and knows whether that edge was delivered. */
     bool (*load)(Device *d, StateReader *r, GError **error);
 } DeviceOps;
 

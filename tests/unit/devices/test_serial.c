@@ -456,11 +456,12 @@ static void both_fifos_survive_a_restore(Fixture *f, gconstpointer unused)
     again = saved(d);
     g_assert_true(g_bytes_equal(state, again));
     g_assert_cmpuint(host.n_out, ==, 2); /* nothing leaves before the machine runs */
-    g_assert_false(b.gsi[GSI]);
+    g_assert_true(b.gsi[GSI]);
+    g_assert_cmpuint(b.edges[GSI], ==, 1);
     host.room = 100;
     device_resume(d);
     g_assert_cmpmem(host.out, host.n_out, "output", 6);
-    g_assert_true(b.gsi[GSI]);
+    g_assert_cmpuint(b.edges[GSI], ==, 1);
     g_assert_cmphex(in(&b, LSR, 1), ==, 0xe1);
     g_assert_cmpint(in(&b, RBR, 1), ==, 'i');
     g_assert_cmpint(in(&b, RBR, 1), ==, 'n');
