@@ -22,10 +22,12 @@
 #include "util/bits.h"
 #include "util/counter.h"
 #include "util/fd.h"
+#include "util/ioloop.h"
 #include "util/log.h"
 
 enum { REQ_PAUSE = 1, REQ_STOP = 2, REQ_NMI = 4 };
 enum { THREAD_STACK = 256 * 1024 };
+enum { LONG_PAUSE_NS = 1000000000 }; /* a small part of what a guest's watchdog bears */
 
 /* ---- requests ------------------------------------------------------------------------
  */
@@ -81,10 +83,15 @@ static void stay_parked_locked(Vcpu *c)
 
 static void park(Vcpu *c)
 {
-    LOCK_GUARD(&c->lock);
+    const int64_t since = clock_ns();
+
+    lock_acquire(&c->lock);
     c->parked = true;
     pthread_cond_broadcast(&c->changed);
     stay_parked_locked(c);
+    lock_release(&c->lock);
+    if (clock_ns() - since > LONG_PAUSE_NS)
+        arch_vcpu_was_paused(c);
 }
 
 /* ---- exits ---------------------------------------------------------------------------

@@ -19,10 +19,8 @@
 #include "state_x86.h"
 
 enum {
-    MSR_MCG_CAP = 0x179,
     MSR_MC0_CTL = 0x400,
-    MCE_BANKS_MAX = 32,
-    REGS_PER_BANK = 4, /* CTL, STATUS, ADDR, MISC */
+    MCE_MSRS = 32 * 4, /* KVM's number of banks: CTL, STATUS, ADDR, MISC of each */
 };
 
 static void section_of(const Vcpu *c, char name[16])
@@ -56,11 +54,19 @@ static bool put(Vcpu *c, unsigned long request, void *arg, const char *what,
  */
 
 /* A guest that may have guests of its own, and has none, is as any other. */
+bool x86_nested_in_use(const struct kvm_nested_state *n)
+{
+    if (n->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING))
+        return true;
+    return n->format == KVM_STATE_NESTED_FORMAT_VMX
+               ? n->hdr.vmx.vmxon_pa != UINT64_MAX
+               : !(n->flags & KVM_STATE_NESTED_GIF_SET);
+}
+
 static bool refuse_nested(Vcpu *c, GError **error)
 {
     int size = kvm_check_extension(c->kvm, KVM_CAP_NESTED_STATE);
     g_autofree struct kvm_nested_state *n = NULL;
-    bool in_use;
 
     if (size < (int)sizeof(*n))
         return true;
@@ -69,12 +75,7 @@ static bool refuse_nested(Vcpu *c, GError **error)
     n->hdr.vmx.vmxon_pa = UINT64_MAX;
     if (ioctl(c->fd, KVM_GET_NESTED_STATE, n) < 0)
         return true; /* KVM has it, this guest has not */
-    in_use = n->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING);
-    if (n->format == KVM_STATE_NESTED_FORMAT_VMX)
-        in_use |= n->hdr.vmx.vmxon_pa != UINT64_MAX;
-    else
-        in_use |= !(n->flags & KVM_STATE_NESTED_GIF_SET);
-    return !in_use ||
+    return !x86_nested_in_use(n) ||
            fail(error, VM_ERROR_UNSUPPORTED,
                 "vCPU %u: the guest is running a hypervisor of its own (nested "
                 "virtualisation), whose state cannot be saved; shut down its "
@@ -87,54 +88,32 @@ static bool refuse_nested(Vcpu *c, GError **error)
  * --------------------------------------------------------------------------------
  */
 
-static bool get_msrs(Vcpu *c, struct kvm_msrs *msrs, GError **error)
-{
-    int n = ioctl(c->fd, KVM_GET_MSRS, msrs);
-
-    if (n < 0)
-        return fail_errno(error, "vCPU %u: save its MSRs", c->index);
-    return (unsigned)n == msrs->nmsrs ||
-           fail(error, VM_ERROR_IO,
-                "vCPU %u: save its MSRs: KVM does not tell MSR 0x%x any more", c->index,
-                msrs->entries[n].index);
-}
-
-/* The machine check banks, which are not in KVM's list.  Those that are zero, as all are at
- * power-on, are left out. */
-static void add_machine_checks(Vcpu *c, VcpuState *s)
-{
-    g_autofree struct kvm_msrs *m = x86_msrs_new(MCE_BANKS_MAX * REGS_PER_BANK);
-    unsigned banks;
-    int n;
-
-    m->nmsrs = 1;
-    m->entries[0].index = MSR_MCG_CAP;
-    if (ioctl(c->fd, KVM_GET_MSRS, m) != 1)
-        return;
-    banks = MIN(m->entries[0].data & 0xff, MCE_BANKS_MAX);
-    m->nmsrs = banks * REGS_PER_BANK;
-    for (unsigned i = 0; i < m->nmsrs; i++)
-        m->entries[i] = (struct kvm_msr_entry){.index = MSR_MC0_CTL + i};
-    n = ioctl(c->fd, KVM_GET_MSRS, m);
-    for (int i = 0; i < n; i++)
-        if (m->entries[i].data)
-            s->msrs[s->n_msrs++] = m->entries[i];
-}
-
-/* Those that could be read at power-on can be read now: no search for what KVM has. */
+/* Those that could be read at power-on can be read now: no search for what KVM has.  The
+ * machine check banks, which KVM keeps and does not list, come last: there it stops at
+ * the first that it has not.  Those that are zero, as all are at power-on, are left out.
+ */
 static bool save_msrs(Vcpu *c, VcpuState *s, GError **error)
 {
     const struct kvm_msrs *known = c->reset_state->msrs;
-    g_autofree struct kvm_msrs *ask = x86_msrs_new(known->nmsrs + 1);
+    const unsigned n_needed = 1 + known->nmsrs;
+    g_autofree struct kvm_msrs *ask = x86_msrs_new(n_needed + MCE_MSRS);
+    int n;
 
     ask->entries[ask->nmsrs++].index = X86_MSR_TSC;
     for (unsigned i = 0; i < known->nmsrs; i++)
         ask->entries[ask->nmsrs++].index = known->entries[i].index;
-    if (!get_msrs(c, ask, error))
-        return false;
-    memcpy(s->msrs, ask->entries, ask->nmsrs * sizeof(ask->entries[0]));
-    s->n_msrs = ask->nmsrs;
-    add_machine_checks(c, s);
+    for (unsigned i = 0; i < MCE_MSRS; i++)
+        ask->entries[ask->nmsrs++].index = MSR_MC0_CTL + i;
+    n = ioctl(c->fd, KVM_GET_MSRS, ask);
+    if (n < 0)
+        return fail_errno(error, "vCPU %u: save its MSRs", c->index);
+    if ((unsigned)n < n_needed)
+        return fail(error, VM_ERROR_IO,
+                    "vCPU %u: save its MSRs: KVM does not tell MSR 0x%x any more",
+                    c->index, ask->entries[n].index);
+    for (unsigned i = 0; i < (unsigned)n; i++)
+        if (i < n_needed || ask->entries[i].data)
+            s->msrs[s->n_msrs++] = ask->entries[i];
     return true;
 }
 

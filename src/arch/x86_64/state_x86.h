@@ -55,3 +55,6 @@ extern const StateTable x86_vcpu_table, x86_irqchip_table, x86_clock_table;
 
 /* Puts what arch_vm_load() has checked into the interrupt controllers and the timer. */
 bool x86_irqchip_put(Kvm *kvm, GError **error);
+
+/* Whether a guest's hypervisor is at work, by what KVM_GET_NESTED_STATE says. */
+bool x86_nested_in_use(const struct kvm_nested_state *n);

@@ -7,6 +7,7 @@
 
 #include "kvm/state_tables.h"
 #include "small_guest.h"
+#include "src/arch/x86_64/state_x86.h"
 #include "util/bits.h"
 
 enum { TICKS = GUEST_DATA + 8 };
@@ -325,6 +326,149 @@ static void the_clock_stands_still_or_catches_up(void)
     guest_tear_down(&b);
 }
 
+/* Flags of the structure that kvmclock keeps in the guest's memory (KVM msr.rst,
+ * MSR_KVM_SYSTEM_TIME_NEW). */
+static void a_restored_guest_is_told_that_it_was_stopped(void)
+{
+    enum { CLOCK_AT = GUEST_DATA + 0x100, FLAGS_AT = CLOCK_AT + 29, STOPPED = 2 };
+    const uint32_t system_time = 0x4b564d01;
+    g_autoptr(GBytes) saved = NULL;
+    uint8_t flags;
+    SmallGuest a, b;
+
+    if (!guest_set_up(&a))
+        return;
+    put_counter(&a);
+    put_msr(&a, system_time, CLOCK_AT | 1);
+    run_until(&a, TICKS, 1);
+    g_assert_true(gm_read(&a.gm, FLAGS_AT, &flags, 1));
+    g_assert_cmphex(flags & STOPPED, ==, 0);
+    saved = save(&a);
+    g_assert_true(guest_set_up(&b));
+    copy_memory(&b, &a);
+    guest_tear_down(&a);
+    load(&b, saved);
+    run_until(&b, TICKS, guest_word(&b, TICKS) + 1);
+    g_assert_true(gm_read(&b.gm, FLAGS_AT, &flags, 1));
+    g_assert_cmphex(flags & STOPPED, ==, STOPPED);
+    guest_tear_down(&b);
+}
+
+/* A state that is the saved one but for what `change` does to it. */
+static GBytes *changed(GBytes *bytes, void (*change)(VcpuState *))
+{
+    g_autoptr(StateReader) r = state_reader_new(bytes, NULL);
+    StateWriter *w = state_writer_new();
+    g_autofree VcpuState *s = g_new0(VcpuState, 1);
+    IrqchipState chips;
+    ClockState now;
+    g_autoptr(GError) error = NULL;
+    GBytes *ret;
+
+    g_assert_true(state_get(r, "vcpu0", &x86_vcpu_table, s, NULL));
+    g_assert_true(state_get(r, "irqchip", &x86_irqchip_table, &chips, NULL));
+    g_assert_true(state_get(r, "clock", &x86_clock_table, &now, NULL));
+    change(s);
+    state_put(w, "vcpu0", &x86_vcpu_table, s);
+    state_put(w, "irqchip", &x86_irqchip_table, &chips);
+    state_put(w, "clock", &x86_clock_table, &now);
+    state_clear(&x86_vcpu_table, s);
+    ret = state_writer_end(w, &error);
+    g_assert_no_error(error);
+    return ret;
+}
+
+static void with_a_feature_of_the_future(VcpuState *s)
+{
+    for (unsigned i = 0; i < s->n_cpuid; i++)
+        if (s->cpuid[i].function == 7 && s->cpuid[i].index == 1)
+            s->cpuid[i].edx |= BIT(31) | BIT(10);
+}
+
+static void of_another_vendor(VcpuState *s)
+{
+    memcpy(&s->cpuid[0].ebx, "Vort", 4);
+    memcpy(&s->cpuid[0].edx, "ex86", 4);
+    memcpy(&s->cpuid[0].ecx, " SoC", 4);
+}
+
+static void with_more_address_bits(VcpuState *s)
+{
+    for (unsigned i = 0; i < s->n_cpuid; i++)
+        if (s->cpuid[i].function == 0x80000008)
+            s->cpuid[i].eax = (s->cpuid[i].eax & ~0xffu) | 60;
+}
+
+static void with_an_unknown_msr(VcpuState *s)
+{
+    s->msrs[s->n_msrs++] = (struct kvm_msr_entry){.index = 0x1234567, .data = 0xabcd};
+}
+
+static void with_more_fpu(VcpuState *s)
+{
+    s->xsave.data = g_realloc(s->xsave.data, X86_XSAVE_MAX);
+    memset(s->xsave.data + s->xsave.size, 0xff, X86_XSAVE_MAX - s->xsave.size);
+    s->xsave.size = X86_XSAVE_MAX;
+}
+
+static void with_a_reserved_bit_in_cr4(VcpuState *s)
+{
+    s->sregs.cr4 |= BIT64(40);
+}
+
+static void what_this_host_cannot_give_is_refused_by_name(void)
+{
+    static const struct {
+        void (*change)(VcpuState *);
+        const char *error;
+    } cases[] = {
+        {with_a_feature_of_the_future,
+         "vCPU 0: the snapshot's processor has avx_vnni_int16, cpuid-7.1-edx-31, which"},
+        {of_another_vendor, "vCPU 0: the snapshot's processor is of Vortex86 SoC, this"},
+        {with_more_address_bits,
+         "vCPU 0: the snapshot's processor has 60 bits of physical address, this"},
+        {with_an_unknown_msr,
+         "vCPU 0: restore MSR 0x1234567: this host's KVM does not take "
+         "the value 0xabcd; restore it on"},
+        {with_more_fpu, "vCPU 0: restore its FPU: it has 65536 bytes of state, this"},
+        {with_a_reserved_bit_in_cr4,
+         "vCPU 0: restore its system registers (KVM_SET_SREGS"},
+    };
+    g_autoptr(GBytes) saved = NULL;
+    SmallGuest g;
+
+    if (!guest_set_up(&g))
+        return;
+    saved = save(&g);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GBytes) bad = changed(saved, cases[i].change);
+        g_autoptr(GError) error = NULL;
+
+        g_assert_false(load_with(&g, bad, CLOCK_STOPPED, 0, &error));
+        g_test_message("%s", error->message);
+        g_assert_true(g_str_has_prefix(error->message, cases[i].error));
+    }
+    load(&g, saved);
+    guest_tear_down(&g);
+}
+
+static void only_a_hypervisor_at_work_is_nested(void)
+{
+    struct kvm_nested_state vmx = {.format = KVM_STATE_NESTED_FORMAT_VMX};
+    struct kvm_nested_state svm = {.format = KVM_STATE_NESTED_FORMAT_SVM,
+                                   .flags = KVM_STATE_NESTED_GIF_SET};
+
+    vmx.hdr.vmx.vmxon_pa = UINT64_MAX;
+    g_assert_false(x86_nested_in_use(&vmx));
+    vmx.hdr.vmx.vmxon_pa = 0x1000;
+    g_assert_true(x86_nested_in_use(&vmx));
+    g_assert_false(x86_nested_in_use(&svm));
+    svm.flags |= KVM_STATE_NESTED_GUEST_MODE;
+    g_assert_true(x86_nested_in_use(&svm));
+    svm.flags = 0;
+    g_assert_true(x86_nested_in_use(&svm));
+}
+
 static void needs_that_this_host_meets_are_no_problem(void)
 {
     g_autoptr(GPtrArray) problems = g_ptr_array_new_with_free_func(g_free);
@@ -394,6 +538,9 @@ int main(int argc, char **argv)
     TEST(registers_of_every_kind_survive);
     TEST(the_interrupt_controllers_survive);
     TEST(the_clock_stands_still_or_catches_up);
+    TEST(a_restored_guest_is_told_that_it_was_stopped);
+    TEST(what_this_host_cannot_give_is_refused_by_name);
+    TEST(only_a_hypervisor_at_work_is_nested);
     TEST(needs_that_this_host_meets_are_no_problem);
     TEST(needs_that_no_host_meets_are_told_one_by_one);
     return g_test_run();
