@@ -238,6 +238,9 @@ const VirtioOps virtio_blk_ops = {
     .hurry = blk_hurry,
     .resume = blk_resume,
     .reset = blk_reset,
+    .save = blk_save,
+    .load = blk_load,
+    .kept_features = BIT64(BLK_F_DISCARD) | BIT64(BLK_F_RO),
 };
 
 BlockDev *virtio_blk_dev(VirtioDevice *v)

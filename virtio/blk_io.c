@@ -117,17 +117,6 @@ static void fail_request(BlkSlot *s, int err)
     b->v.env->stop(b->v.env->opaque, b->v.id);
 }
 
-void blk_retry(Blk *b)
-{
-    BlkSlot *s;
-
-    while ((s = b->stopped)) {
-        b->stopped = s->next_free;
-        block_submit(b->io, &s->io);
-    }
-    block_commit(b->io);
-}
-
 void blk_forget(Blk *b)
 {
     BlkSlot *s;
@@ -137,6 +126,41 @@ void blk_forget(Blk *b)
         b->bytes -= s->bytes;
         slot_give(&b->queues[s->vq->index], s);
     }
+}
+
+VqReq *blk_stop_again(Blk *b, unsigned queue)
+{
+    BlkSlot *s = slot_take(&b->queues[queue]);
+
+    if (!s)
+        return NULL;
+    s->blk = b;
+    s->vq = &b->v.queues[queue].vq;
+    s->bytes = 0;
+    s->unserved = true;
+    s->next_free = b->stopped;
+    b->stopped = s;
+    return &s->req;
+}
+
+/* Serving took the header off the first pieces, and the status off the last. */
+void blk_popped(const BlkSlot *s, VqReq *ret)
+{
+    struct iovec *last = &ret->iov[s->req.n_read + s->req.n_write - 1];
+    size_t missing;
+
+    memcpy(ret, &s->req, sizeof(*ret));
+    if (s->unserved)
+        return;
+    missing = ret->read_bytes - iov_len(vq_readable(ret), ret->n_read);
+    if (missing) {
+        struct iovec *first = &ret->iov[s->io.iov - s->req.iov];
+
+        first->iov_base = (uint8_t *)first->iov_base - missing;
+        first->iov_len += missing;
+    }
+    if (s->cut)
+        last->iov_len++;
 }
 
 static void on_done(BlockReq *io, int err)
@@ -292,7 +316,7 @@ static void serve(BlkSlot *s)
     BlkStatus status = BLK_S_IOERR;
     BlkHeader h;
 
-    s->cut = false;
+    s->cut = s->unserved = false;
     s->bytes = 0;
     s->status = NULL;
     if (iov_to_buf(vq_readable(req), req->n_read, 0, &h, sizeof(h)) < sizeof(h)) {
@@ -305,6 +329,23 @@ static void serve(BlkSlot *s)
     }
     if (status != BLK_S_GOES_ON)
         answer(s, status);
+}
+
+/* Once through the list: what fails again at once, comes back to its head. */
+void blk_retry(Blk *b)
+{
+    BlkSlot *s = b->stopped, *next;
+
+    b->stopped = NULL;
+    for (; s; s = next) {
+        next = s->next_free;
+        if (s->unserved)
+            serve(s);
+        else
+            block_submit(b->io, &s->io);
+    }
+    block_commit(b->io);
+    blk_notify(b);
 }
 
 void blk_handle(VirtioDevice *v, Virtqueue *vq)

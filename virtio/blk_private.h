@@ -99,6 +99,7 @@ struct BlkSlot {
     BlkSlot *next_free;
     uint8_t *status; /* in guest RAM */
     bool cut;        /* the last writable piece lost its last byte, the status */
+    bool unserved;   /* it came out of a saved state: nothing was done for it yet */
     uint64_t bytes;  /* its part of blk->bytes */
     VqReq req;
 };
@@ -131,3 +132,13 @@ void blk_handle(VirtioDevice *v, Virtqueue *vq);
 void blk_notify(void *opaque); /* after a batch of completions */
 void blk_retry(Blk *b);        /* what an error stopped is tried again */
 void blk_forget(Blk *b);       /* or is given up */
+
+/* Of queues that are not served, on any thread: a request that an error stopped, as it
+ * was popped; and a place among these for one that is to be served on the next retry.
+ * NULL: there is none. */
+void blk_popped(const BlkSlot *s, VqReq *ret);
+VqReq *blk_stop_again(Blk *b, unsigned queue);
+
+/* blk_state.c; VirtioOps has what they do. */
+void blk_save(VirtioDevice *v, StateWriter *w);
+bool blk_load(VirtioDevice *v, StateReader *r, GError **error);

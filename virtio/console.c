@@ -12,10 +12,12 @@
 
 #include <string.h>
 
+#include "state_private.h"
 #include "util/bits.h"
 #include "util/iov.h"
 #include "util/log.h"
 #include "virtio/devices.h"
+#include "virtio/state.h"
 
 /* 5.3.3 */
 #define VIRTIO_CONSOLE_F_SIZE        0
@@ -64,6 +66,8 @@ typedef struct Console {
     bool guest_open; /* a program has the port open; always for a console; atomic */
     unsigned tell;   /* TELL_ bits */
     bool spoken;     /* output since the last reset was told of */
+    bool was_open;   /* in the state that was loaded, host_open */
+    bool resized;    /* since then */
     size_t tx_done;  /* bytes already written of the next request on TX */
     LogLimit told;   /* a guest may reset us as often as it likes */
 } Console;
@@ -339,6 +343,118 @@ static void console_reset(VirtioDevice *v)
     c->spoken = false;
 }
 
+/* ---- saved state: main thread ----------------------------------------------------- */
+
+typedef struct ConsoleState {
+    uint64_t tx_done;
+    uint32_t size;
+    uint8_t tell;
+    bool host_open, guest_open, spoken;
+} ConsoleState;
+
+static const StateField state_fields[] = {
+    STATE_FIELD(ConsoleState, tx_done, 1, U64,
+                .help = "bytes of the next output request that are written"),
+    STATE_FIELD(ConsoleState, size, 2, U32, .help = "columns, and rows in the high half"),
+    STATE_FIELD(ConsoleState, tell, 3, U8, .max = TELL_ADD | TELL_NAME | TELL_OPEN,
+                .help = "control messages that wait for a buffer, as bits"),
+    STATE_FIELD(ConsoleState, host_open, 4, BOOL),
+    STATE_FIELD(ConsoleState, guest_open, 5, BOOL),
+    STATE_FIELD(ConsoleState, spoken, 6, BOOL),
+    {},
+};
+
+const StateTable virtio_console_state_table = {
+    .name = "console",
+    .version = 1,
+    .size = sizeof(ConsoleState),
+    .fields = state_fields,
+};
+
+typedef struct StateCall {
+    Console *c;
+    StateWriter *w;
+    StateReader *r;
+    GError **error;
+    bool ok;
+} StateCall;
+
+static void save_on_loop(void *opaque)
+{
+    StateCall *call = opaque;
+    Console *c = call->c;
+    const ConsoleState s = {
+        .tx_done = c->tx_done,
+        .size = __atomic_load_n(&c->size, __ATOMIC_RELAXED),
+        .tell = (uint8_t)c->tell,
+        .host_open = c->v.restored ? c->was_open : c->host_open,
+        .guest_open = __atomic_load_n(&c->guest_open, __ATOMIC_RELAXED),
+        .spoken = c->spoken,
+    };
+    char name[64];
+
+    state_put(call->w, virtio_section(&c->v, "console", name),
+              &virtio_console_state_table, &s);
+    chardev_save(c->chardev, virtio_section(&c->v, "chardev", name), call->w);
+}
+
+static void console_save(VirtioDevice *v, StateWriter *w)
+{
+    ioloop_call(v->loop, save_on_loop, &(StateCall){.c = (Console *)v, .w = w});
+}
+
+/* A size that the host does not know stays as the guest has it. */
+static void load_size(Console *c, uint32_t size)
+{
+    uint32_t now = __atomic_load_n(&c->size, __ATOMIC_RELAXED);
+
+    c->resized = now && now != size;
+    if (!now)
+        __atomic_store_n(&c->size, size, __ATOMIC_RELAXED);
+}
+
+static void load_on_loop(void *opaque)
+{
+    StateCall *call = opaque;
+    Console *c = call->c;
+    ConsoleState s;
+    char name[64];
+
+    if (!state_get(call->r, virtio_section(&c->v, "console", name),
+                   &virtio_console_state_table, &s, call->error))
+        return;
+    c->tx_done = s.tx_done;
+    c->tell = s.tell;
+    c->spoken = s.spoken;
+    c->was_open = s.host_open;
+    set_open(c, s.guest_open);
+    load_size(c, s.size);
+    call->ok = chardev_load(c->chardev, virtio_section(&c->v, "chardev", name), call->r,
+                            call->error);
+}
+
+static bool console_load(VirtioDevice *v, StateReader *r, GError **error)
+{
+    StateCall call = {.c = (Console *)v, .r = r, .error = error};
+
+    ioloop_call(v->loop, load_on_loop, &call);
+    return call.ok;
+}
+
+/* Whoever was at the other end is not there any more, or somebody is. */
+static void console_resume(VirtioDevice *v)
+{
+    Console *c = (Console *)v;
+
+    if (!v->restored)
+        return;
+    if (c->host_open != c->was_open && virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT))
+        tell_guest(c, TELL_OPEN);
+    if (c->resized)
+        virtio_config_changed(v);
+    chardev_restored(c->chardev);
+}
+
 static const ChardevHandlers handlers = {.room = on_room,
                                          .input = on_input,
                                          .drained = on_drained,
@@ -439,7 +555,11 @@ const VirtioOps virtio_console_ops = {
     .activate = console_activate,
     .handle = console_handle,
     .quiesce = console_quiesce,
+    .resume = console_resume,
     .reset = console_reset,
+    .save = console_save,
+    .load = console_load,
+    .kept_features = BIT64(VIRTIO_CONSOLE_F_SIZE),
 };
 
 const Chardev *virtio_console_chardev(const VirtioDevice *v)

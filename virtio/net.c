@@ -12,10 +12,12 @@
 #include <sys/random.h>
 #include <sys/utsname.h>
 
+#include "state_private.h"
 #include "util/bits.h"
 #include "virtio/devices.h"
 #include "virtio/net.h"
 #include "virtio/net_private.h"
+#include "virtio/state.h"
 
 enum { MIN_MTU = 68, MAX_MTU = 65535 };
 
@@ -100,7 +102,8 @@ static void choose_mac(Net *n, const NetOptions *o)
     uint8_t mac[6];
 
     memcpy(mac, o->mac, sizeof(mac));
-    if (memcmp(mac, none, sizeof(mac)) == 0)
+    n->mac_given = memcmp(mac, none, sizeof(mac)) != 0;
+    if (!n->mac_given)
         make_mac(n, o, mac);
     n->own_mac = load_le(mac, sizeof(mac));
     n->mac = n->own_mac;
@@ -237,11 +240,17 @@ static void net_release(VirtioDevice *v)
         ioloop_call(v->loop, close_on_loop, net_of(v));
 }
 
+void net_set_offloads(Net *n, unsigned offloads)
+{
+    n->offloads = offloads;
+    netdev_set_offloads(n->nd, offloads);
+}
+
 static bool net_activate(VirtioDevice *v, GError **error)
 {
     Net *n = net_of(v);
 
-    netdev_set_offloads(n->nd, net_offloads_of(v->features, true));
+    net_set_offloads(n, net_offloads_of(v->features, true));
     net_rx_start(n);
     return true;
 }
@@ -270,8 +279,127 @@ static void net_reset(VirtioDevice *v)
 
     net_rx_reset(n);
     net_tx_reset(n);
-    netdev_set_offloads(n->nd, 0);
+    net_set_offloads(n, 0);
     __atomic_store_n(&n->mac, n->own_mac, __ATOMIC_RELAXED);
+}
+
+/* ---- saved state: main thread -----------------------------------------------------
+ *
+ * The address is configuration.  One that was given now is the card's; one that was made
+ * up gives way to the one of the state, which the guest knows it by: it may be made of a
+ * VM's name that is another now. */
+
+typedef struct NetState {
+    uint64_t mac, own_mac;
+    uint32_t offloads;
+    uint16_t status;
+} NetState;
+
+static const StateField state_fields[] = {
+    STATE_FIELD(NetState, mac, 1, U64, .max = BIT64(48) - 1,
+                .help = "address in use, first byte lowest"),
+    STATE_FIELD(NetState, own_mac, 2, U64, .max = BIT64(48) - 1,
+                .help = "address after a reset"),
+    STATE_FIELD(NetState, offloads, 3, U32, .max = NET_OFFLOADS,
+                .help = "what the driver takes"),
+    STATE_FIELD(NetState, status, 4, U16, .max = NET_S_LINK_UP | NET_S_ANNOUNCE),
+    STATE_HOLE_AT_END(NetState, status),
+    {},
+};
+
+const StateTable virtio_net_state_table = {
+    .name = "net",
+    .version = 1,
+    .size = sizeof(NetState),
+    .fields = state_fields,
+};
+
+typedef struct StateCall {
+    Net *net;
+    StateWriter *w;
+    StateReader *r;
+    GError **error;
+    bool ok;
+} StateCall;
+
+static void save_on_loop(void *opaque)
+{
+    StateCall *call = opaque;
+    char name[64];
+
+    netdev_save(call->net->nd, virtio_section(&call->net->v, "user", name), call->w);
+}
+
+static void load_on_loop(void *opaque)
+{
+    StateCall *call = opaque;
+    char name[64];
+
+    call->ok = netdev_load(call->net->nd, virtio_section(&call->net->v, "user", name),
+                           call->r, call->error);
+}
+
+static void net_save(VirtioDevice *v, StateWriter *w)
+{
+    Net *n = net_of(v);
+    StateCall call = {.net = n, .w = w};
+    const NetState s = {
+        .mac = __atomic_load_n(&n->mac, __ATOMIC_RELAXED),
+        .own_mac = n->own_mac,
+        .offloads = n->offloads,
+        .status = __atomic_load_n(&n->status, __ATOMIC_RELAXED),
+    };
+    char name[64];
+
+    state_put(w, virtio_section(v, "net", name), &virtio_net_state_table, &s);
+    ioloop_call(v->loop, save_on_loop, &call);
+}
+
+static void load_mac(Net *n, const NetState *s)
+{
+    uint64_t mac = s->mac;
+
+    if (n->mac_given && n->own_mac != s->own_mac)
+        mac = n->own_mac;
+    else
+        n->own_mac = s->own_mac;
+    n->mac_changed = mac != s->mac;
+    __atomic_store_n(&n->mac, mac, __ATOMIC_RELAXED);
+}
+
+static bool net_load(VirtioDevice *v, StateReader *r, GError **error)
+{
+    Net *n = net_of(v);
+    StateCall call = {.net = n, .r = r, .error = error};
+    NetState s;
+    char name[64];
+
+    if (!state_get(r, virtio_section(v, "net", name), &virtio_net_state_table, &s, error))
+        return false;
+    load_mac(n, &s);
+    n->offloads = s.offloads;
+    __atomic_store_n(&n->status, s.status, __ATOMIC_RELAXED);
+    net_rx_start(n);
+    ioloop_call(v->loop, load_on_loop, &call);
+    return call.ok;
+}
+
+/* The network may be another, or see the guest at another place: it is asked to make
+ * itself known (virtio 1.2, 5.1.6.5.4). */
+static void net_resume(VirtioDevice *v)
+{
+    Net *n = net_of(v);
+    bool announce = virtio_has_feature(v, NET_F_GUEST_ANNOUNCE) && net_link_is_up(n);
+
+    if (!v->restored)
+        return;
+    net_set_offloads(n, n->offloads);
+    netdev_restored(n->nd);
+    if (announce)
+        __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);
+    if (announce || n->mac_changed)
+        virtio_config_changed(v);
+    n->mac_changed = false;
 }
 
 const VirtioOps virtio_net_ops = {
@@ -291,7 +419,13 @@ const VirtioOps virtio_net_ops = {
     .activate = net_activate,
     .handle = net_handle,
     .quiesce = net_quiesce,
+    .resume = net_resume,
     .reset = net_reset,
+    .save = net_save,
+    .load = net_load,
+    .kept_features = BIT64(NET_F_GUEST_CSUM) | BIT64(NET_F_GUEST_TSO4) |
+                     BIT64(NET_F_GUEST_TSO6) | BIT64(NET_F_GUEST_ECN) |
+                     BIT64(NET_F_CTRL_GUEST_OFFLOADS) | BIT64(NET_F_MTU),
 };
 
 bool virtio_net_set_link(VirtioDevice *v, bool up)

@@ -102,7 +102,7 @@ static bool ctrl_offloads(Net *n, uint8_t command, const CtrlData *d)
         command != CTRL_OFFLOADS_SET || d->len != sizeof(set) ||
         !data_at(d, 0, &set, sizeof(set)) || (set & ~(n->v.features & known)))
         return false;
-    netdev_set_offloads(n->nd, net_offloads_of(set, true));
+    net_set_offloads(n, net_offloads_of(set, true));
     return true;
 }
 

@@ -89,7 +89,9 @@ typedef struct Net {
     uint16_t status;   /* atomic; NET_S_* */
     uint64_t own_mac;  /* back to this at a reset */
     uint16_t mtu;      /* 0: not told */
-    unsigned offloads; /* NET_OFFLOAD_*: what the driver takes, as negotiated */
+    unsigned offloads; /* NET_OFFLOAD_*: what the driver takes now */
+    bool mac_given;    /* by the user, and not made up */
+    bool mac_changed;  /* since the state was saved; told on resume */
     NetTx tx;
     NetRx rx; /* last: ends with a big buffer that is seldom touched */
 } Net;
@@ -112,6 +114,9 @@ static inline Virtqueue *net_queue(Net *n, unsigned queue)
 
 /* Offload feature bits as NET_OFFLOAD_*; `guest`: those of GUEST_*, else of HOST_*. */
 unsigned net_offloads_of(uint64_t features, bool guest);
+
+/* What the driver takes from now on, NET_OFFLOAD_*. */
+void net_set_offloads(Net *n, unsigned offloads);
 
 void net_rx_start(Net *n);   /* the driver is there: `features` are final */
 void net_rx_run(Net *n);     /* frames may be waiting, or there are buffers again */

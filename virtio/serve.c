@@ -225,6 +225,7 @@ void virtio_serve_resume(VirtioDevice *v)
         v->queues[i].vq.active = v->queues[i].vq.desc != NULL;
     if (v->ops->resume)
         v->ops->resume(v);
+    v->restored = false;
     listen(v);
 }
 
@@ -238,5 +239,5 @@ void virtio_serve_stop(VirtioDevice *v)
         vq_deactivate(&v->queues[i].vq);
         fd_event_take(v->queues[i].vq.kick_fd);
     }
-    v->live = false;
+    v->live = v->restored = false;
 }

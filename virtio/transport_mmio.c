@@ -3,7 +3,9 @@
  *
  * A kick is the queue's number written to one register: the kernel compares it and
  * signals the queue's kick_fd wherever it can. */
+#include "state_private.h"
 #include "util/bits.h"
+#include "virtio/state.h"
 #include "virtio/transport.h"
 
 /* 4.2.2 */
@@ -207,6 +209,50 @@ static void mmio_write(Device *d, uint64_t offset, unsigned size, uint64_t value
 
 static const BusOps mmio_ops = {.read = mmio_read, .write = mmio_write};
 
+/* ---- saved state ------------------------------------------------------------------ */
+
+static const StateField mmio_fields[] = {
+    STATE_FIELD(VirtioMmioState, queue_sel, 1, U32),
+    STATE_FIELD(VirtioMmioState, interrupt_status, 2, U32, .max = INT_QUEUE | INT_CONFIG),
+    {},
+};
+
+const StateTable virtio_mmio_state_table = {
+    .name = "virtio-mmio",
+    .version = 1,
+    .size = sizeof(VirtioMmioState),
+    .fields = mmio_fields,
+};
+
+static const char *pinned(const Device *d)
+{
+    return virtio_pinned(((const VirtioMmio *)d)->v);
+}
+
+static void save(Device *d, StateWriter *w)
+{
+    VirtioMmio *t = (VirtioMmio *)d;
+    char name[64];
+
+    state_put(w, virtio_section(t->v, "virtio-mmio", name), &virtio_mmio_state_table,
+              &t->s);
+    virtio_save(t->v, w);
+}
+
+static bool load(Device *d, StateReader *r, GError **error)
+{
+    VirtioMmio *t = (VirtioMmio *)d;
+    VirtioMmioState s;
+    char name[64];
+
+    if (!state_get(r, virtio_section(t->v, "virtio-mmio", name), &virtio_mmio_state_table,
+                   &s, error))
+        return false;
+    t->s.queue_sel = s.queue_sel;
+    __atomic_store_n(&t->s.interrupt_status, s.interrupt_status, __ATOMIC_SEQ_CST);
+    return virtio_load(t->v, r, error);
+}
+
 /* ---- life-cycle ------------------------------------------------------------------- */
 
 static void assign_kicks(VirtioMmio *t, bool on)
@@ -229,9 +275,13 @@ static void quiesce(Device *d)
     virtio_quiesce(((VirtioMmio *)d)->v);
 }
 
+/* After a load the line has to be raised. */
 static void resume(Device *d)
 {
-    virtio_resume(((VirtioMmio *)d)->v);
+    VirtioMmio *t = (VirtioMmio *)d;
+
+    update_irq(t);
+    virtio_resume(t->v);
 }
 
 static void release(Device *d)
@@ -253,6 +303,9 @@ static const DeviceOps virtio_mmio_ops = {
     .quiesce = quiesce,
     .resume = resume,
     .release = release,
+    .pinned = pinned,
+    .save = save,
+    .load = load,
 };
 
 Device *virtio_mmio_new(VirtioDevice *v, Bus *mmio, uint64_t base, IrqController *ic,

@@ -10,7 +10,9 @@
  * A kick is a write to the queue's own address, which the kernel turns into a signal of
  * its kick_fd wherever it can.  Interrupts leave on any thread, without a lock: by MSI-X,
  * or by INTx while that is off, with the ISR as the one piece of state they share. */
+#include "state_private.h"
 #include "util/bits.h"
+#include "virtio/state.h"
 #include "virtio/transport.h"
 
 enum {
@@ -376,6 +378,71 @@ static void add_caps(VirtioPci *t)
     memset(t->pci.writable + t->access_cap + CAP_OFFSET, 0xff, CAP_LONG_LEN - CAP_OFFSET);
 }
 
+/* ---- saved state ------------------------------------------------------------------ */
+
+static const StateField state_fields[] = {
+    STATE_FIELD(VirtioPciState, queue_select, 1, U16),
+    STATE_FIELD(VirtioPciState, config_vector, 2, U16, .help = "65535: none"),
+    STATE_INTS(VirtioPciState, queue_vector, 3, U16),
+    STATE_FIELD(VirtioPciState, isr, 4, U8, .max = ISR_QUEUE | ISR_CONFIG),
+    STATE_HOLE_AT_END(VirtioPciState, isr),
+    {},
+};
+
+const StateTable virtio_pci_state_table = {
+    .name = "virtio-pci",
+    .version = 1,
+    .size = sizeof(VirtioPciState),
+    .fields = state_fields,
+};
+
+static bool check_vector(const VirtioPci *t, uint16_t vector, GError **error)
+{
+    return vector == NO_VECTOR || vector < msix_vectors(t->pci.msix) ||
+           fail(error, VM_ERROR_CORRUPT,
+                "state, section '%s/virtio-pci': vector %u of a device that has %u",
+                t->v->id, vector, msix_vectors(t->pci.msix));
+}
+
+static bool check_vectors(const VirtioPci *t, const VirtioPciState *s, GError **error)
+{
+    for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
+        if (!check_vector(t, s->queue_vector[i], error))
+            return false;
+    return check_vector(t, s->config_vector, error);
+}
+
+static const char *pinned(const Device *d)
+{
+    return virtio_pinned(((const VirtioPci *)d)->v);
+}
+
+static void save(Device *d, StateWriter *w)
+{
+    VirtioPci *t = (VirtioPci *)d;
+    char name[64];
+
+    pci_device_save(&t->pci, w);
+    state_put(w, virtio_section(t->v, "virtio-pci", name), &virtio_pci_state_table,
+              &t->s);
+    virtio_save(t->v, w);
+}
+
+static bool load(Device *d, StateReader *r, GError **error)
+{
+    VirtioPci *t = (VirtioPci *)d;
+    VirtioPciState s;
+    char name[64];
+
+    if (!pci_device_load(&t->pci, r, error) ||
+        !state_get(r, virtio_section(t->v, "virtio-pci", name), &virtio_pci_state_table,
+                   &s, error) ||
+        !check_vectors(t, &s, error))
+        return false;
+    t->s = s;
+    return virtio_load(t->v, r, error);
+}
+
 /* ---- life-cycle ------------------------------------------------------------------- */
 
 static void reset(Device *d)
@@ -415,6 +482,9 @@ static const DeviceOps virtio_pci_ops = {
     .quiesce = quiesce,
     .resume = resume,
     .release = release,
+    .pinned = pinned,
+    .save = save,
+    .load = load,
 };
 
 PciDevice *virtio_pci_new(VirtioDevice *v)

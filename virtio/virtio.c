@@ -309,6 +309,8 @@ void virtio_quiesce(VirtioDevice *v)
 
 void virtio_resume(VirtioDevice *v)
 {
+    if (v->restored && virtio_is_broken(v))
+        config_interrupt(v);
     if (v->live && v->quiesced)
         ioloop_call(v->loop, go_on, v);
     v->quiesced = false;

@@ -253,7 +253,8 @@ static void *map_area(Virtqueue *vq, unsigned area, uint64_t gpa)
     return host;
 }
 
-bool vq_activate(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
+/* Without touching what is in the rings. */
+static bool take_over(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
 {
     unsigned max = vq->vdev->ops->queue_size;
 
@@ -274,9 +275,17 @@ bool vq_activate(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
     memcpy(vq, &fresh, offsetof(Virtqueue, count));
     if (!vq->cfg.size || vq->cfg.size > max || (!packed && !is_pow2(vq->cfg.size)))
         return vq_break(vq, "a size of %u, where %u is offered", vq->cfg.size, max);
-    if (!(vq->desc = map_area(vq, 0, vq->cfg.desc)) ||
-        !(vq->driver = map_area(vq, 1, vq->cfg.driver)) ||
-        !(vq->device = map_area(vq, 2, vq->cfg.device)))
+    if ((vq->desc = map_area(vq, 0, vq->cfg.desc)) &&
+        (vq->driver = map_area(vq, 1, vq->cfg.driver)) &&
+        (vq->device = map_area(vq, 2, vq->cfg.device)))
+        return true;
+    vq->desc = NULL; /* it is not in use */
+    return false;
+}
+
+bool vq_activate(Virtqueue *vq, bool packed, bool event_idx, bool indirect)
+{
+    if (!take_over(vq, packed, event_idx, indirect))
         return false;
     vq->active = true;
     vq_enable_kicks(vq);
@@ -289,4 +298,57 @@ void vq_deactivate(Virtqueue *vq)
     vq->in_flight = vq->held = vq->filled = vq->unnotified = 0;
     memset(vq->busy, 0, sizeof(vq->busy));
     vq->desc = vq->driver = vq->device = NULL;
+}
+
+/* ---- saved state ------------------------------------------------------------------ */
+
+VqPosition vq_position(const Virtqueue *vq)
+{
+    return (VqPosition){.avail_idx = vq->avail_idx,
+                        .used_idx = vq->used_idx,
+                        .avail_wrap = vq->avail_wrap,
+                        .used_wrap = vq->used_wrap};
+}
+
+bool vq_adopt(Virtqueue *vq, bool packed, bool event_idx, bool indirect,
+              const VqPosition *at)
+{
+    if (!take_over(vq, packed, event_idx, indirect))
+        return false;
+    vq->avail_idx = vq->avail_seen = at->avail_idx;
+    vq->used_idx = at->used_idx;
+    vq->avail_wrap = at->avail_wrap;
+    vq->used_wrap = at->used_wrap;
+    return true;
+}
+
+bool vq_position_valid(const VqPosition *at, uint16_t size, bool packed,
+                       unsigned *ret_in_flight)
+{
+    unsigned n = (uint16_t)(at->avail_idx - at->used_idx);
+
+    if (packed) {
+        if (at->avail_idx >= size || at->used_idx >= size)
+            return false;
+        n = at->avail_idx + (at->avail_wrap == at->used_wrap ? 0u : size) - at->used_idx;
+    } else if (at->avail_wrap || at->used_wrap) {
+        return false;
+    }
+    *ret_in_flight = n;
+    return n <= size;
+}
+
+bool vq_claim(Virtqueue *vq, const VqClaim *claim, VqReq *ret)
+{
+    VqChain c = chain_begin(vq, ret);
+
+    for (unsigned i = 0; i < claim->n_pieces; i++)
+        if (!chain_add(&c, claim->piece[i].gpa, claim->piece[i].len, i >= claim->n_read))
+            return false;
+    if (!chain_claim(&c, claim->id))
+        return false;
+    ret->n_desc = claim->n_desc;
+    vq->in_flight++;
+    vq->held += claim->n_desc;
+    return true;
 }

@@ -66,6 +66,46 @@ const uint8_t *chain_table(VqChain *c, uint64_t addr, uint32_t len, unsigned *re
 /* Marks the id as in flight: false if it is out of range or in flight already. */
 bool chain_claim(VqChain *c, uint16_t id);
 
+/* ---- saved state: virtq.c, any thread while the queue is not served ------------------
+ */
+
+/* Where a queue stands in its ring; with its registers and the accepted features, all
+ * there is to know of it while nothing is in flight. */
+typedef struct VqPosition {
+    uint16_t avail_idx, used_idx; /* split: free-running; packed: positions */
+    bool avail_wrap, used_wrap;   /* packed; false in split rings */
+} VqPosition;
+
+VqPosition vq_position(const Virtqueue *vq);
+
+/* Whether there can be such a position in a queue of `size`; *ret_in_flight: the ring
+ * entries between what was taken and what was returned. */
+bool vq_position_valid(const VqPosition *at, uint16_t size, bool packed,
+                       unsigned *ret_in_flight);
+
+/* Like vq_activate(), from a position of before and without touching the rings: the queue
+ * is as it is in a pause. */
+bool vq_adopt(Virtqueue *vq, bool packed, bool event_idx, bool indirect,
+              const VqPosition *at);
+
+/* A request that was popped and not yet pushed.  Its pieces are named, because a packed
+ * ring may have lost the descriptors of it since. */
+typedef struct VqPiece {
+    uint64_t gpa;
+    uint32_t len;
+    uint8_t pad[4];
+} VqPiece;
+
+typedef struct VqClaim {
+    uint16_t id, n_desc;
+    uint16_t n_read, n_pieces; /* the readable ones, and all */
+    const VqPiece *piece;
+} VqClaim;
+
+/* After vq_adopt(): the request is in flight again.  False: the device is broken, because
+ * a driver could not have offered it. */
+bool vq_claim(Virtqueue *vq, const VqClaim *claim, VqReq *ret);
+
 /* ---- virtio.c --------------------------------------------------------------------- */
 
 void virtio_interrupt(VirtioDevice *v, int queue);

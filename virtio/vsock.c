@@ -3,15 +3,17 @@
  * see vsock_host.c for these and vsock_conn.c for what happens in between.  Here are the
  * queues, the listening socket, and the device's life.
  *
- * Not offered: SEQPACKET.  The event queue is there for a transport reset, which a
- * restored VM will need. */
+ * Not offered: SEQPACKET.  The event queue is there for the transport reset: connections
+ * end where a VM is saved, and a restored guest is told so. */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "state_private.h"
 #include "util/fd.h"
 #include "util/iov.h"
 #include "virtio/devices.h"
+#include "virtio/state.h"
 #include "virtio/vsock_private.h"
 
 enum {
@@ -111,12 +113,32 @@ static void run_tx(Vsock *vs)
     vsock_run_rx(vs);
 }
 
+/* 5.10.6.7: the guest drops its connections, keeps who listens, and reads its CID again.
+ */
+static void run_events(Vsock *vs)
+{
+    static const uint32_t transport_reset = 0;
+    Virtqueue *vq = queue(vs, VSOCK_EVENT);
+    VqReq req;
+
+    while (vs->reset_owed && vq_pop(vq, &req)) {
+        size_t n = iov_from_buf(vq_writable(&req), req.n_write, 0, &transport_reset,
+                                sizeof(transport_reset));
+
+        vs->reset_owed = n < sizeof(transport_reset); /* a buffer without room */
+        vq_push(vq, &req, (uint32_t)n);
+    }
+    vq_notify(vq);
+}
+
 static void vsock_handle(VirtioDevice *v, Virtqueue *vq)
 {
     if (vq->index == VSOCK_RX)
         vsock_run_rx((Vsock *)v);
     else if (vq->index == VSOCK_TX)
         run_tx((Vsock *)v);
+    else
+        run_events((Vsock *)v);
 }
 
 /* ---- the listening socket --------------------------------------------------------- */
@@ -192,6 +214,7 @@ static void vsock_quiesce(VirtioDevice *v)
 
 static void vsock_resume(VirtioDevice *v)
 {
+    start_accepting(v);
     vsock_conns_resume((Vsock *)v);
 }
 
@@ -203,6 +226,7 @@ static void vsock_reset(VirtioDevice *v)
     vsock_conns_end(vs);
     vs->tx_held = false;
     vs->paused = false;
+    vs->reset_owed = false;
 }
 
 static bool vsock_realize(VirtioDevice *v, const void *opaque, GError **error)
@@ -227,6 +251,59 @@ static void vsock_release(VirtioDevice *v)
 
     if (*vs->path) /* else it was not realized */
         unix_unlisten(&vs->listener);
+}
+
+/* ---- saved state ------------------------------------------------------------------ */
+
+typedef struct VsockSaved {
+    uint64_t cid;
+    uint32_t last_port;
+    bool reset_owed;
+} VsockSaved;
+
+static const StateField state_fields[] = {
+    STATE_FIELD(VsockSaved, cid, 1, U64),
+    STATE_FIELD(VsockSaved, last_port, 2, U32, .help = "clients' ports go on behind it"),
+    STATE_FIELD(
+        VsockSaved, reset_owed, 3, BOOL,
+        .help = "the guest had connections, and is to be told that they are gone"),
+    STATE_HOLE_AT_END(VsockSaved, reset_owed),
+    {},
+};
+
+const StateTable virtio_vsock_state_table = {
+    .name = "vsock",
+    .version = 1,
+    .size = sizeof(VsockSaved),
+    .fields = state_fields,
+};
+
+static void vsock_save(VirtioDevice *v, StateWriter *w)
+{
+    const Vsock *vs = (const Vsock *)v;
+    const VsockSaved s = {
+        .cid = vs->cid,
+        .last_port = vs->last_port,
+        .reset_owed = v->live && (vs->reset_owed || vsock_conns_known(vs)),
+    };
+    char name[64];
+
+    state_put(w, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &s);
+}
+
+static bool vsock_load(VirtioDevice *v, StateReader *r, GError **error)
+{
+    Vsock *vs = (Vsock *)v;
+    VsockSaved s;
+    char name[64];
+
+    if (!state_get(r, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &s,
+                   error))
+        return false;
+    vs->last_port = s.last_port;
+    vs->open = v->live;
+    vs->reset_owed = v->live && (s.reset_owed || s.cid != vs->cid);
+    return true;
 }
 
 /* ---- options ---------------------------------------------------------------------- */
@@ -285,4 +362,6 @@ const VirtioOps virtio_vsock_ops = {
     .quiesce = vsock_quiesce,
     .resume = vsock_resume,
     .reset = vsock_reset,
+    .save = vsock_save,
+    .load = vsock_load,
 };

@@ -62,6 +62,14 @@ void vsock_conns_init(Vsock *vs)
     }
 }
 
+bool vsock_conns_known(const Vsock *vs)
+{
+    for (unsigned i = 0; i < VSOCK_SLOTS; i++)
+        if (vs->slot[i].hashed && vs->slot[i].type == VSOCK_STREAM)
+            return true;
+    return false;
+}
+
 bool vsock_conn_room(const Vsock *vs)
 {
     return vs->free.length > VSOCK_SPARE;

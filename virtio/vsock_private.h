@@ -122,6 +122,7 @@ struct Vsock {
     int64_t limit_ns;  /* VSOCK_LIMIT_NS */
     bool paused;       /* time limits do not run */
     bool tx_held;      /* the transmit queue waits for a slot */
+    bool reset_owed;   /* the guest is to be told that its connections are gone */
     uint32_t last_port;
     GQueue free, ready; /* slots without a use; with something for the guest */
     VsockConn *bucket[VSOCK_BUCKETS];
@@ -160,6 +161,7 @@ void vsock_run_rx(Vsock *vs);
 /* ---- vsock_conn.c ----------------------------------------------------------------- */
 
 void vsock_conns_init(Vsock *vs);
+bool vsock_conns_known(const Vsock *vs); /* does the guest know of any? */
 VsockConn *vsock_conn_find(const Vsock *vs, uint16_t type, uint32_t host_port,
                            uint32_t guest_port);
 

@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 #include "core/param.h"
+#include "state/state.h"
 #include "util/error.h"
 #include "util/ioloop.h"
 
@@ -98,6 +99,16 @@ const char *chardev_filename(const Chardev *c);
 
 /* Any thread: the device has room for input again, after room() was 0. */
 void chardev_accept_input(Chardev *c);
+
+/* The loop's thread.  What the guest wrote that no reader has taken, and what was read
+ * that the guest has not, as a section of that name.  load: into a chardev that was just
+ * opened; it comes to nothing before chardev_restored(), which is for a resume, and
+ * harmless if nothing was loaded.
+ * Connections are not saved: a socket listens, a pty is a new one, a file is appended to.
+ */
+void chardev_save(Chardev *c, const char *section, StateWriter *w);
+bool chardev_load(Chardev *c, const char *section, StateReader *r, GError **error);
+void chardev_restored(Chardev *c);
 
 /* Writes out what is queued, waiting up to timeout_ms for a slow reader, then closes.
  * NULL is fine. */

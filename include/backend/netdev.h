@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 #include "core/param.h"
+#include "state/state.h"
 #include "util/error.h"
 #include "util/ioloop.h"
 
@@ -27,7 +28,8 @@ enum {
     NET_OFFLOAD_TSO4 = 2,
     NET_OFFLOAD_TSO6 = 4,
     NET_OFFLOAD_ECN = 8,
-    NET_OFFLOAD_UFO = 16
+    NET_OFFLOAD_UFO = 16,
+    NET_OFFLOADS = 31, /* all of them */
 };
 
 typedef enum { NETDEV_USER, NETDEV_TAP } NetDevType;
@@ -101,6 +103,14 @@ ssize_t netdev_receive(NetDev *nd, const struct iovec *iov, unsigned n);
 void netdev_set_handlers(NetDev *nd, void (*readable)(void *opaque),
                          void (*writable)(void *opaque), void *opaque);
 void netdev_set_reading(NetDev *nd, bool on);
+
+/* What the guest knows of a network that the backend plays for it, as a section of that
+ * name; a tap has none.  load: into a backend that was just opened; a section that
+ * another kind of backend wrote is read, and has no use here.  restored: once after it,
+ * when the guest goes on: connections that it had are reset. */
+void netdev_save(NetDev *nd, const char *section, StateWriter *w);
+bool netdev_load(NetDev *nd, const char *section, StateReader *r, GError **error);
+void netdev_restored(NetDev *nd);
 
 /* user: with the same opaque, called the first time that the guest takes up a connection
  * on a TCP port that a forward leads to. */

@@ -11,6 +11,7 @@
 
 #include "core/guestmem.h"
 #include "core/param.h"
+#include "state/state.h"
 #include "util/error.h"
 #include "util/ioloop.h"
 #include "util/lock.h"
@@ -109,6 +110,18 @@ typedef struct VirtioOps {
     void (*quiesce)(VirtioDevice *v);
     void (*resume)(VirtioDevice *v);
     void (*reset)(VirtioDevice *v);
+
+    /* Main thread; each may be NULL, and what is `remote` is pinned.  pinned: why the
+     * device cannot be saved (any time).  save: what is the device's own, in a pause.
+     * load: the same into a device that was just made: features, queues and `live` are
+     * what they were, nothing runs, and nothing outside may be touched; what the I/O
+     * thread has to do is the next resume's, where v->restored says so. */
+    const char *(*pinned)(const VirtioDevice *v);
+    void (*save)(VirtioDevice *v, StateWriter *w);
+    bool (*load)(VirtioDevice *v, StateReader *r, GError **error);
+    /* Features that depend on the host: a driver that has them keeps them in a restore,
+     * and the device does without. */
+    uint64_t kept_features;
 } VirtioOps;
 
 /* How a device reaches its driver; the transport's.  Any thread, lock-free. */
@@ -146,7 +159,8 @@ struct VirtioDevice {
     uint64_t features; /* as accepted by the driver */
     uint32_t feature_select[2];
     bool quiesced;
-    bool live; /* activated, not reset since */
+    bool live;     /* activated, not reset since */
+    bool restored; /* from load to the end of the first resume */
 
     /* Set by realize: another process has the driver's rings, which are then not listened
      * to here, and realize offers the ring features too. */
@@ -219,6 +233,14 @@ void virtio_wait_retired(VirtioDevice *v); /* until nothing is in flight */
 void virtio_reset(VirtioDevice *v);
 void virtio_quiesce(VirtioDevice *v);
 void virtio_resume(VirtioDevice *v);
+
+/* Main thread, paused, between reset and resume of the same machine, or of one with the
+ * same configuration.  pinned: why it cannot be saved, any time; NULL: it can.  load:
+ * into a device that was just made; it is then paused, and serves from the resume on.
+ * Errors begin with its id. */
+const char *virtio_pinned(const VirtioDevice *v);
+void virtio_save(VirtioDevice *v, StateWriter *w);
+bool virtio_load(VirtioDevice *v, StateReader *r, GError **error);
 
 /* The list of what we emulate, in probe order; ends with NULL. */
 extern const VirtioOps *const virtio_table[];

@@ -78,6 +78,17 @@ static void ring_hold_locked(Chardev *c, const uint8_t *buf, size_t len)
     ring_put_locked(c, buf + len - keep, keep);
 }
 
+void chardev_requeue(Chardev *c, const uint8_t *buf, size_t len)
+{
+    LOCK_GUARD(&c->lock);
+    len = MIN(len, CHARDEV_RING - c->used);
+    if (!c->ring || c->sink == SINK_GONE)
+        return;
+    ring_put_locked(c, buf, len);
+    if (c->has_log)
+        c->unlogged -= len;
+}
+
 size_t chardev_write(Chardev *c, const void *buf, size_t len)
 {
     size_t taken = len;
@@ -518,6 +529,8 @@ void chardev_close(Chardev *c, int timeout_ms)
     fd_close(&c->kick_fd);
     lock_finish(&c->lock);
     g_free(c->ring);
+    for (unsigned i = 0; i < G_N_ELEMENTS(c->loaded); i++)
+        g_free(c->loaded[i].data);
     g_free(c->filename);
     g_free(c);
 }

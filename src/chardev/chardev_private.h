@@ -55,6 +55,7 @@ struct Chardev {
     LogLimit warned;
     bool has_log; /* what is written goes to `log` as well, and first */
     LogFile log;
+    StateBlob loaded[2]; /* output and input of a saved state, until the first resume */
 
     Lock lock; /* a leaf; guards what follows */
     ChardevSink sink;
@@ -67,6 +68,9 @@ struct Chardev {
 
 extern const ChardevOps chardev_stdio_ops, chardev_pty_ops, chardev_file_ops,
     chardev_socket_ops;
+
+/* Loop's thread.  Puts output into the ring that is in the log, or need not be. */
+void chardev_requeue(Chardev *c, const uint8_t *buf, size_t len);
 
 /* Loop's thread.  Connects the chardev to descriptors, which become its own (-1: that
  * direction does not exist), and disconnects it. */

@@ -2,7 +2,9 @@
  * backend/netdev.h. */
 #include "backend/netdev.h"
 
+#include "backend/state_tables.h"
 #include "src/net/netdev_private.h"
+#include "src/net/slirp_private.h"
 
 const char *const netdev_type_names[] = {"user", "tap", NULL};
 
@@ -86,4 +88,37 @@ void netdev_set_reading(NetDev *nd, bool on)
         return;
     nd->reading = on;
     nd->ops->set_reading(nd, on);
+}
+
+void netdev_save(NetDev *nd, const char *section, StateWriter *w)
+{
+    g_autofree UserState *s = NULL;
+
+    if (!nd->ops->save)
+        return;
+    s = g_new0(UserState, 1);
+    nd->ops->save(nd, s);
+    state_put(w, section, &netdev_user_state_table, s);
+}
+
+/* A network that is played for the guest may take the place of a real one, and the other
+ * way round. */
+bool netdev_load(NetDev *nd, const char *section, StateReader *r, GError **error)
+{
+    g_autofree UserState *s = NULL;
+
+    if (!state_has(r, section))
+        return true;
+    s = g_new0(UserState, 1);
+    if (!state_get(r, section, &netdev_user_state_table, s, error))
+        return false;
+    if (nd->ops->load)
+        nd->ops->load(nd, s);
+    return true;
+}
+
+void netdev_restored(NetDev *nd)
+{
+    if (nd->ops->restored)
+        nd->ops->restored(nd);
 }

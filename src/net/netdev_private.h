@@ -3,6 +3,9 @@
 #pragma once
 
 #include "backend/netdev.h"
+#include "state/state.h"
+
+typedef struct UserState UserState; /* slirp_private.h */
 
 typedef struct NetDevOps {
     const char *name;
@@ -18,6 +21,12 @@ typedef struct NetDevOps {
     void (*set_reading)(NetDev *nd, bool on);
     bool (*send)(NetDev *nd, const struct iovec *iov, unsigned n);
     ssize_t (*receive)(NetDev *nd, const struct iovec *iov, unsigned n);
+
+    /* The loop's thread; NULL where there is nothing to be saved.  What load takes has no
+     * effect before restored. */
+    void (*save)(NetDev *nd, UserState *ret);
+    void (*load)(NetDev *nd, const UserState *s);
+    void (*restored)(NetDev *nd);
 } NetDevOps;
 
 /* First member of each backend; owned by the loop. */

@@ -67,6 +67,8 @@ struct User {
     bool has_event;  /* `sockets` is readable */
     unsigned max_sockets;
     SlirpFilter filter;
+    SlirpFlows flows;
+    unsigned next_probe;   /* of flows.flow: those before it are probed, or need not be */
     unsigned n_unanswered; /* ports that are forwarded to, and nobody has taken up */
     uint16_t unanswered[MAX_UNANSWERED];
 
@@ -97,6 +99,7 @@ static ssize_t on_frame(const void *buf, size_t len, void *opaque)
     memcpy(f->data, buf, len);
     f->len = (uint16_t)len;
     u->head++;
+    slirp_flows_received(&u->flows, f->data, len);
     return (ssize_t)len;
 }
 
@@ -234,10 +237,28 @@ static bool has_frame(const User *u)
     return u->head != u->tail;
 }
 
+/* Connections from before a restore, as far as there is room in the ring. */
+static void probe_flows(User *u)
+{
+    for (; u->next_probe < SLIRP_MAX_FLOWS; u->next_probe++) {
+        Frame *f = &u->ring[u->head % RING_FRAMES];
+        SlirpFlow *flow = &u->flows.flow[u->next_probe];
+
+        if (u->head - u->tail >= RING_CROWDED)
+            return;
+        if (flow->used) {
+            f->len = (uint16_t)slirp_flow_probe(&u->flows, flow, f->data);
+            u->head++;
+        }
+    }
+}
+
 static bool user_poll(void *opaque)
 {
     User *u = opaque;
 
+    if (u->next_probe < SLIRP_MAX_FLOWS)
+        probe_flows(u);
     if (u->stale)
         user_turn(u);
     if (has_frame(u) && u->nd.reading && u->nd.readable)
@@ -275,6 +296,7 @@ static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
     User *u = user_of(nd);
     size_t len = iov_to_buf(iov, n, NET_HDR_LEN, u->out, sizeof(u->out));
 
+    slirp_flows_sent(&u->flows, u->out, len);
     if (slirp_filter_admits(&u->filter, u->out, len, u->fds.n_open >= u->max_sockets)) {
         LOCK_GUARD(&libslirp_lock);
         slirp_input(u->slirp, u->out, (int)len);
@@ -476,6 +498,7 @@ static NetDev *user_open(const NetDevOptions *o, IoLoop *loop, GError **error)
     u->nd.loop = loop;
     u->fds.epoll_fd = -1; /* half-built is closed, too */
     u->max_sockets = socket_limit();
+    u->next_probe = SLIRP_MAX_FLOWS;
     if (!user_start(u, o, error)) {
         user_close(&u->nd);
         return NULL;
@@ -486,6 +509,34 @@ static NetDev *user_open(const NetDevOptions *o, IoLoop *loop, GError **error)
     return &u->nd;
 }
 
+/* ---- saved state --------------------------------------------------------------------
+ */
+
+static void user_save(NetDev *nd, UserState *ret)
+{
+    User *u = user_of(nd);
+
+    memcpy(ret->guest_mac, u->flows.mac, sizeof(ret->guest_mac));
+    ret->n_flows = slirp_flows_list(&u->flows, ret->flow);
+    LOCK_GUARD(&libslirp_lock);
+    slirp_state_get(u->slirp, ret);
+}
+
+static void user_load(NetDev *nd, const UserState *s)
+{
+    User *u = user_of(nd);
+
+    memcpy(u->flows.mac, s->guest_mac, sizeof(u->flows.mac));
+    slirp_flows_add(&u->flows, s->flow, s->n_flows);
+    LOCK_GUARD(&libslirp_lock);
+    slirp_state_put(u->slirp, s);
+}
+
+static void user_restored(NetDev *nd)
+{
+    user_of(nd)->next_probe = 0;
+}
+
 const NetDevOps netdev_user_ops = {
     .name = "user",
     .check = user_check,
@@ -494,4 +545,7 @@ const NetDevOps netdev_user_ops = {
     .set_reading = user_set_reading,
     .send = user_send,
     .receive = user_receive,
+    .save = user_save,
+    .load = user_load,
+    .restored = user_restored,
 };

@@ -2,10 +2,12 @@
  * src/net/slirp_fds.c.  All on the card's I/O thread. */
 #pragma once
 
+#include <libslirp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "state/state.h"
 #include "util/error.h"
 
 /* ---- which frames pass ----------------------------------------------------------------
@@ -69,3 +71,57 @@ int slirp_fds_revents(const SlirpFds *f, int index);
 void slirp_fds_begin(SlirpFds *f);
 int slirp_fds_want(SlirpFds *f, int fd, int events);
 void slirp_fds_sync(SlirpFds *f);
+
+/* ---- TCP connections of the guest: slirp_flows.c --------------------------------------
+ */
+
+enum { SLIRP_MAX_FLOWS = 1024 /* a power of two */, SLIRP_PROBE_LEN = 74 };
+
+/* One that the guest has with `peer`, as the guest's segments show it. */
+typedef struct SlirpFlow {
+    uint8_t guest[16], peer[16]; /* IPv4: the first four bytes */
+    uint32_t seq, ack;           /* the guest's next byte, and the next that it awaits */
+    uint16_t guest_port, peer_port;
+    bool used, ipv6, guest_fin, peer_fin;
+} SlirpFlow;
+
+/* Zero-initialise. */
+typedef struct SlirpFlows {
+    uint8_t mac[6]; /* the guest's, as its frames have it */
+    SlirpFlow flow[SLIRP_MAX_FLOWS];
+} SlirpFlows;
+
+/* A frame from the guest, and one to it. */
+void slirp_flows_sent(SlirpFlows *f, const uint8_t *frame, size_t len);
+void slirp_flows_received(SlirpFlows *f, const uint8_t *frame, size_t len);
+
+/* Those that there are, in an order that only depends on them; and some more. */
+unsigned slirp_flows_list(const SlirpFlows *f, SlirpFlow list[SLIRP_MAX_FLOWS]);
+void slirp_flows_add(SlirpFlows *f, const SlirpFlow *list, unsigned n);
+
+/* A segment of the peer's that makes the guest say where it stands; returns its length.
+ */
+size_t slirp_flow_probe(const SlirpFlows *f, const SlirpFlow *flow,
+                        uint8_t frame[SLIRP_PROBE_LEN]);
+
+/* ---- what a guest knows of its user network, saved: slirp_state.c --------------------
+ */
+
+enum { SLIRP_LEASES = 16 };
+
+typedef struct SlirpLease { /* of the address DHCP's first + index */
+    uint8_t mac[6];
+    bool taken;
+} SlirpLease;
+
+struct UserState {
+    uint16_t ip_id; /* of the next IPv4 packet */
+    SlirpLease lease[SLIRP_LEASES];
+    uint8_t guest_mac[6];
+    uint32_t n_flows;
+    SlirpFlow flow[SLIRP_MAX_FLOWS];
+};
+
+/* Between libslirp and the struct; libslirp's lock held. */
+void slirp_state_get(Slirp *slirp, struct UserState *ret);
+void slirp_state_put(Slirp *slirp, const struct UserState *s);

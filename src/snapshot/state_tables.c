@@ -3,18 +3,26 @@
 
 #include <pthread.h>
 
+#include "backend/state_tables.h"
 #include "devices/state_tables.h"
 #include "kvm/state_tables.h"
 #include "snapshot/memory.h"
+#include "virtio/state_tables.h"
 
 enum { MAX_TABLES = 256 };
+
+/* Back ends are several folders. */
+static const StateTable *const backend_state_tables[] = {&chardev_state_table,
+                                                         &netdev_user_state_table, NULL};
 
 /* A NULL-terminated list of each layer that has sections; another layer is another line.
  */
 static const StateTable *const *const layers[] = {
     kvm_state_tables,
+    backend_state_tables,
     devices_state_tables,
     memory_state_tables,
+    virtio_state_tables,
 };
 
 static const StateTable *all[MAX_TABLES];

@@ -106,3 +106,17 @@ void netdev_set_reading(NetDev *nd, bool on)
 {
     fake.reading = on;
 }
+
+void netdev_save(NetDev *nd, const char *section, StateWriter *w)
+{
+}
+
+bool netdev_load(NetDev *nd, const char *section, StateReader *r, GError **error)
+{
+    return true;
+}
+
+void netdev_restored(NetDev *nd)
+{
+    fake.restored++;
+}

@@ -17,7 +17,8 @@ typedef struct FakeNetDev {
     bool busy;         /* sends are refused */
     bool reading;
     unsigned n_sent, n_in, at_in;
-    FakeFrame sent; /* the last one */
+    unsigned restored; /* calls */
+    FakeFrame sent;    /* the last one */
     FakeFrame in[FAKE_FRAMES];
     void (*readable)(void *opaque);
     void (*writable)(void *opaque);

@@ -99,6 +99,58 @@ void vqg_finish(VqGuest *g)
     memset(g, 0, sizeof(*g));
 }
 
+GBytes *vqg_save(VqGuest *g)
+{
+    StateWriter *w = state_writer_new();
+    GError *error = NULL;
+    GBytes *state;
+
+    virtio_quiesce(g->vdev);
+    virtio_save(g->vdev, w);
+    state = state_writer_end(w, &error);
+    g_assert_no_error(error);
+    return state;
+}
+
+void vqg_resume(VqGuest *g)
+{
+    virtio_resume(g->vdev);
+    vqg_settle(g);
+}
+
+void vqg_replace(VqGuest *g, const void *options)
+{
+    GError *error = NULL;
+
+    virtio_free(g->vdev);
+    g->setup.options = options;
+    g->vdev = virtio_new(&g->ops, NULL, options, &g->env, &error);
+    g_assert_no_error(error);
+    virtio_bind(g->vdev, &binding, g);
+}
+
+bool vqg_load(VqGuest *g, GBytes *state, GError **error)
+{
+    g_autoptr(StateReader) r = state_reader_new(state, error);
+
+    return r && virtio_load(g->vdev, r, error) && state_reader_done(r, error);
+}
+
+void vqg_restore(VqGuest *g)
+{
+    g_autoptr(GBytes) before = vqg_save(g);
+    g_autoptr(GBytes) after = NULL;
+    GError *error = NULL;
+
+    vqg_replace(g, g->setup.options);
+    vqg_load(g, before, &error);
+    g_assert_no_error(error);
+    after = vqg_save(g);
+    g_assert_cmpmem(g_bytes_get_data(before, NULL), g_bytes_get_size(before),
+                    g_bytes_get_data(after, NULL), g_bytes_get_size(after));
+    vqg_resume(g);
+}
+
 void vqg_reset(VqGuest *g)
 {
     virtio_set_status(g->vdev, 0);

@@ -150,6 +150,21 @@ void vqg_want_interrupts(VqGuest *g, unsigned queue, bool on);
 /* Device configuration, as a driver reads it.  Past its end is the test's fault. */
 uint64_t vqg_config(VqGuest *g, uint32_t offset, unsigned size);
 
+/* ---- saved state ------------------------------------------------------------------- */
+
+/* Pauses the device and saves it; it stays paused.  Resumes it. */
+GBytes *vqg_save(VqGuest *g);
+void vqg_resume(VqGuest *g);
+
+/* Another device in the place of this one, as it is when a VM is made, over the same
+ * guest memory; and a state into that one, which is then paused. */
+void vqg_replace(VqGuest *g, const void *options);
+bool vqg_load(VqGuest *g, GBytes *state, GError **error);
+
+/* All of it: the driver goes on with another device, whose state, saved again before it
+ * runs, is byte for byte that of the first. */
+void vqg_restore(VqGuest *g);
+
 /* ---- for tests that break the rules ----------------------------------------------- */
 
 /* Writes a descriptor as told, without publishing it: ring entry `i` of the queue's
