@@ -316,7 +316,7 @@ static const StateField request_fields[] = {
 };
 
 static const StateTable request_table = {
-    .name = "virtqueue request",
+    .name = "virtqueue-request",
     .version = 1,
     .size = sizeof(HeldRequest),
     .fields = request_fields,
@@ -330,7 +330,7 @@ static const StateField piece_fields[] = {
 };
 
 static const StateTable piece_table = {
-    .name = "virtqueue piece",
+    .name = "virtqueue-piece",
     .version = 1,
     .size = sizeof(VqPiece),
     .fields = piece_fields,
@@ -362,7 +362,7 @@ static bool held_check(const void *opaque, GError **error)
 }
 
 const StateTable virtio_held_table = {
-    .name = "virtqueue in flight",
+    .name = "virtqueue-held",
     .version = 1,
     .size = sizeof(HeldState),
     .fields = held_fields,

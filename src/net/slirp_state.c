@@ -91,7 +91,7 @@ static const StateField lease_fields[] = {
 };
 
 static const StateTable lease_table = {
-    .name = "dhcp lease",
+    .name = "dhcp-lease",
     .version = 1,
     .size = sizeof(SlirpLease),
     .fields = lease_fields,
@@ -112,7 +112,7 @@ static const StateField flow_fields[] = {
 };
 
 static const StateTable flow_table = {
-    .name = "tcp connection",
+    .name = "tcp-connection",
     .version = 1,
     .size = sizeof(SlirpFlow),
     .fields = flow_fields,
@@ -128,7 +128,7 @@ static const StateField fields[] = {
 };
 
 const StateTable netdev_user_state_table = {
-    .name = "user network",
+    .name = "user-net",
     .version = 1,
     .size = sizeof(UserState),
     .fields = fields,
