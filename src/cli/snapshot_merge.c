@@ -226,14 +226,13 @@ static bool merge(const MergeArgs *args, const Snap *s, const char *into, GError
     unsigned links;
     bool ok;
 
-    if (!snapshot_hold_chain(s->folder, holds, &links, error))
+    if ((!into && !snapshot_check_users(s, error)) ||
+        !snapshot_hold_chain(s->folder, holds, &links, error))
         return false;
     if (!into && links == 1)
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is a full snapshot already; --into NAME makes a copy of it",
                     s->name);
-    if (!into && !snapshot_check_users(s, error))
-        return false;
     partial = into ? store_begin(target, error) : store_begin_beside(target, error);
     if (!partial)
         return false;
