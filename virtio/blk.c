@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "backend/blockjob.h"
 #include "blk_private.h"
 #include "util/bits.h"
 #include "virtio/devices.h"
@@ -173,6 +174,28 @@ static void blk_reset(VirtioDevice *v)
     __atomic_store_n(&b->writeback, !block_writethrough(b->dev), __ATOMIC_RELAXED);
 }
 
+static const ParamDesc blk_desc[];
+
+/* The image may have been exchanged, and limits are set at any time. */
+static void blk_describe(VirtioDevice *v, json_t *option)
+{
+    BlockDev *dev = ((Blk *)v)->dev;
+    json_t *chain = block_chain_info(dev), *top = json_array_get(chain, 0);
+    json_t *path = json_object_get(top, "filename");
+    BlkOptions now = {0};
+
+    if (path && !json_equal(path, json_object_get(option, "path"))) {
+        json_object_set(option, "path", path);
+        json_object_set(option, "format", json_object_get(top, "format"));
+    }
+    json_decref(chain);
+    block_limits(dev, &now.block.limits);
+    for (const ParamDesc *d = blk_desc; d->key; d++)
+        if (d->offset >= offsetof(BlkOptions, block.limits) &&
+            d->offset < offsetof(BlkOptions, block.limits) + sizeof(BlockLimits))
+            json_object_set_new(option, d->key, param_value_to_json(d, &now));
+}
+
 static bool blk_check(void *opaque, GError **error)
 {
     const BlkOptions *o = opaque;
@@ -229,6 +252,7 @@ const VirtioOps virtio_blk_ops = {
     .own_thread = true,
     .realize = blk_realize,
     .release = blk_release,
+    .describe = blk_describe,
     .config_read = blk_config_read,
     .config_write = blk_config_write,
     .activate = blk_activate,

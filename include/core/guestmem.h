@@ -21,10 +21,12 @@ typedef struct GuestRegion {
 typedef struct GuestMem {
     GuestRegion region[GM_MAX_REGIONS];
     unsigned n_regions;
-    uint8_t *base;       /* of the one mapping that all regions are parts of */
-    uint64_t size;       /* of all regions together */
-    bool hugepages;      /* explicit 2 MiB pages */
-    int fd;              /* memfd when shared, else -1 */
+    uint8_t *base;  /* of the one mapping that all regions are parts of */
+    uint64_t size;  /* of all regions together */
+    int fd;         /* memfd when shared, else -1 */
+    bool hugepages; /* explicit 2 MiB pages */
+    bool backed; /* parts of it are mapped from a snapshot's files, copied when written */
+    bool cleared;        /* by gm_clear(), at least once */
     uint64_t *dirty_log; /* atomic; a bit per page of the RAM file; NULL: not logging */
 } GuestMem;
 
@@ -43,8 +45,12 @@ bool gm_add(GuestMem *gm, uint64_t gpa, uint64_t size, GError **error);
 void gm_finish(GuestMem *gm); /* harmless on a zeroed or finished one */
 
 /* Main thread, vCPUs parked: all of RAM reads as zeroes again, and its pages go back to
- * the host. */
+ * the host; what was mapped over it is no longer. */
 void gm_clear(GuestMem *gm);
+
+/* Main thread, before there is a VM: files were mapped (MAP_PRIVATE, MAP_FIXED) over
+ * parts of gm->base, for which the host's kernel is to have the same advice. */
+void gm_set_backed(GuestMem *gm);
 
 /* Any thread.  The host address of [gpa, gpa + len), or NULL if any byte of it is not RAM
  * or it spans two regions.  len 0 is answered as len 1. */
@@ -60,8 +66,9 @@ bool gm_write(GuestMem *gm, uint64_t gpa, const void *buf, uint64_t len);
 void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len);
 void gm_mark_dirty_host(GuestMem *gm, const void *host, uint64_t len);
 
-/* Main thread.  Starts, fetches-and-clears into `bitmap` (gm->size / GM_PAGE_SIZE bits,
- * NULL to drop) and stops the log of our own writes. */
+/* Main thread.  Starts, fetches-and-clears, adding to `bitmap` (gm->size / GM_PAGE_SIZE
+ * bits, NULL to drop), and stops the log of our own writes.  While it is on, any one
+ * thread may fetch. */
 bool gm_log_start(GuestMem *gm, GError **error);
 void gm_log_fetch(GuestMem *gm, uint64_t *bitmap);
 void gm_log_stop(GuestMem *gm);

@@ -7,6 +7,7 @@
 #include "kvm/arch.h"
 #include "machine/boot.h"
 #include "machine/config.h"
+#include "state/state.h"
 
 typedef struct Board Board;
 
@@ -29,10 +30,11 @@ Board *board_new(const BoardContext *context, GError **error);
 void board_free(Board *board); /* NULL is fine */
 
 /* Main thread.  Puts a virtio device on the transport that the Config says, and takes it
- * over, on failure too.  `running`: the guest is there already, which PCI alone allows.
- * *ret_pci is its function, NULL on virtio-mmio. */
-bool board_plug(Board *board, VirtioDevice *v, bool running, PciDevice **ret_pci,
-                GError **error);
+ * over, on failure too.  `slot`, on PCI: where, -1 for the next free one.  `running`: the
+ * guest is there already, which PCI alone allows.  *ret_pci is its function, NULL on
+ * virtio-mmio. */
+bool board_plug(Board *board, VirtioDevice *v, int slot, bool running,
+                PciDevice **ret_pci, GError **error);
 VirtioEnv *board_virtio_env(Board *board);
 PciBus *board_pci_bus(Board *board);     /* NULL: virtio-mmio */
 Device *board_pci_hotplug(Board *board); /* devices/pci_hotplug.h; NULL: virtio-mmio */
@@ -45,6 +47,14 @@ bool board_load(Board *board, BootEntry *ret, GError **error);
 void board_reset(Board *board);
 void board_quiesce(Board *board);
 void board_resume(Board *board);
+
+/* Main thread, quiesced: the board's own devices, PCI with all on it, and virtio-mmio.
+ * board_pinned() at any time: a new sentence about the first that cannot be saved, or
+ * NULL. */
+char *board_pinned(Board *board);
+bool board_save(Board *board, StateWriter *w, GError **error);
+bool board_load_state(Board *board, StateReader *r, GError **error);
+bool board_new_generation(Board *board, GError **error); /* a new VM generation ID */
 
 void board_power_button(Board *board); /* main thread */
 

@@ -40,6 +40,9 @@ typedef struct Config {
     ChardevOptions *serial[CONFIG_MAX_SERIALS]; /* COM1, COM2; NULL: unconnected */
     ConfigDevice *devices; /* in virtio_table's order, then in the order given */
     unsigned n_devices;
+
+    json_t *said; /* config_to_json() of what the user said, for who saves it, where the
+                     monitor put things elsewhere since; NULL: nothing was */
 } Config;
 
 Config *config_new(void);

@@ -8,7 +8,9 @@
 
 #include <jansson.h>
 
+#include "kvm/arch.h"
 #include "machine/config.h"
+#include "state/state.h"
 #include "util/ioloop.h"
 
 typedef struct Machine Machine;
@@ -53,10 +55,26 @@ typedef struct MachineResult {
 
 void machine_result_clear(MachineResult *result);
 
+/* What a machine is made from that was saved before, instead of being powered on.  Both
+ * it and the Config, which says the same machine, must stay as long as the machine. */
+typedef struct MachineRestore {
+    StateReader *state;
+    /* Main thread.  Guest RAM is reserved and its regions are cut, but KVM has none of it
+     * yet: puts what was saved at gm->base.  No work proportional to its size. */
+    bool (*fill)(void *opaque, GuestMem *gm, GError **error);
+    /* Main thread, may be NULL.  All of it was taken: from here on it is a VM. */
+    void (*taken)(void *opaque);
+    void *opaque;       /* of both; and who saves the machine again finds it here */
+    ClockMode clock;    /* what the guest's clocks show */
+    int64_t elapsed_ns; /* of the world's time, since it was saved */
+    bool clone;         /* another life of it: a new VM generation ID */
+} MachineRestore;
+
 /* Main thread.  Makes the VM, with every device and every file it needs, but runs
- * nothing; the Config must stay.  started_ns is when the process began, on
- * CLOCK_MONOTONIC. */
-Machine *machine_new(const Config *config, int64_t started_ns, GError **error);
+ * nothing; the Config must stay.  `restore` is NULL for a VM that is powered on.
+ * started_ns is when the process began, on CLOCK_MONOTONIC. */
+Machine *machine_new(const Config *config, const MachineRestore *restore,
+                     int64_t started_ns, GError **error);
 
 /* Main thread.  Runs the VM to its end and says how it ended.  SIGINT, SIGTERM and SIGHUP
  * end it, SIGPWR presses its power button. */
@@ -108,3 +126,34 @@ double machine_uptime(const Machine *m);
 const GuestMem *machine_memory(const Machine *m);
 
 const char *machine_end_reason(MachineEnd end); /* as in MachineResult */
+
+/* ---- saving it (src/machine/save.c) --------------------------------------------------
+ *
+ * Main thread, as all here but for machine_log_fetch(). */
+
+/* NULL: it can be saved; else a new sentence that names the device and says why not. */
+char *machine_pinned(Machine *m);
+
+/* The machine being paused: all that a restore needs beside guest RAM and the Config. */
+bool machine_save(Machine *m, StateWriter *w, GError **error);
+
+/* A new object: the Config as the user said it, with what was added, removed and changed
+ * since; a restore makes the same machine from it. */
+json_t *machine_current_config(Machine *m);
+
+/* A new object, for arch_cpu_check(): what a host must have to go on with this guest. */
+json_t *machine_cpu_needs(Machine *m);
+
+/* What it was restored from; NULL: it was powered on. */
+const MachineRestore *machine_restored(const Machine *m);
+
+/* Which pages of guest RAM are written to, by the guest and by us; a bit for each
+ * GM_PAGE_SIZE of the RAM file.  machine_log_fetch(), on any one thread while the log is
+ * on, adds to `bitmap` what was written since the last time. */
+bool machine_log_start(Machine *m, GError **error);
+bool machine_log_fetch(Machine *m, uint64_t *bitmap, GError **error);
+void machine_log_stop(Machine *m);
+
+/* Something that whoever saves the machine keeps with it; freed with the machine. */
+void machine_set_keeper(Machine *m, void *keeper, void (*free_keeper)(void *keeper));
+void *machine_keeper(const Machine *m); /* NULL: none yet */

@@ -93,6 +93,10 @@ typedef struct VirtioOps {
     bool (*realize)(VirtioDevice *v, const void *options, GError **error);
     void (*release)(VirtioDevice *v);
 
+    /* Main thread, may be NULL: makes its option, an object as of param_to_json(), what
+     * is true of it by now, where it was changed since it was made. */
+    void (*describe)(VirtioDevice *v, json_t *option);
+
     /* vCPU thread, the transport's device lock held; offset + len <= config_size.  write
      * may be NULL: nothing in the config space is writable. */
     void (*config_read)(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len);

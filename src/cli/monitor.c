@@ -16,14 +16,17 @@
 
 /* What it was made from: as the user has said it, before a detached VM's console is put
  * elsewhere. */
-static bool write_config(const Config *cfg, const Place *place, GError **error)
+static bool write_config(Config *cfg, const Place *place, GError **error)
 {
-    json_t *json = config_to_json(cfg);
-    char *text = json_dumps(json, JSON_INDENT(2));
-    bool ok = place_write(place, PLACE_CONFIG, text ? text : "{}", error);
+    char *text;
+    bool ok;
 
+    if (!place->folder)
+        return true;
+    cfg->said = config_to_json(cfg);
+    text = json_dumps(cfg->said, JSON_INDENT(2));
+    ok = place_write(place, PLACE_CONFIG, text ? text : "{}", error);
     free(text);
-    json_decref(json);
     return ok;
 }
 
@@ -97,8 +100,8 @@ static void tell_service(const Detach *detach, const char *state, const char *de
         service_notify(text);
 }
 
-static bool run_machine(Config *cfg, Place *place, Detach *detach, MachineResult *ret,
-                        GError **error)
+static bool run_machine(Config *cfg, const MachineRestore *restore, Place *place,
+                        Detach *detach, MachineResult *ret, GError **error)
 {
     g_autoptr(ControlServer) control = NULL; /* outlives the machine, which tells it of
                                                 events */
@@ -108,9 +111,8 @@ static bool run_machine(Config *cfg, Place *place, Detach *detach, MachineResult
     if (!open_control(cfg, place, detach, &control, error) ||
         !metrics_server_open(cfg->metrics, place->folder ? cfg->name : NULL, &metrics,
                              error) ||
-        (place->folder && !write_config(cfg, place, error)) ||
-        !detach_settle(detach, cfg, place, error) ||
-        !(m = machine_new(cfg, cli_started_ns, error)) ||
+        !write_config(cfg, place, error) || !detach_settle(detach, cfg, place, error) ||
+        !(m = machine_new(cfg, restore, cli_started_ns, error)) ||
         !metrics_server_serve(metrics, m, error) ||
         (control && !control_start(control, m, error))) {
         metrics_server_stop(metrics);
@@ -143,11 +145,11 @@ static MachineResult cannot(const char *sentence)
                            .counters = json_object()};
 }
 
-int monitor_run(Config *cfg, Place *place, Detach *detach)
+int monitor_run(Config *cfg, const MachineRestore *restore, Place *place, Detach *detach)
 {
     g_autoptr(GError) error = NULL;
     MachineResult result = {0};
-    bool ran = run_machine(cfg, place, detach, &result, &error);
+    bool ran = run_machine(cfg, restore, place, detach, &result, &error);
     const char *sentence;
     int status;
 

@@ -6,6 +6,7 @@
 #include "control/place.h"
 #include "src/cli/cli.h"
 #include "src/cli/monitor.h"
+#include "src/cli/restore.h"
 #include "util/log.h"
 
 enum { MAX_OPTIONS = 80, MAX_NAMESAKES = 1000 };
@@ -20,6 +21,23 @@ static const ParamDesc own[] = {
      .type = PARAM_BOOL,
      .offset = offsetof(RunOptions, print_config),
      .help = "print the options as such a file and end"},
+    {.key = "restore",
+     .type = PARAM_STRING,
+     .offset = offsetof(RunOptions, restore),
+     .arg = "SNAPSHOT",
+     .help = "go on where a snapshot was made, instead of booting"},
+    {.key = "memory-from",
+     .type = PARAM_ENUM,
+     .offset = offsetof(RunOptions, memory_from),
+     .choices = restore_memory_names,
+     .def = "private",
+     .help = "with --restore: memory is mapped from the snapshot's files, or copied"},
+    {.key = "clock",
+     .type = PARAM_ENUM,
+     .offset = offsetof(RunOptions, clock),
+     .choices = restore_clock_names,
+     .def = "stopped",
+     .help = "with --restore: the guest's clocks go on where they stood, or catch up"},
     {.key = "detach",
      .letter = 'd',
      .type = PARAM_BOOL,
@@ -102,6 +120,10 @@ static bool take_arguments(Arguments *a, RunOptions *run, char **argv, GError **
     if (!arguments_parse(a, "run", run_options(), argv, error) ||
         !check_names(a, error) || !arguments_apply(a, &own_table, run, error))
         return false;
+    if (run->restore && (a->n_names || run->config))
+        return fail(error, VM_ERROR_INVALID,
+                    "--restore: a snapshot has its own config; leave out %s",
+                    run->config ? "--config" : "the image's name");
     return !a->n_names || !run->config ||
            fail(error, VM_ERROR_INVALID,
                 "an image ('%s') is a --config of its own; give one of the two",
@@ -121,14 +143,20 @@ static bool place_agent(Config *cfg, GError **error)
     return cfg->agent_socket != NULL;
 }
 
-/* The file first, wherever on the line it was named, then what was said on top. */
+/* The file first, wherever on the line it was named, then what was said on top.
+ * *ret_restore is the snapshot that it comes from, NULL: none. */
 static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_options,
-                        GError **error)
+                        SnapshotRestore **ret_restore, GError **error)
 {
     const char *image = a->names[0];
     g_autofree char *file = image ? images_find(image, error)
                                   : g_strdup(own_options->config);
 
+    *ret_restore = NULL;
+    if (own_options->restore) {
+        *ret_restore = restore_open(own_options, a, cfg, error);
+        return *ret_restore != NULL;
+    }
     if ((image && !file) || (file && !config_load(cfg, file, error)))
         return false;
     for (unsigned i = 0; i < a->n_given; i++) {
@@ -145,10 +173,11 @@ static bool make_config(Config *cfg, const Arguments *a, const RunOptions *own_o
 static int print_config(const Arguments *a, const RunOptions *options)
 {
     g_autoptr(Config) cfg = config_new();
+    g_autoptr(SnapshotRestore) restore = NULL;
     g_autoptr(GError) error = NULL;
     json_t *json;
 
-    if (!make_config(cfg, a, options, &error) || !config_finish(cfg, &error)) {
+    if (!make_config(cfg, a, options, &restore, &error) || !config_finish(cfg, &error)) {
         log_error("%s", error->message);
         return EXIT_CANNOT;
     }
@@ -211,6 +240,7 @@ static bool check_kernel(const Config *cfg, GError **error)
 static int run(const Arguments *a, const RunOptions *options)
 {
     g_autoptr(Config) cfg = config_new();
+    g_autoptr(SnapshotRestore) restore = NULL;
     g_autoptr(GError) error = NULL;
     Detach detach = {0};
     Place place = {0};
@@ -218,10 +248,11 @@ static int run(const Arguments *a, const RunOptions *options)
 
     if (options->detach && !detach_begin(&detach, options, &status))
         return status;
-    if (!make_config(cfg, a, options, &error) ||
+    if (!make_config(cfg, a, options, &restore, &error) ||
         !claim_name(cfg, a->names[0], detach.on, &place, &error) ||
         !config_finish(cfg, &error) || (cfg->agent && !place_agent(cfg, &error)) ||
-        !check_kernel(cfg, &error)) {
+        (restore && !restore_disks(restore, a, cfg, place.folder, &error)) ||
+        (!restore && !check_kernel(cfg, &error))) {
         place_release(&place);
         log_error("%s", error->message);
         detach_failed(&detach, error->message, EXIT_CANNOT);
@@ -229,7 +260,7 @@ static int run(const Arguments *a, const RunOptions *options)
     }
     if (cfg->run_folder)
         config_make_uuid(cfg);
-    return monitor_run(cfg, &place, &detach);
+    return monitor_run(cfg, snapshot_restore_machine(restore), &place, &detach);
 }
 
 static int print_help(void)

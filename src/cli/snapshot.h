@@ -9,6 +9,10 @@
 
 extern const Verb snapshot_verbs[]; /* hutch snapshot; ends with a NULL name */
 
+bool snapshot_act_create(void *, char **, int *, GError **);
+bool snapshot_act_restore(void *, char **, int *, GError **);
+extern const ParamTable snapshot_create_args, snapshot_restore_args;
+extern const char snapshot_create_about[], snapshot_restore_about[];
 bool snapshot_act_list(void *, char **, int *, GError **);
 bool snapshot_act_inspect(void *, char **, int *, GError **);
 bool snapshot_act_verify(void *, char **, int *, GError **);

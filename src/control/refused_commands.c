@@ -4,7 +4,10 @@
 
 #define NO_OBJECTS                                                                       \
     "there is no tree of objects in hutch; x-hutch-query-devices lists devices"
-#define NO_MIGRATION  "a VM cannot be moved or saved yet"
+#define NO_MIGRATION "a VM cannot be moved to another host yet"
+#define NO_VMSTATE                                                                       \
+    "memory is not saved inside of disk images; x-hutch-snapshot-create makes a folder " \
+    "with memory, devices and disks, see 'hutch snapshot --help'"
 #define NO_BALLOON    "there is no balloon device yet; the VM's memory is what it began with"
 #define NO_DISPLAY    "there is no display, keyboard or mouse; consoles are in query-chardev"
 #define NO_FDS        "descriptors are not taken over this socket; give paths instead"
@@ -37,9 +40,10 @@ static const ControlCommand commands[] = {
     {.name = "query-migrate", .refused = NO_MIGRATION},
     {.name = "query-migrate-capabilities", .refused = NO_MIGRATION},
     {.name = "query-migrate-parameters", .refused = NO_MIGRATION},
-    {.name = "snapshot-save", .refused = NO_MIGRATION},
-    {.name = "snapshot-load", .refused = NO_MIGRATION},
-    {.name = "snapshot-delete", .refused = NO_MIGRATION},
+    {.name = "snapshot-save", .refused = NO_VMSTATE},
+    {.name = "snapshot-load",
+     .refused = "'hutch snapshot restore' goes back to a snapshot, in a new monitor"},
+    {.name = "snapshot-delete", .refused = "'hutch snapshot rm' removes one"},
     {.name = "dump-guest-memory", .refused = "guest memory cannot be written out yet"},
     {.name = "memsave", .refused = "guest memory cannot be written out yet"},
     {.name = "pmemsave", .refused = "guest memory cannot be written out yet"},

@@ -31,6 +31,16 @@ static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
     return mmap(NULL, o->size, PROT_READ | PROT_WRITE, flags, gm->fd, 0);
 }
 
+/* Both are advice: a kernel built without either works as well, only slower.  The lowest
+ * 2 MiB get a few small tables of ours before the guest starts: to clear a huge page for
+ * those is a good part of the time that starting takes. */
+static void advise(const GuestMem *gm, bool huge)
+{
+    madvise(gm->base, gm->size, MADV_DONTDUMP);
+    if (huge && gm->size > HUGE_PAGE)
+        madvise(gm->base + HUGE_PAGE, gm->size - HUGE_PAGE, MADV_HUGEPAGE);
+}
+
 bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
 {
     void *host;
@@ -52,16 +62,17 @@ bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
         fd_close(&gm->fd);
         return false;
     }
-    /* Both are advice: a kernel built without either works as well, only slower.  The
-     * lowest 2 MiB get a few small tables of ours before the guest starts: to clear a
-     * huge page for those is a good part of the time that starting takes. */
-    madvise(host, o->size, MADV_DONTDUMP);
-    if (!o->hugepages && o->size > HUGE_PAGE)
-        madvise((uint8_t *)host + HUGE_PAGE, o->size - HUGE_PAGE, MADV_HUGEPAGE);
     gm->base = host;
     gm->size = o->size;
     gm->hugepages = o->hugepages;
+    advise(gm, !o->hugepages);
     return true;
+}
+
+void gm_set_backed(GuestMem *gm)
+{
+    gm->backed = true;
+    advise(gm, false);
 }
 
 bool gm_add(GuestMem *gm, uint64_t gpa, uint64_t size, GError **error)
@@ -88,8 +99,28 @@ void gm_finish(GuestMem *gm)
     *gm = (GuestMem){.fd = -1};
 }
 
+/* MADV_DONTNEED would bring back what the files have.  The address is the same, so that
+ * KVM follows. */
+static bool unback(GuestMem *gm)
+{
+    if (mmap(gm->base, gm->size, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+             0) == MAP_FAILED)
+        return false;
+    gm->backed = false;
+    advise(gm, true);
+    return true;
+}
+
 void gm_clear(GuestMem *gm)
 {
+    gm->cleared = true;
+    if (gm->backed) {
+        if (!unback(gm))
+            memset(gm->base, 0, gm->size);
+        gm_mark_dirty_host(gm, gm->base, gm->size);
+        return;
+    }
     /* MADV_REMOVE is MADV_DONTNEED for memory that a file backs. */
     if (madvise(gm->base, gm->size, gm->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED) < 0)
         memset(gm->base, 0, gm->size);
@@ -182,10 +213,14 @@ bool gm_log_start(GuestMem *gm, GError **error)
 void gm_log_fetch(GuestMem *gm, uint64_t *bitmap)
 {
     for (uint64_t i = 0; gm->dirty_log && i < log_words(gm); i++) {
-        uint64_t bits = __atomic_exchange_n(&gm->dirty_log[i], 0, __ATOMIC_ACQUIRE);
+        uint64_t bits = __atomic_load_n(&gm->dirty_log[i], __ATOMIC_RELAXED);
+
+        if (!bits)
+            continue;
+        bits = __atomic_exchange_n(&gm->dirty_log[i], 0, __ATOMIC_ACQUIRE);
 
         if (bitmap)
-            bitmap[i] = bits;
+            bitmap[i] |= bits;
     }
 }
 

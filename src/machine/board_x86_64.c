@@ -16,7 +16,7 @@ struct Board {
     IrqController ic;
     Bus *pio, *mmio;
     PciBus *pci;
-    Device *acpi_pm, *hotplug;
+    Device *acpi_pm, *hotplug, *vmgenid;
     Device *devices[MAX_DEVICES]; /* all but those on PCI, in the order they were made */
     unsigned n_devices;
     AcpiMmioDevice mmio_devices[MAX_VIRTIO_MMIO];
@@ -109,7 +109,7 @@ static bool add_legacy_devices(Board *b, GError **error)
     if (ctx->config->debug_exit)
         add(b, debug_exit_new(b->pio, &ctx->events));
     b->acpi_pm = add(b, acpi_pm_new(b->pio, &b->ic, GSI_SCI, ctx->main, &ctx->events));
-    add(b, vmgenid_new(ctx->gm, LAYOUT_VMGENID, b->guid));
+    b->vmgenid = add(b, vmgenid_new(ctx->gm, LAYOUT_VMGENID, b->guid));
     return true;
 }
 
@@ -137,11 +137,12 @@ static bool add_pci_bus(Board *b, GError **error)
     return true;
 }
 
-static PciDevice *add_on_pci(Board *b, VirtioDevice *v, bool running, GError **error)
+static PciDevice *add_on_pci(Board *b, VirtioDevice *v, int slot, bool running,
+                             GError **error)
 {
     PciDevice *p = virtio_pci_new(v);
 
-    if (running ? pci_plug(b->pci, p, error) : pci_attach(b->pci, p, -1, error))
+    if (running ? pci_plug(b->pci, p, error) : pci_attach(b->pci, p, slot, error))
         return p;
     device_release(&p->dev);
     return NULL;
@@ -170,13 +171,13 @@ static bool add_on_mmio(Board *b, VirtioDevice *v, GError **error)
     return true;
 }
 
-bool board_plug(Board *b, VirtioDevice *v, bool running, PciDevice **ret_pci,
+bool board_plug(Board *b, VirtioDevice *v, int slot, bool running, PciDevice **ret_pci,
                 GError **error)
 {
     *ret_pci = NULL;
     if (!b->pci)
         return add_on_mmio(b, v, error);
-    *ret_pci = add_on_pci(b, v, running, error);
+    *ret_pci = add_on_pci(b, v, slot, running, error);
     return *ret_pci != NULL;
 }
 
@@ -331,6 +332,41 @@ void board_resume(Board *b)
     for_each(b, device_resume);
     if (b->pci)
         pci_bus_resume(b->pci);
+}
+
+/* ---- saving -------------------------------------------------------------------------
+ */
+
+char *board_pinned(Board *b)
+{
+    const char *why;
+
+    for (unsigned i = 0; i < b->n_devices; i++)
+        if ((why = device_pinned(b->devices[i])))
+            return g_strdup_printf("%s: %s", b->devices[i]->id, why);
+    return NULL;
+}
+
+bool board_save(Board *b, StateWriter *w, GError **error)
+{
+    for (unsigned i = 0; i < b->n_devices; i++)
+        device_save(b->devices[i], w);
+    if (b->pci)
+        pci_bus_save(b->pci, w);
+    return true;
+}
+
+bool board_load_state(Board *b, StateReader *r, GError **error)
+{
+    for (unsigned i = 0; i < b->n_devices; i++)
+        if (!device_load(b->devices[i], r, error))
+            return false;
+    return !b->pci || pci_bus_load(b->pci, r, error);
+}
+
+bool board_new_generation(Board *b, GError **error)
+{
+    return new_guid(b, error) && vmgenid_set(b->vmgenid, b->guid);
 }
 
 void board_power_button(Board *b)

@@ -229,6 +229,7 @@ void config_free(Config *cfg)
         param_free(cfg->devices[i].ops->params, cfg->devices[i].options);
     g_free(cfg->devices);
     g_free(cfg->agent_socket);
+    json_decref(cfg->said);
     param_free(&scalar_table, cfg);
 }
 

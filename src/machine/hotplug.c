@@ -27,6 +27,8 @@ typedef struct Entry {
     PciDevice *pci; /* NULL: on virtio-mmio */
     void *options;  /* owned; NULL for the Config's devices */
     bool added;
+    bool agent;     /* the port for a guest agent, which is no device of the Config's */
+    unsigned given; /* the Config's: how many of its kind stand before it there */
     bool leaving;
     IoPost retired;
     IoTimer repeat; /* of a request for removal */
@@ -279,17 +281,27 @@ static bool needs_loop(Hotplug *h, const VirtioOps *ops, GError **error)
     return env->shared_io != NULL;
 }
 
-/* `nth` is where to begin to count for an id that was not given. */
+/* Where a device comes.  The number is where to begin to count for an id that was not
+ * given; what was saved has its id and slot. */
+typedef struct Spot {
+    unsigned nth;
+    bool running;
+    const SavedDevice *saved; /* NULL: the next that is free */
+} Spot;
+
 static VirtioDevice *make(Hotplug *h, const VirtioOps *ops, const void *options,
-                          unsigned nth, GError **error)
+                          const Spot *at, GError **error)
 {
     const VirtioCommonOptions *common = ops->params ? options : NULL;
     const Entry *same;
+    unsigned nth = at->nth;
     char id[32];
 
     do
         g_snprintf(id, sizeof(id), "%s%u", ops->option, nth++);
     while (find(h, id));
+    if (at->saved)
+        g_strlcpy(id, at->saved->id, sizeof(id));
     same = common && common->id ? find(h, common->id) : NULL;
     if (same) {
         fail(error, VM_ERROR_INVALID, "id '%s' is that of another device%s", common->id,
@@ -303,20 +315,21 @@ static VirtioDevice *make(Hotplug *h, const VirtioOps *ops, const void *options,
 }
 
 /* Takes over `options` if it succeeds. */
-static Entry *add(Hotplug *h, const VirtioOps *ops, const void *options, unsigned nth,
-                  bool running, GError **error)
+static Entry *add(Hotplug *h, const VirtioOps *ops, const void *options, const Spot *at,
+                  GError **error)
 {
-    VirtioDevice *v = make(h, ops, options, nth, error);
+    VirtioDevice *v = make(h, ops, options, at, error);
+    int slot = at->saved && at->saved->slot != SAVED_NO_SLOT ? (int)at->saved->slot : -1;
     PciDevice *pci = NULL;
     Entry *e;
 
-    if (!v || !board_plug(h->board, v, running, &pci, error))
+    if (!v || !board_plug(h->board, v, slot, at->running, &pci, error))
         return NULL;
     e = g_new0(Entry, 1);
-    *e = (Entry){.h = h, .v = v, .ops = ops, .pci = pci};
+    *e = (Entry){.h = h, .v = v, .ops = ops, .pci = pci, .given = at->nth};
     g_ptr_array_add(h->entries, e);
     if (pci)
-        pci_hotplug_plugged(h->events, pci->slot, running);
+        pci_hotplug_plugged(h->events, pci->slot, at->running);
     return e;
 }
 
@@ -328,7 +341,7 @@ bool machine_device_add(Machine *m, const VirtioOps *ops, void *options,
     Entry *e = NULL;
 
     if (h->events)
-        e = add(h, ops, options, 0, running, error);
+        e = add(h, ops, options, &(Spot){.running = running}, error);
     else
         fail(error, VM_ERROR_UNSUPPORTED,
              "--transport mmio has no hotplug; start the VM with --transport pci");
@@ -345,25 +358,145 @@ bool machine_device_add(Machine *m, const VirtioOps *ops, void *options,
 }
 
 /* What qemu-guest-agent looks for in a Linux guest by this name. */
-static bool add_agent_port(Hotplug *h, char *socket, GError **error)
+static bool add_agent_port(Hotplug *h, char *socket, const Spot *at, GError **error)
 {
     ConsoleOptions options = {.common = {.id = (char[]){"agent"}, .packed = true},
                               .chardev.socket = socket,
                               .port = (char[]){"org.qemu.guest_agent.0"}};
+    Entry *e = add(h, &virtio_console_ops, &options, at, error);
 
-    return add(h, &virtio_console_ops, &options, 0, false, error);
+    if (e)
+        e->agent = true;
+    return e != NULL;
 }
 
-bool hotplug_add_configured(Hotplug *h, const Config *config, GError **error)
+/* The n-th of what was saved, which is to be of that kind and id (NULL: any). */
+static bool find_saved(const SavedMachine *saved, unsigned n, const VirtioOps *ops,
+                       const char *id, const SavedDevice **ret, GError **error)
 {
-    for (unsigned i = 0, nth = 0; i < config->n_devices; i++) {
+    const SavedDevice *d = saved && n < saved->n_devices ? &saved->device[n] : NULL;
+
+    *ret = d;
+    if (!saved)
+        return true;
+    return (d && g_str_equal(d->kind, ops->option) && (!id || g_str_equal(d->id, id))) ||
+           fail(error, VM_ERROR_CORRUPT,
+                "state, section 'machine', field 'device': %s%s%s where the config has "
+                "%s%s%s; a machine is restored with the devices it was saved with",
+                d ? d->kind : "nothing", d ? " " : "", d ? d->id : "", ops->option,
+                id ? " " : "", id ? id : "");
+}
+
+static const char *id_given(const ConfigDevice *d)
+{
+    return d->ops->params ? ((const VirtioCommonOptions *)d->options)->id : NULL;
+}
+
+bool hotplug_add_configured(Hotplug *h, const Config *config, const SavedMachine *saved,
+                            GError **error)
+{
+    unsigned n = config->n_devices;
+    Spot at = {0};
+
+    for (unsigned i = 0; i < n; i++) {
         const ConfigDevice *d = &config->devices[i];
 
-        nth = i && d->ops == config->devices[i - 1].ops ? nth + 1 : 0;
-        if (!add(h, d->ops, d->options, nth, false, error))
+        at.nth = i && d->ops == config->devices[i - 1].ops ? at.nth + 1 : 0;
+        if (!find_saved(saved, i, d->ops, id_given(d), &at.saved, error) ||
+            !add(h, d->ops, d->options, &at, error))
             return false;
     }
-    return !config->agent_socket || add_agent_port(h, config->agent_socket, error);
+    at.nth = 0;
+    if (config->agent_socket &&
+        (!find_saved(saved, n++, &virtio_console_ops, "agent", &at.saved, error) ||
+         !add_agent_port(h, config->agent_socket, &at, error)))
+        return false;
+    return !saved || n == saved->n_devices ||
+           fail(error, VM_ERROR_CORRUPT,
+                "state, section 'machine', field 'device': the machine had a %s '%s', "
+                "which the config does not have",
+                saved->device[n].kind, saved->device[n].id);
+}
+
+/* ---- saving -----------------------------------------------------------------------
+ */
+
+/* The i-th of a kind, agent ports apart. */
+static void for_each_of(const Hotplug *h, const VirtioOps *ops,
+                        void (*fn)(const Entry *e, void *opaque), void *opaque)
+{
+    for (unsigned i = 0; i < h->entries->len; i++) {
+        const Entry *e = entry_at(h, i);
+
+        if (e->ops == ops && !e->agent && is_there(e))
+            fn(e, opaque);
+    }
+}
+
+static void save_one(const Entry *e, void *opaque)
+{
+    SavedMachine *s = opaque;
+    SavedDevice *d = &s->device[s->n_devices++];
+
+    g_strlcpy(d->id, e->v->id, sizeof(d->id));
+    g_strlcpy(d->kind, e->ops->option, sizeof(d->kind));
+    d->slot = e->pci ? e->pci->slot : SAVED_NO_SLOT;
+}
+
+G_STATIC_ASSERT((int)SAVED_DEVICES >= (int)PCI_MAX_SLOTS);
+
+void hotplug_save_list(const Hotplug *h, SavedMachine *ret)
+{
+    for (const VirtioOps *const *ops = virtio_table; *ops; ops++)
+        for_each_of(h, *ops, save_one, ret);
+    for (unsigned i = 0; i < h->entries->len; i++)
+        if (entry_at(h, i)->agent && is_there(entry_at(h, i)))
+            save_one(entry_at(h, i), ret);
+}
+
+char *hotplug_pinned(const Hotplug *h)
+{
+    for (unsigned i = 0; i < h->entries->len; i++) {
+        const Entry *e = entry_at(h, i);
+        const char *why = e->pci && is_there(e) ? device_pinned(&e->pci->dev) : NULL;
+
+        if (why)
+            return g_strdup_printf("%s: %s", e->v->id, why);
+    }
+    return NULL;
+}
+
+typedef struct CurrentConfig {
+    json_t *was, *now; /* arrays */
+} CurrentConfig;
+
+static void describe_one(const Entry *e, void *opaque)
+{
+    CurrentConfig *c = opaque;
+    json_t *option = !e->ops->params ? json_true()
+                     : e->added      ? param_to_json(e->ops->params, e->options)
+                                     : json_deep_copy(json_array_get(c->was, e->given));
+
+    if (json_is_object(option)) {
+        json_object_set_new(option, "id", json_string(e->v->id));
+        if (e->ops->describe)
+            e->ops->describe(e->v, option);
+    }
+    json_array_append_new(c->now, option);
+}
+
+void hotplug_current_config(const Hotplug *h, json_t *config)
+{
+    for (const VirtioOps *const *ops = virtio_table; *ops; ops++) {
+        CurrentConfig c = {json_object_get(config, (*ops)->option), json_array()};
+
+        for_each_of(h, *ops, describe_one, &c);
+        if (json_array_size(c.now))
+            json_object_set(config, (*ops)->option, c.now);
+        else
+            json_object_del(config, (*ops)->option);
+        json_decref(c.now);
+    }
 }
 
 /* ---- life-cycle ------------------------------------------------------------------- */

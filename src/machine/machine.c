@@ -11,42 +11,6 @@
 #include "util/counter.h"
 #include "util/fd.h"
 
-struct Machine {
-    const Config *config;
-    IoLoop *main;
-    Kvm *kvm;
-    GuestMem gm;
-    BootSource source;
-    BoardContext context;
-    Board *board;
-    Hotplug *hotplug;
-    Vcpu **vcpus;
-    unsigned n_vcpus;
-    VcpuEvents vcpu_events;
-
-    /* What ended the VM: the first to claim it wins; text and number are its own. */
-    int end; /* atomic: MachineEnd */
-    int end_number;
-    char *end_text;
-    IoPost end_post, reset_post, power_post, nmi_post;
-    bool reset_wanted; /* atomic: the guest asked since its last reset */
-    bool quit_wanted;  /* by the control socket */
-
-    MachineState state;
-    unsigned pauses; /* how many hold it; a stopped machine is one of them */
-    const MachineListener *listener;
-    IoPost stop_post;
-    Lock stop_lock;   /* guards stop_id: the device that could not go on */
-    char stop_id[32]; /* empty: none */
-    LogLimit stop_log;
-
-    int signal_fd;
-    IoWatch signals;
-    IoTimer timeout;
-    int64_t started_ns, entered_ns, ended_ns;
-    unsigned resets;
-};
-
 static const struct {
     const char *reason;
     int status;
@@ -290,6 +254,11 @@ static bool power_on(Machine *m, GError **error)
 {
     BootEntry entry;
 
+    if (m->no_kernel)
+        return fail(error, VM_ERROR_NOT_FOUND,
+                    "a reset needs the kernel, which was not there when the VM was "
+                    "restored from its snapshot: %s",
+                    m->no_kernel);
     if (m->resets) {
         hotplug_reset(m->hotplug);
         board_reset(m->board);
@@ -469,8 +438,14 @@ static bool make_loops(Machine *m, GError **error)
 
 static bool make_memory(Machine *m, GError **error)
 {
-    return gm_init(&m->gm, &m->config->memory, error) &&
-           board_memory(&m->gm, m->config->memory.size, error);
+    const MachineRestore *restore = m->restore;
+    GuestMemOptions options = m->config->memory;
+
+    /* What a restore fills in is not to be touched before, page by page. */
+    options.prealloc &= !restore;
+    return gm_init(&m->gm, &options, error) &&
+           board_memory(&m->gm, options.size, error) &&
+           (!restore || restore->fill(restore->opaque, &m->gm, error));
 }
 
 /* Memory slots come before the interrupt controllers: after them each costs milliseconds
@@ -481,7 +456,7 @@ static bool make_vm(Machine *m, GError **error)
            arch_vm_init(m->kvm, error);
 }
 
-static bool make_board(Machine *m, GError **error)
+static bool make_board(Machine *m, const SavedMachine *saved, GError **error)
 {
     m->context = (BoardContext){
         .config = m->config,
@@ -498,7 +473,7 @@ static bool make_board(Machine *m, GError **error)
     if (!m->board)
         return false;
     m->hotplug = hotplug_new(m, m->main, m->board);
-    return hotplug_add_configured(m->hotplug, m->config, error);
+    return hotplug_add_configured(m->hotplug, m->config, saved, error);
 }
 
 static bool make_vcpus(Machine *m, GError **error)
@@ -518,11 +493,54 @@ static bool make_vcpus(Machine *m, GError **error)
     return true;
 }
 
-Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
+/* A restored guest has its kernel in RAM: the file is for a reset, and may be missing. */
+static bool open_kernel(Machine *m, GError **error)
+{
+    const Config *cfg = m->config;
+    g_autoptr(GError) inner = NULL;
+
+    if (!m->restore)
+        return boot_open(&m->source, cfg->kernel, cfg->initrd, cfg->cmdline, error);
+    if (cfg->kernel &&
+        boot_open(&m->source, cfg->kernel, cfg->initrd, cfg->cmdline, &inner))
+        return true;
+    boot_close(&m->source);
+    m->source.cmdline = g_strdup(cfg->cmdline ? cfg->cmdline : "");
+    m->no_kernel = g_strdup(inner ? inner->message : "the snapshot names none");
+    log_warn("the guest goes on, but cannot be reset: %s", m->no_kernel);
+    return true;
+}
+
+/* Powered on, or as it was when it was saved: paused, as then. */
+static bool make_guest(Machine *m, GError **error)
+{
+    if (!m->restore)
+        return power_on(m, error);
+    m->pauses = 1;
+    m->state = STATE_PAUSED;
+    if (!machine_load(m, error))
+        return false;
+    if (m->restore->taken)
+        m->restore->taken(m->restore->opaque);
+    return true;
+}
+
+static bool make_parts(Machine *m, GError **error)
+{
+    g_autofree SavedMachine *saved = m->restore ? g_new0(SavedMachine, 1) : NULL;
+
+    return (!saved || machine_load_identity(m, saved, error)) && open_kernel(m, error) &&
+           make_loops(m, error) && make_memory(m, error) && make_vm(m, error) &&
+           make_board(m, saved, error) && make_vcpus(m, error) && make_guest(m, error);
+}
+
+Machine *machine_new(const Config *config, const MachineRestore *restore,
+                     int64_t started_ns, GError **error)
 {
     g_autoptr(Machine) m = g_new0(Machine, 1);
 
     m->config = config;
+    m->restore = restore;
     m->started_ns = started_ns;
     m->signal_fd = m->gm.fd = -1;
     m->end_post = (IoPost){.fn = on_end, .opaque = m};
@@ -533,11 +551,7 @@ Machine *machine_new(const Config *config, int64_t started_ns, GError **error)
     lock_init(&m->stop_lock);
     chardev_set_escape(on_key, m);
     raise_descriptor_limit();
-    if (!boot_open(&m->source, config->kernel, config->initrd, config->cmdline, error) ||
-        !make_loops(m, error) || !make_memory(m, error) || !make_vm(m, error) ||
-        !make_board(m, error) || !make_vcpus(m, error) || !power_on(m, error))
-        return NULL;
-    return g_steal_pointer(&m);
+    return make_parts(m, error) ? g_steal_pointer(&m) : NULL;
 }
 
 void machine_free(Machine *m)
@@ -547,6 +561,8 @@ void machine_free(Machine *m)
     while (m->n_vcpus)
         vcpu_free(m->vcpus[--m->n_vcpus]);
     g_free(m->vcpus);
+    if (m->free_keeper)
+        m->free_keeper(m->keeper);
     hotplug_finish(m->hotplug);
     board_free(m->board);
     hotplug_free(m->hotplug);
@@ -560,6 +576,7 @@ void machine_free(Machine *m)
     ioloop_free(m->main);
     lock_finish(&m->stop_lock);
     g_free(m->end_text);
+    g_free(m->no_kernel);
     g_free(m);
 }
 
@@ -654,6 +671,21 @@ static void describe_result(const Machine *m, MachineResult *ret)
         ret->status += m->end_number;
 }
 
+/* A restored machine is paused as it was when it was saved. */
+static void begin(Machine *m)
+{
+    if (m->config->paused) {
+        if (!m->restore)
+            machine_pause(m);
+        return;
+    }
+    m->state = STATE_RUNNING;
+    if (m->restore)
+        machine_resume(m);
+    else
+        unpark_vcpus(m);
+}
+
 void machine_run(Machine *m, MachineResult *ret)
 {
     if (m->config->timeout_s)
@@ -661,13 +693,7 @@ void machine_run(Machine *m, MachineResult *ret)
                      clock_ns() + (int64_t)m->config->timeout_s * 1000000000, on_timeout,
                      m);
     m->entered_ns = clock_ns();
-    if (m->config->paused) {
-        machine_pause(m);
-    } else {
-        m->state = STATE_RUNNING;
-        for (unsigned i = 0; i < m->n_vcpus; i++)
-            vcpu_resume(m->vcpus[i]);
-    }
+    begin(m);
     ioloop_run(m->main);
     m->ended_ns = clock_ns();
     hotplug_hurry(m->hotplug);

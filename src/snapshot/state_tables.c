@@ -6,6 +6,7 @@
 #include "backend/state_tables.h"
 #include "devices/state_tables.h"
 #include "kvm/state_tables.h"
+#include "machine/state_tables.h"
 #include "snapshot/memory.h"
 #include "virtio/state_tables.h"
 
@@ -21,6 +22,7 @@ static const StateTable *const *const layers[] = {
     kvm_state_tables,
     backend_state_tables,
     devices_state_tables,
+    machine_state_tables,
     memory_state_tables,
     virtio_state_tables,
 };

@@ -173,7 +173,7 @@ static bool set_up(Fixture *f, const uint8_t *code, size_t size, const char *tra
     must(config_set(f->config, config_option("rng"), NULL, &error), error);
     must(config_set(f->config, config_option("transport"), transport, &error), error);
     must(config_finish(f->config, &error), error);
-    f->m = machine_new(f->config, now, &error);
+    f->m = machine_new(f->config, NULL, now, &error);
     g_assert_no_error(error);
     machine_set_listener(f->m, &f->listener);
     return true;

@@ -389,6 +389,7 @@ static void our_writes_reach_the_dirty_log(void)
             3);
         g_assert_true(gm_log_start(&g.gm, &error));
         vqg_kick(&g);
+        memset(log, 0, sizeof(log));
         gm_log_fetch(&g.gm, log);
         gm_log_stop(&g.gm);
         g_assert_cmpuint(vqg_used(&g), ==, 1);

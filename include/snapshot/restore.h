@@ -1,0 +1,42 @@
+/* Making a VM from a snapshot's folder.  Everything is checked before anything is started
+ * or changed: whether this host's processor can go on with the guest, the config, the
+ * state's framing and sums, and that the memory is there; each section is checked when
+ * the device is made that it belongs to, and the guest runs when all were taken. */
+#pragma once
+
+#include "machine/machine.h"
+#include "snapshot/manifest.h"
+
+typedef enum { RESTORE_PRIVATE, RESTORE_COPY } RestoreMemory;
+extern const char *const restore_memory_names[];
+extern const char *const restore_clock_names[]; /* ClockMode's */
+
+typedef struct RestoreOptions {
+    int memory; /* RestoreMemory: how guest RAM comes from the files */
+    int clock;  /* ClockMode */
+    bool clone; /* another life of the guest, beside the one that was saved */
+} RestoreOptions;
+
+typedef struct SnapshotRestore SnapshotRestore;
+
+/* Main thread, as all here.  Opens a snapshot's folder, holds it (store_hold), checks it,
+ * and reads its config on top of `cfg`, which is new.  It must outlive the machine. */
+SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions *options,
+                                       Config *cfg, GError **error);
+
+/* Sleeps.  Gives `cfg`, which is as it is going to be but for this, the snapshot's disks:
+ * overlays over them are made in `run_folder`, or where `paths` says, an object of paths
+ * by disks' ids (snapshot/disks.h).  NULL: there is none.  What is made is removed again
+ * if no machine comes of it. */
+bool snapshot_restore_disks(SnapshotRestore *r, Config *cfg, const char *run_folder,
+                            const json_t *paths, GError **error);
+void snapshot_restore_free(SnapshotRestore *r); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotRestore, snapshot_restore_free)
+
+/* For machine_new(); NULL for NULL. */
+const MachineRestore *snapshot_restore_machine(const SnapshotRestore *r);
+const Manifest *snapshot_restore_manifest(const SnapshotRestore *r);
+
+/* Of a machine that was made by one. */
+const char *snapshot_restored_folder(const Machine *m);
+const Manifest *snapshot_restored_manifest(const Machine *m);

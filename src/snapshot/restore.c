@@ -1,0 +1,278 @@
+/* See snapshot/restore.h. */
+#include "snapshot/restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm/arch.h"
+#include "snapshot/disks.h"
+#include "snapshot/memory.h"
+#include "snapshot/store.h"
+#include "util/fd.h"
+
+const char *const restore_memory_names[] = {"private", "copy", NULL};
+const char *const restore_clock_names[] = {
+    [CLOCK_STOPPED] = "stopped",
+    [CLOCK_CATCH_UP] = "catch-up",
+    NULL,
+};
+
+struct SnapshotRestore {
+    MachineRestore machine;
+    char *folder;
+    RestoreOptions options;
+    Manifest *manifest;
+    SnapMemory *memory;
+    GPtrArray *made; /* files that go again, if it comes to nothing */
+    int hold_fd;
+};
+
+/* ---- the parts ------------------------------------------------------------------------
+ */
+
+/* Each is a sentence with its cure: the first is told, 'check-restore' tells all. */
+static bool check_host(const SnapshotRestore *r, GError **error)
+{
+    g_autoptr(GPtrArray) problems = g_ptr_array_new_with_free_func(g_free);
+
+    if (r->manifest->cpu_needs)
+        arch_cpu_check(r->manifest->cpu_needs, problems);
+    return !problems->len ||
+           fail(error, VM_ERROR_UNSUPPORTED, "%s%s", (char *)problems->pdata[0],
+                problems->len > 1 ? " ('hutch check-restore' tells what else is missing)"
+                                  : "");
+}
+
+static GBytes *read_whole(const char *path, uint64_t most, GError **error)
+{
+    autofd fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat st;
+    g_autofree uint8_t *data = NULL;
+    size_t size, at = 0;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        fail_errno(error, "open '%s'", path);
+        return NULL;
+    }
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > most) {
+        fail(error, VM_ERROR_CORRUPT, "'%s' is no state of hutch's: it has %lld bytes",
+             path, (long long)st.st_size);
+        return NULL;
+    }
+    size = (size_t)st.st_size;
+    data = g_try_malloc(size + 1);
+    while (data && at < size) {
+        ssize_t n = read(fd, data + at, size - at);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        at += (size_t)n;
+    }
+    if (!data || at < size) {
+        fail_errno(error, "read '%s'", path);
+        return NULL;
+    }
+    return g_bytes_new_take(g_steal_pointer(&data), size);
+}
+
+static bool open_state(SnapshotRestore *r, GError **error)
+{
+    g_autofree char *path = g_build_filename(r->folder, SNAP_STATE, NULL);
+    GBytes *bytes = read_whole(path, STATE_MAX_FILE, error);
+
+    if (!bytes)
+        return false;
+    r->machine.state = state_reader_new(bytes, error);
+    g_bytes_unref(bytes);
+    return r->machine.state != NULL;
+}
+
+/* How it was begun is not how it is begun again. */
+static bool load_config(SnapshotRestore *r, Config *cfg, GError **error)
+{
+    g_autofree char *path = g_build_filename(r->folder, SNAP_CONFIG, NULL);
+
+    if (!config_load(cfg, path, error))
+        return false;
+    cfg->paused = false;
+    return cfg->memory.size == r->manifest->ram_size ||
+           fail(error, VM_ERROR_CORRUPT,
+                "the config says %" G_GUINT64_FORMAT
+                " bytes of memory, and the manifest %" G_GUINT64_FORMAT,
+                cfg->memory.size, r->manifest->ram_size);
+}
+
+static bool open_memory(SnapshotRestore *r, GError **error)
+{
+    r->memory = snap_memory_open(r->folder, error);
+    if (!r->memory)
+        return false;
+    return snap_memory_size(r->memory) == r->manifest->ram_size ||
+           fail(error, VM_ERROR_CORRUPT, "its memory has another size than it says");
+}
+
+static bool fill(void *opaque, GuestMem *gm, GError **error)
+{
+    SnapshotRestore *r = opaque;
+
+    if (r->options.memory == RESTORE_COPY)
+        return snap_memory_copy(r->memory, gm, error);
+    if (!snap_memory_map(r->memory, gm, error))
+        return false;
+    /* Else it was copied: files that are mapped cannot be shared with a helper process,
+     * nor lie in huge pages. */
+    if (gm->fd < 0 && !gm->hugepages && snap_memory_mappable(r->memory))
+        gm_set_backed(gm);
+    return true;
+}
+
+static int64_t elapsed_since(int64_t created_ns)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return MAX(now.tv_sec * 1000000000ll + now.tv_nsec - created_ns, 0);
+}
+
+/* ---- disks ----------------------------------------------------------------------------
+ */
+
+static bool needs_folder(const Manifest *m, const json_t *paths, GError **error)
+{
+    for (unsigned i = 0; i < m->disks->len; i++) {
+        const ManifestDisk *d = m->disks->pdata[i];
+
+        if (d->layer && !d->readonly && !json_object_get(paths, d->id))
+            return fail(error, VM_ERROR_INVALID,
+                        "disk '%s': what the guest writes goes to a file in the VM's run "
+                        "folder, and it has none: give --name, or --disk %s=FILE",
+                        d->id, d->id);
+    }
+    return true;
+}
+
+/* Options of disks from the JSON, which has them in the same order. */
+static bool take_disks(Config *cfg, const json_t *config, GError **error)
+{
+    const json_t *disks = json_object_get(config, "disk");
+
+    for (unsigned i = 0, n = 0; i < cfg->n_devices; i++) {
+        ConfigDevice *d = &cfg->devices[i];
+        void *options;
+
+        if (!g_str_equal(d->ops->option, "disk"))
+            continue;
+        options = param_new(d->ops->params);
+        if (!param_from_json(d->ops->params, options, json_array_get(disks, n++), NULL,
+                             error)) {
+            param_free(d->ops->params, options);
+            return false;
+        }
+        param_free(d->ops->params, d->options);
+        d->options = options;
+    }
+    return true;
+}
+
+bool snapshot_restore_disks(SnapshotRestore *r, Config *cfg, const char *run_folder,
+                            const json_t *paths, GError **error)
+{
+    json_t *config = config_to_json(cfg);
+    bool ok = (run_folder || needs_folder(r->manifest, paths, error)) &&
+              snapshot_disks_restore(config, r->manifest, r->folder, run_folder, paths,
+                                     r->made, error) &&
+              take_disks(cfg, config, error);
+
+    json_decref(config);
+    if (!ok)
+        g_prefix_error(error, "snapshot '%s': ", r->folder);
+    return ok;
+}
+
+static void taken(void *opaque)
+{
+    SnapshotRestore *r = opaque;
+
+    g_ptr_array_set_size(r->made, 0);
+}
+
+/* ---- all of it ------------------------------------------------------------------------
+ */
+
+static bool open_parts(SnapshotRestore *r, Config *cfg, GError **error)
+{
+    r->hold_fd = store_hold(r->folder, error);
+    if (r->hold_fd < 0)
+        return false;
+    r->manifest = manifest_read(r->folder, error);
+    return r->manifest && check_host(r, error) &&
+           manifest_verify_files(r->folder, r->manifest, error) && open_state(r, error) &&
+           load_config(r, cfg, error) && open_memory(r, error);
+}
+
+SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions *options,
+                                       Config *cfg, GError **error)
+{
+    g_autoptr(SnapshotRestore) r = g_new0(SnapshotRestore, 1);
+
+    r->folder = g_strdup(folder);
+    r->options = *options;
+    r->hold_fd = -1;
+    r->made = g_ptr_array_new_with_free_func(g_free);
+    if (!open_parts(r, cfg, error)) {
+        g_prefix_error(error, "snapshot '%s': ", folder);
+        return NULL;
+    }
+    r->machine.fill = fill;
+    r->machine.taken = taken;
+    r->machine.opaque = r;
+    r->machine.clock = (ClockMode)options->clock;
+    r->machine.elapsed_ns = elapsed_since(r->manifest->created_ns);
+    r->machine.clone = options->clone;
+    return g_steal_pointer(&r);
+}
+
+void snapshot_restore_free(SnapshotRestore *r)
+{
+    if (!r)
+        return;
+    for (guint i = 0; i < r->made->len; i++)
+        unlink(r->made->pdata[i]);
+    g_ptr_array_unref(r->made);
+    state_reader_free(r->machine.state);
+    snap_memory_close(r->memory);
+    manifest_free(r->manifest);
+    fd_close(&r->hold_fd);
+    g_free(r->folder);
+    g_free(r);
+}
+
+const MachineRestore *snapshot_restore_machine(const SnapshotRestore *r)
+{
+    return r ? &r->machine : NULL;
+}
+
+const Manifest *snapshot_restore_manifest(const SnapshotRestore *r)
+{
+    return r->manifest;
+}
+
+static const SnapshotRestore *restore_of(const Machine *m)
+{
+    return machine_restored(m)->opaque;
+}
+
+const char *snapshot_restored_folder(const Machine *m)
+{
+    return restore_of(m)->folder;
+}
+
+const Manifest *snapshot_restored_manifest(const Machine *m)
+{
+    return restore_of(m)->manifest;
+}
