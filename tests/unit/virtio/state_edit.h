@@ -4,12 +4,7 @@
 
 #include <string.h>
 
-#include "state/state.h"
-
-typedef struct EditSection {
-    const char *name;
-    const StateTable *table;
-} EditSection;
+#include "snapshot/state_tables.h"
 
 static inline const StateField *edit_field(const StateTable *t, const char *name)
 {
@@ -37,32 +32,30 @@ static inline void edit_struct(const StateTable *t, void *s, const char *path,
         memcpy(at, &value, MIN(f->size, sizeof(value)));
 }
 
-/* The state with element `index` of `path` in `section` set; all of its sections are in
- * the list, which ends with a NULL name.  NULL: not even the writer takes it. */
-static inline GBytes *edit_state(GBytes *state, const EditSection *list,
-                                 const char *section, const char *path, unsigned index,
-                                 uint64_t value)
+/* The state with element `index` of `path` in `section` set; NULL: no writer takes it. */
+static inline GBytes *edit_state(GBytes *state, const char *section, const char *path,
+                                 unsigned index, uint64_t value)
 {
     GError *error = NULL;
     g_autoptr(StateReader) r = state_reader_new(state, &error);
     StateWriter *w = state_writer_new();
-    GBytes *out;
+    json_t *all, *one;
+    const char *name;
 
     g_assert_no_error(error);
-    for (const EditSection *e = list; e->name; e++) {
-        g_autofree void *s = g_malloc0(e->table->size);
+    all = state_describe(r, state_all_tables());
+    json_object_foreach (all, name, one) {
+        const StateTable *t = state_find_table(
+            state_all_tables(), json_string_value(json_object_get(one, "kind")));
+        g_autofree void *s = g_malloc0(t->size);
 
-        if (!state_has(r, e->name))
-            continue;
-        state_get(r, e->name, e->table, s, &error);
+        state_get(r, name, t, s, &error);
         g_assert_no_error(error);
-        if (g_str_equal(e->name, section))
-            edit_struct(e->table, s, path, index, value);
-        state_put(w, e->name, e->table, s);
-        state_clear(e->table, s);
+        if (g_str_equal(name, section))
+            edit_struct(t, s, path, index, value);
+        state_put(w, name, t, s);
+        state_clear(t, s);
     }
-    state_reader_done(r, &error);
-    g_assert_no_error(error);
-    out = state_writer_end(w, NULL);
-    return out;
+    json_decref(all);
+    return state_writer_end(w, NULL);
 }

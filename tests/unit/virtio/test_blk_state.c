@@ -10,7 +10,6 @@
 #include "util/bits.h"
 #include "util/log.h"
 #include "virtio/devices.h"
-#include "virtio/state_private.h"
 #include "vq_guest.h"
 
 enum { SECTORS = 2048, T_IN = 0, T_OUT = 1, F_WCE = 11, C_WRITEBACK = 32 };
@@ -34,13 +33,6 @@ typedef struct Bed {
 } Bed;
 
 static Bed bed; /* big */
-
-static const EditSection sections[] = {
-    {"blk/virtio", &virtio_state_table},
-    {"blk/blk", &virtio_blk_state_table},
-    {"blk/queue0", &virtio_held_table},
-    {},
-};
 
 static void on_stop(void *opaque, const char *id)
 {
@@ -255,7 +247,7 @@ static void a_state_that_lies_is_refused_or_breaks_the_device(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autoptr(GBytes) state = saved_with_a_stopped_write();
-        g_autoptr(GBytes) lie = edit_state(state, sections, lies[i].section, lies[i].path,
+        g_autoptr(GBytes) lie = edit_state(state, lies[i].section, lies[i].path,
                                            0, lies[i].value);
         g_autoptr(GError) error = NULL;
 

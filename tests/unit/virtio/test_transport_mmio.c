@@ -43,6 +43,51 @@ static void start(bool catches_kicks)
     g_assert_no_error(error);
 }
 
+static GBytes *save(void)
+{
+    StateWriter *w = state_writer_new();
+    GError *error = NULL;
+    GBytes *state;
+
+    device_quiesce(dev);
+    device_save(dev, w);
+    state = state_writer_end(w, &error);
+    g_assert_no_error(error);
+    return state;
+}
+
+/* Another machine's device over the same RAM. */
+static void replace(void)
+{
+    GError *error = NULL;
+
+    device_release(dev);
+    tb_new_device(&t);
+    dev = virtio_mmio_new(t.v, t.bench.mmio, BASE, &t.bench.ic, GSI, &error);
+    g_assert_no_error(error);
+}
+
+static bool load(GBytes *state, GError **error)
+{
+    g_autoptr(StateReader) r = state_reader_new(state, error);
+
+    return r && device_load(dev, r, error) && state_reader_done(r, error);
+}
+
+static void restore(void)
+{
+    g_autoptr(GBytes) before = save(), after = NULL;
+    GError *error = NULL;
+
+    replace();
+    load(before, &error);
+    g_assert_no_error(error);
+    after = save();
+    g_assert_true(g_bytes_equal(before, after));
+    device_resume(dev);
+    tb_run(&t);
+}
+
 static void finish(void)
 {
     device_release(dev);
@@ -137,6 +182,40 @@ static void a_request_comes_back_and_interrupts(void)
         request_comes_back();
         finish();
     }
+}
+
+static void a_restore_serves_what_was_offered_and_keeps_the_line(void)
+{
+    for (int catches = 0; catches < 2; catches++) {
+        start(catches);
+        drive();
+        for (unsigned i = 0; i < 20; i++) {
+            set(QUEUE_SEL, i % 3);
+            tb_offer(&t, 0);
+            restore();
+            g_assert_cmpuint(tb_used(&t, 0), ==, 2 * i + 1);
+            g_assert_cmpuint(t.n_kicks, ==, catches ? ECHO_QUEUES : 0);
+            restore();
+            g_assert_true(t.bench.gsi[GSI]);
+            g_assert_cmphex(get(INTERRUPT_STATUS), ==, 1);
+            set(INTERRUPT_ACK, 1);
+            g_assert_false(t.bench.gsi[GSI]);
+            request_comes_back();
+        }
+        finish();
+    }
+}
+
+static void an_interrupt_status_that_there_is_not_is_refused(void)
+{
+    g_autoptr(GBytes) state = NULL, lie = NULL;
+
+    start(false);
+    drive();
+    state = save();
+    lie = edit_state(state, "echo/virtio-mmio", "interrupt_status", 0, 4);
+    g_assert_null(lie);
+    finish();
 }
 
 static void the_line_stays_up_until_all_is_acknowledged(void)
@@ -365,6 +444,8 @@ int main(int argc, char **argv)
 #define TEST(fn) g_test_add_func("/transport_mmio/" #fn, fn)
     TEST(it_says_what_it_is);
     TEST(a_request_comes_back_and_interrupts);
+    TEST(a_restore_serves_what_was_offered_and_keeps_the_line);
+    TEST(an_interrupt_status_that_there_is_not_is_refused);
     TEST(the_line_stays_up_until_all_is_acknowledged);
     TEST(the_line_is_right_whoever_comes_last);
     TEST(queue_registers_are_frozen_after_driver_ok);

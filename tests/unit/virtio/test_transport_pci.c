@@ -69,12 +69,11 @@ static void enable(bool on)
                      on ? PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER : 0);
 }
 
-static void start(bool catches_kicks)
+static void make_bus(void)
 {
     PciBusConfig config;
     GError *error = NULL;
 
-    tb_init(&t, catches_kicks);
     config = (PciBusConfig){
         .pio = t.bench.pio,
         .mmio = t.bench.mmio,
@@ -91,8 +90,57 @@ static void start(bool catches_kicks)
     pci = virtio_pci_new(t.v);
     g_assert_nonnull(pci);
     g_assert_true(pci_attach(bus, pci, SLOT, &error));
+}
+
+static void start(bool catches_kicks)
+{
+    tb_init(&t, catches_kicks);
+    make_bus();
     enable(true);
     find_capabilities();
+}
+
+static GBytes *save(void)
+{
+    StateWriter *w = state_writer_new();
+    GError *error = NULL;
+    GBytes *state;
+
+    pci_bus_quiesce(bus);
+    pci_bus_save(bus, w);
+    state = state_writer_end(w, &error);
+    g_assert_no_error(error);
+    return state;
+}
+
+/* Another machine's bus and device over the same RAM. */
+static void replace(void)
+{
+    pci_bus_free(bus);
+    g_assert_false(t.bench.gsi[GSI]);
+    tb_new_device(&t);
+    make_bus();
+}
+
+static bool load(GBytes *state, GError **error)
+{
+    g_autoptr(StateReader) r = state_reader_new(state, error);
+
+    return r && pci_bus_load(bus, r, error) && state_reader_done(r, error);
+}
+
+static void restore(void)
+{
+    g_autoptr(GBytes) before = save(), after = NULL;
+    GError *error = NULL;
+
+    replace();
+    load(before, &error);
+    g_assert_no_error(error);
+    after = save();
+    g_assert_true(g_bytes_equal(before, after));
+    pci_bus_resume(bus);
+    tb_run(&t);
 }
 
 static void finish(void)
@@ -504,6 +552,83 @@ static void reset_forgets_vectors_and_selection(void)
     finish();
 }
 
+/* ---- saved state ------------------------------------------------------------------ */
+
+static void what_was_offered_without_a_kick_is_served_after_a_restore(void)
+{
+    for (int catches = 0; catches < 2; catches++) {
+        start(catches);
+        drive();
+        for (unsigned i = 0; i < 20; i++) {
+            tb_offer(&t, 0);
+            restore();
+            g_assert_cmpuint(tb_used(&t, 0), ==, 2 * i + 1);
+            g_assert_cmpuint(t.n_kicks, ==, catches ? ECHO_QUEUES : 0);
+            g_assert_cmphex(isr(), ==, 1);
+            request_comes_back();
+        }
+        finish();
+    }
+}
+
+static void the_line_is_up_after_a_restore_if_it_was(void)
+{
+    start(true);
+    drive();
+    send_request();
+    for (unsigned i = 0; i < 2; i++) {
+        restore();
+        g_assert_true(t.bench.gsi[GSI]);
+    }
+    g_assert_cmphex(isr(), ==, 1);
+    g_assert_false(t.bench.gsi[GSI]);
+    restore();
+    g_assert_false(t.bench.gsi[GSI]);
+    request_comes_back();
+    finish();
+}
+
+/* The vector of queue 0 masked, when a request comes back. */
+static void a_pending_vector_fires_once_wherever_it_is_unmasked(void)
+{
+    start(true);
+    drive();
+    enable_msix();
+    set(QUEUE_SELECT, 2, 0);
+    set(QUEUE_VECTOR, 2, 2);
+    tb_write(&t, msix_table + 16 * 2 + 12, 4, 1);
+    send_request();
+    restore();
+    g_assert_cmphex(get(QUEUE_VECTOR, 2), ==, 2);
+    g_assert_cmpint(bench_fired(&t.bench, 0x42), <=, 0);
+    tb_write(&t, msix_table + 16 * 2 + 12, 4, 0);
+    g_assert_cmpint(bench_fired(&t.bench, 0x42), ==, 1);
+    restore();
+    g_assert_cmpint(bench_fired(&t.bench, 0x42), ==, 0);
+    send_request();
+    g_assert_cmpint(bench_fired(&t.bench, 0x42), ==, 1);
+    finish();
+}
+
+static void a_vector_that_is_not_there_is_refused(void)
+{
+    static const char *const paths[] = {"config_vector", "queue_vector"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(paths); i++) {
+        g_autoptr(GBytes) state = NULL, lie = NULL;
+        g_autoptr(GError) error = NULL;
+
+        start(false);
+        drive();
+        state = save();
+        replace();
+        lie = edit_state(state, "echo/virtio-pci", paths[i], 0, ECHO_QUEUES + 1);
+        g_assert_false(load(lie, &error));
+        g_assert_nonnull(strstr(error->message, "vector 4 of a device that has 4"));
+        finish();
+    }
+}
+
 /* ---- device configuration --------------------------------------------------------- */
 
 static void config_is_accessed_by_any_size(void)
@@ -716,6 +841,10 @@ int main(int argc, char **argv)
     log_set_level(LOG_ERROR);
 #define TEST(fn) g_test_add_func("/transport_pci/" #fn, fn)
     TEST(it_says_what_it_is);
+    TEST(what_was_offered_without_a_kick_is_served_after_a_restore);
+    TEST(the_line_is_up_after_a_restore_if_it_was);
+    TEST(a_pending_vector_fires_once_wherever_it_is_unmasked);
+    TEST(a_vector_that_is_not_there_is_refused);
     TEST(each_structure_has_a_page_of_its_own);
     TEST(registers_read_the_same_in_any_width);
     TEST(a_write_of_the_wrong_width_does_nothing);

@@ -4,18 +4,11 @@
 #include "state_edit.h"
 #include "util/bits.h"
 #include "util/log.h"
-#include "virtio/state_private.h"
 #include "vq_guest.h"
 
 #include <string.h>
 
 static VqGuest g;
-
-static const EditSection sections[] = {
-    {"echo/virtio", &virtio_state_table},
-    {"echo/queue0", &virtio_held_table},
-    {},
-};
 
 static void open_mode(unsigned mode, uint16_t queue_size)
 {
@@ -224,7 +217,7 @@ static void a_state_that_lies_is_refused_or_breaks_the_device(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autoptr(GBytes) state = saved(0);
-        g_autoptr(GBytes) lie = edit_state(state, sections, "echo/virtio", lies[i].path,
+        g_autoptr(GBytes) lie = edit_state(state, "echo/virtio", lies[i].path,
                                            lies[i].index, lies[i].value);
         g_autoptr(GError) error = NULL;
         bool loaded = vqg_load(&g, lie, &error);
@@ -250,9 +243,9 @@ static void an_index_far_away_breaks_the_device_when_it_goes_on(void)
 {
     g_autoptr(GBytes) state = saved(0);
     g_autoptr(GBytes)
-        half = edit_state(state, sections, "echo/virtio", "queue.used_idx", 0, 1000);
+        half = edit_state(state, "echo/virtio", "queue.used_idx", 0, 1000);
     g_autoptr(GBytes)
-        lie = edit_state(half, sections, "echo/virtio", "queue.avail_idx", 0, 1000);
+        lie = edit_state(half, "echo/virtio", "queue.avail_idx", 0, 1000);
     GError *error = NULL;
 
     vqg_load(&g, lie, &error);
@@ -281,7 +274,7 @@ static void random_states_do_no_harm(void)
                              g_test_rand_int_range(0, 32);
             const char *path = paths[g_test_rand_int_range(0, G_N_ELEMENTS(paths))];
             GBytes *next = edit_state(
-                state, sections, "echo/virtio", path, 0,
+                state, "echo/virtio", path, 0,
                 strstr(path, "wrap") || strstr(path, "enabled") ? value & 1 : value);
 
             if (next) {

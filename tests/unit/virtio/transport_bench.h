@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../devices/bench.h"
+#include "state_edit.h"
 #include "echo.h"
 #include "util/fd.h"
 #include "virtio/transport.h"
@@ -76,6 +77,15 @@ static inline uint64_t tb_read(TransportBench *t, uint64_t addr, unsigned size)
     return value;
 }
 
+/* Also in the place of one that its transport has freed. */
+static inline void tb_new_device(TransportBench *t)
+{
+    GError *error = NULL;
+
+    t->v = virtio_new(&t->ops, NULL, NULL, &t->env, &error);
+    g_assert_no_error(error);
+}
+
 static inline void tb_init(TransportBench *t, bool catches_kicks)
 {
     GuestMemOptions o = {.size = TB_RAM};
@@ -92,8 +102,7 @@ static inline void tb_init(TransportBench *t, bool catches_kicks)
     t->env.shared_io = t->env.main;
     t->ops = virtio_echo_ops;
     t->ops.own_thread = false;
-    t->v = virtio_new(&t->ops, NULL, NULL, &t->env, &error);
-    g_assert_no_error(error);
+    tb_new_device(t);
 }
 
 /* After the transport has freed the device. */
