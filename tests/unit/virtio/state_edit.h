@@ -44,7 +44,8 @@ static inline GBytes *edit_state(GBytes *state, const char *section, const char 
 
     g_assert_no_error(error);
     all = state_describe(r, state_all_tables());
-    json_object_foreach (all, name, one) {
+    json_object_foreach(all, name, one)
+    {
         const StateTable *t = state_find_table(
             state_all_tables(), json_string_value(json_object_get(one, "kind")));
         g_autofree void *s = g_malloc0(t->size);

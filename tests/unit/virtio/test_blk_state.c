@@ -247,8 +247,8 @@ static void a_state_that_lies_is_refused_or_breaks_the_device(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autoptr(GBytes) state = saved_with_a_stopped_write();
-        g_autoptr(GBytes) lie = edit_state(state, lies[i].section, lies[i].path,
-                                           0, lies[i].value);
+        g_autoptr(GBytes)
+            lie = edit_state(state, lies[i].section, lies[i].path, 0, lies[i].value);
         g_autoptr(GError) error = NULL;
 
         if (lies[i].refused && !*lies[i].refused) {

@@ -242,10 +242,8 @@ static void a_state_that_lies_is_refused_or_breaks_the_device(void)
 static void an_index_far_away_breaks_the_device_when_it_goes_on(void)
 {
     g_autoptr(GBytes) state = saved(0);
-    g_autoptr(GBytes)
-        half = edit_state(state, "echo/virtio", "queue.used_idx", 0, 1000);
-    g_autoptr(GBytes)
-        lie = edit_state(half, "echo/virtio", "queue.avail_idx", 0, 1000);
+    g_autoptr(GBytes) half = edit_state(state, "echo/virtio", "queue.used_idx", 0, 1000);
+    g_autoptr(GBytes) lie = edit_state(half, "echo/virtio", "queue.avail_idx", 0, 1000);
     GError *error = NULL;
 
     vqg_load(&g, lie, &error);

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../devices/bench.h"
-#include "state_edit.h"
 #include "echo.h"
+#include "state_edit.h"
 #include "util/fd.h"
 #include "virtio/transport.h"
 
