@@ -178,17 +178,22 @@ static bool is_dhcp_offer(const uint8_t *f)
            f[DHCP_OPTIONS + 2] == 2;
 }
 
+static void arp_fill(uint8_t *f, unsigned opcode, uint32_t me, uint32_t host)
+{
+    put16(f + ETH_END, 1);
+    put16(f + ETH_END + 2, ETHERTYPE_IPV4);
+    put16(f + ETH_END + 4, 0x0604);
+    put16(f + ARP_OPCODE, opcode);
+    memcpy(f + ARP_SENDER, mac, 6);
+    put32(f + ARP_SENDER_IP, me);
+    put32(f + ARP_TARGET_IP, host);
+}
+
 static void neighbour_find(uint32_t me, uint32_t host, uint8_t *ret_mac)
 {
     uint8_t *f = frame_begin(ETHERTYPE_ARP);
 
-    put16(f + ETH_END, 1);
-    put16(f + ETH_END + 2, ETHERTYPE_IPV4);
-    put16(f + ETH_END + 4, 0x0604);
-    put16(f + ARP_OPCODE, 1);
-    memcpy(f + ARP_SENDER, mac, 6);
-    put32(f + ARP_SENDER_IP, me);
-    put32(f + ARP_TARGET_IP, host);
+    arp_fill(f, 1, me, host);
     frame_send(ARP_END);
     memcpy(ret_mac, frame_receive(is_arp_reply, "ARP") + ARP_SENDER, 6);
 }
@@ -233,8 +238,14 @@ static uint32_t dhcp_discover(void)
 static struct {
     uint32_t me, host;
     uint8_t host_mac[6];
-    bool sending;
+    bool sending, asked; /* a frame is with the device; the host wants our address */
 } peer;
+
+static bool is_question(const uint8_t *f)
+{
+    return get16(f + ETH_TYPE) == ETHERTYPE_ARP && get16(f + ARP_OPCODE) == 1 &&
+           get32(f + ARP_TARGET_IP) == peer.me;
+}
 
 void net_open(VirtioDevice *d, uint64_t mode)
 {
@@ -244,15 +255,10 @@ void net_open(VirtioDevice *d, uint64_t mode)
     neighbour_find(peer.me, peer.host, peer.host_mac);
 }
 
-bool net_send_ping(uint16_t number)
+static void fill_ping(uint16_t number)
 {
-    Buffer buffers[] = {{tx_frame, HEADER, false}, {tx_frame + HEADER, 60, false}};
-    uint32_t used;
-    uint8_t *f;
+    uint8_t *f = frame_begin(ETHERTYPE_IPV4);
 
-    if (peer.sending && !virtq_pop(&tx, &used))
-        return false;
-    f = frame_begin(ETHERTYPE_IPV4);
     memcpy(f, peer.host_mac, 6);
     f[IP_END] = 8;
     put16(f + IP_END + 4, 0x4855);
@@ -260,9 +266,37 @@ bool net_send_ping(uint16_t number)
     put16(f + IP_END + 8, number * 0x9e37u);
     put16(f + IP_END + 2, checksum(f + IP_END, 10));
     ipv4_fill(f, 10, PROTOCOL_ICMP, peer.me, peer.host);
+}
+
+static void fill_answer(void)
+{
+    uint8_t *f = frame_begin(ETHERTYPE_ARP);
+
+    arp_fill(f, 2, peer.me, peer.host);
+    memcpy(f + ARP_TARGET, peer.host_mac, 6);
+}
+
+bool net_is_asked(void)
+{
+    return peer.asked;
+}
+
+bool net_send_ping(uint16_t number)
+{
+    Buffer buffers[] = {{tx_frame, HEADER, false}, {tx_frame + HEADER, 60, false}};
+    bool answer = peer.asked;
+    uint32_t used;
+
+    if (peer.sending && !virtq_pop(&tx, &used))
+        return false;
+    if (answer)
+        fill_answer();
+    else
+        fill_ping(number);
+    peer.asked = false;
     peer.sending = virtq_add(&tx, buffers, 2, &tx);
     virtq_kick(&tx);
-    return peer.sending;
+    return peer.sending && !answer;
 }
 
 bool net_take_pong(uint16_t *ret_number)
@@ -275,6 +309,7 @@ bool net_take_pong(uint16_t *ret_number)
     if (!frame)
         return false;
     pong = size > HEADER + ETH_END && is_echo_reply(f);
+    peer.asked |= size > HEADER + ETH_END && is_question(f);
     if (pong) {
         *ret_number = (uint16_t)get16(f + IP_END + 6);
         CHECK(get16(f + IP_END + 8) == (uint16_t)(*ret_number * 0x9e37u),

@@ -22,7 +22,7 @@ enum {
     PAGE = 4096,
     TURNS = 40,      /* between two lines */
     LOST = 1u << 28, /* polls: half a minute, or more */
-    RESEND = 1u << 14,
+    RESEND = 1u << 9,
 };
 
 #define LAPIC_LVT_TIMER     (LAPIC + 0x320)
@@ -141,7 +141,7 @@ static void net_turn(void)
         net_done++;
     }
     /* A network may lose a frame, and ours may with the host's process. */
-    if (ping_sent && ++ping_age % RESEND)
+    if (ping_sent && ++ping_age % RESEND && !net_is_asked())
         return;
     CHECK(!ping_sent || ping_age < LOST, "the network is gone");
     net_again += ping_sent;
