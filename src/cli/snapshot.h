@@ -16,13 +16,18 @@ extern const char snapshot_create_about[], snapshot_restore_about[];
 bool snapshot_act_list(void *, char **, int *, GError **);
 bool snapshot_act_inspect(void *, char **, int *, GError **);
 bool snapshot_act_verify(void *, char **, int *, GError **);
+bool snapshot_act_check(void *, char **, int *, GError **);
+bool snapshot_act_diff(void *, char **, int *, GError **);
 bool snapshot_act_export(void *, char **, int *, GError **);
 bool snapshot_act_import(void *, char **, int *, GError **);
 bool snapshot_act_merge(void *, char **, int *, GError **);
 bool snapshot_act_rm(void *, char **, int *, GError **);
 extern const ParamTable snapshot_list_args, snapshot_json_args, snapshot_verify_args,
-    snapshot_rm_args, snapshot_merge_args, snapshot_export_args, snapshot_import_args;
-extern const ExitStatus snapshot_verify_statuses[];
+    snapshot_rm_args, snapshot_check_args, snapshot_diff_args, snapshot_merge_args,
+    snapshot_export_args, snapshot_import_args;
+extern const ExitStatus snapshot_verify_statuses[], snapshot_check_statuses[],
+    snapshot_diff_statuses[];
+extern const char snapshot_check_about[];
 
 /* The options of all of them; each verb's table has the rows it wants. */
 typedef struct SnapshotArgs {

@@ -3,6 +3,7 @@
 that knows the format by its document only.  No guests."""
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
 import hutch  # noqa: E402
@@ -412,12 +414,106 @@ def test_an_image_in_an_archive_may_lie_above_nothing():
             data = f.read()
         os.remove("secret.raw")
         os.remove("disk.qcow2")
-        import hashlib
         manifest["files"].append({"name": "disks/0.qcow2", "size": len(data),
                                   "sha256": hashlib.sha256(data).hexdigest()})
         manifest["disks"] = [{"id": "disk0", "layer": "disks/0.qcow2", "format": "qcow2"}]
         refused(archive([("manifest.json", json.dumps(manifest).encode(), {}), *files,
                          ("disks/0.qcow2", data, {})]), "names another file")
+
+
+# ---- diff ------------------------------------------------------------------------------------
+
+
+def test_diff_tells_what_changed_and_nothing_else():
+    with store():
+        make("a", 9, "0=1", "1=2", "1024=3", "register=1", 'config={"cpus": 1}')
+        make("b", 9, "zstd", "0=1", "1=2", "1024=3", "register=1", 'config={"cpus": 1}')
+        check("the same" in snapshot("diff", "a", "b"), "they are")
+        make("c", 9, "1=0", "2=9", "3=9", "1024=4", "2303=1", "register=17", 'config={"cpus": 2}',
+             parent="a")
+        for names in (("a", "c"), ("c", "a")):
+            d = as_json("diff", *names, status=1)
+            equal(d["memory"], {"pages": 5, "range-count": 3,
+                                "ranges": [[1, 3], [1024, 1], [2303, 1]]})
+            values = [1, 17] if names[0] == "a" else [17, 1]
+            equal(d["state"], {"serial0.scr": values})
+            equal(d["config"], {"cpus": [1, 2] if names[0] == "a" else [2, 1]})
+            equal(d["disks"], {})
+        text, _ = run("snapshot", "diff", "a", "c", status=1)
+        check(b"serial0.scr: 1 -> 17" in text and b"5 pages" in text, text)
+        make("small", 4, "0=1")
+        check("other sizes" in snapshot("diff", "a", "small", status=125), "compared all the same")
+
+
+# ---- check-restore ---------------------------------------------------------------------------
+
+
+def check_restore(name, *flags, status=1):
+    out, _ = run("check-restore", name, "--json", *flags, status=status)
+    told = json.loads(out)
+    equal(told["good"], status == 0)
+    return told
+
+
+def says(told, *words, where="problems"):
+    check(any(all(w in text for w in words) for text in told[where]), f"{words}: {told}")
+
+
+def test_check_restore_finds_what_would_stop_it_and_changes_nothing():
+    with store() as path:
+        random_raw("disk.raw", MIB)
+        config = {"kernel": f"{path}/vmlinuz", "share": [{"folder": f"{path}/shared", "tag": "u"}],
+                  "console": [{"socket": f"{path}/run/console.sock"}],
+                  "fs": [{"socket": f"{path}/fs.sock", "tag": "u"}],
+                  "disk": [{"path": f"{path}/other.raw"}, {"path": f"{path}/disk.raw"}]}
+        make("base", 9, "0=1", "config={}")
+        check_restore("base", status=0)
+        make("bad", 9, "1=1", f"config={json.dumps(config)}", f"disk=disk1,{path}/disk.raw",
+             parent="base")
+        before = {f: os.stat(f"bad.snap/{f}").st_mtime_ns for f in os.listdir("bad.snap")}
+        told = check_restore("bad")
+        for words in (("--share", "shared", "put it back"), ("--console", "console.sock", "make it"),
+                      ("--fs", "fs.sock", "start the program"),
+                      ("'disk0'", "other.raw", "--disk disk0=FILE")):
+            says(told, *words)
+        says(told, "--kernel", "cannot reboot", where="warnings")
+        equal(len(told["problems"]), 4, told)
+        os.truncate("disk.raw", MIB // 2)
+        says(check_restore("bad"), "'disk1'", "disk.raw")
+        damage("base.snap/state", 30)
+        says(check_restore("bad"), "base.snap/state")
+        damage("base.snap/state", 30)
+        damage("base.snap/memory", 3)
+        equal(check_restore("base", status=0)["problems"], [])
+        says(check_restore("base", "--full"), "chunk 0")
+        os.rename("base.snap", "away.snap")
+        says(check_restore("bad"), "needs its parent")
+        equal(before, {f: os.stat(f"bad.snap/{f}").st_mtime_ns for f in os.listdir("bad.snap")})
+        os.remove("disk.raw")
+
+
+def test_check_restore_knows_the_processor_and_foreign_states():
+    with store():
+        make("full", 4, "0=1")
+        manifest = json.loads(Snapshot("full.snap").read("manifest.json"))
+        manifest["cpu-needs"] = {"vendor": "NoSuchVendor", "features": ["nosuchfeature"]}
+        with open("full.snap/manifest.json", "w") as f:
+            json.dump(manifest, f)
+        check(check_restore("full")["problems"], "another processor")
+        make("foreign", 4, "0=1")
+        with open("foreign.snap/state", "rb") as f:
+            data = f.read()
+        body = data[20:-8].replace(b"serial0serial", b"serial0foreig")
+        with open("foreign.snap/state", "wb") as f:
+            f.write(data[:16] + struct.pack("<I", zlib.crc32(body)) + body + data[-8:])
+        says(check_restore("foreign"), "foreign.snap/state")
+        manifest = json.loads(Snapshot("foreign.snap").read("manifest.json"))
+        for entry in manifest["files"]:
+            data = Snapshot("foreign.snap").read(entry["name"])
+            entry["sha256"] = hashlib.sha256(data).hexdigest()
+        with open("foreign.snap/manifest.json", "w") as f:
+            json.dump(manifest, f)
+        says(check_restore("foreign"), "section 'serial0'", "'foreig'")
 
 
 if __name__ == "__main__":
