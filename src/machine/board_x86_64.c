@@ -358,10 +358,12 @@ bool board_save(Board *b, StateWriter *w, GError **error)
 
 bool board_load_state(Board *b, StateReader *r, GError **error)
 {
+    if (b->pci && !pci_bus_load(b->pci, r, error)) /* first: hotplug looks at the slots */
+        return false;
     for (unsigned i = 0; i < b->n_devices; i++)
         if (!device_load(b->devices[i], r, error))
             return false;
-    return !b->pci || pci_bus_load(b->pci, r, error);
+    return true;
 }
 
 bool board_new_generation(Board *b, GError **error)

@@ -158,18 +158,20 @@ bool machine_save(Machine *m, StateWriter *w, GError **error)
     return arch_vm_save(m->kvm, w, error) && board_save(m->board, w, error);
 }
 
+/* Devices before the interrupt controllers, whose state is put over the lines that
+ * devices raise: an edge that was delivered before the save is not delivered once more.
+ */
 bool machine_load(Machine *m, GError **error)
 {
     const MachineRestore *r = m->restore;
 
-    if (!check_regions(m, error) ||
+    if (!check_regions(m, error) || !board_load_state(m->board, r->state, error) ||
         !arch_vm_load(m->kvm, r->state, r->clock, r->elapsed_ns, error))
         return false;
     for (unsigned i = 0; i < m->n_vcpus; i++)
         if (!arch_vcpu_load(m->vcpus[i], r->state, error))
             return false;
-    return board_load_state(m->board, r->state, error) &&
-           state_reader_done(r->state, error) &&
+    return state_reader_done(r->state, error) &&
            (!r->clone || board_new_generation(m->board, error));
 }
 
