@@ -263,7 +263,8 @@ static bool user_poll(void *opaque)
         user_turn(u);
     if (has_frame(u) && u->nd.reading && u->nd.readable)
         u->nd.readable(u->nd.opaque);
-    return u->stale || (has_frame(u) && u->nd.reading);
+    return u->stale ||
+           (u->nd.reading && (has_frame(u) || u->next_probe < SLIRP_MAX_FLOWS));
 }
 
 static void sockets_event(void *opaque, uint32_t events)

@@ -209,7 +209,8 @@ unsigned slirp_flows_list(const SlirpFlows *f, SlirpFlow list[SLIRP_MAX_FLOWS])
 void slirp_flows_add(SlirpFlows *f, const SlirpFlow *list, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        make(f, &list[i]);
+        if (list[i].used)
+            make(f, &list[i]);
 }
 
 /* ---- the probe -------------------------------------------------------------------- */

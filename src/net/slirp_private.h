@@ -114,14 +114,14 @@ typedef struct SlirpLease { /* of the address DHCP's first + index */
     bool taken;
 } SlirpLease;
 
-struct UserState {
+typedef struct UserState {
     uint16_t ip_id; /* of the next IPv4 packet */
     SlirpLease lease[SLIRP_LEASES];
     uint8_t guest_mac[6];
     uint32_t n_flows;
     SlirpFlow flow[SLIRP_MAX_FLOWS];
-};
+} UserState;
 
 /* Between libslirp and the struct; libslirp's lock held. */
-void slirp_state_get(Slirp *slirp, struct UserState *ret);
-void slirp_state_put(Slirp *slirp, const struct UserState *s);
+void slirp_state_get(Slirp *slirp, UserState *ret);
+void slirp_state_put(Slirp *slirp, const UserState *s);
