@@ -58,11 +58,12 @@ char *arch_vm_pinned(Kvm *kvm);
 bool arch_vcpu_save(Vcpu *c, StateWriter *w, GError **error);
 bool arch_vm_save(Kvm *kvm, StateWriter *w, GError **error);
 
-/* Main thread, nothing having run yet: the VM first, then every vCPU that it has, in any
- * order, once each.  arch_vm_load() sets the guest's clock, which elapsed_ns (less than
- * none counts as none) puts forward with CLOCK_CATCH_UP; the interrupt controllers, which
- * deliver at once what they hold, are put in place with the last vCPU.  Lines that
- * devices drive may be raised before or after. */
+/* Main thread, nothing having run yet: the VM first, then the devices, then every vCPU
+ * that there is, in any order, once each.  arch_vm_load() sets the guest's clock, which
+ * elapsed_ns (less than none counts as none) puts forward with CLOCK_CATCH_UP.  With the
+ * last vCPU the interrupt controllers are put in place: they deliver at once what they
+ * hold, and their state goes over the lines that devices have raised in their own load,
+ * so that an edge that was delivered is not delivered once more. */
 bool arch_vm_load(Kvm *kvm, StateReader *r, ClockMode clock, int64_t elapsed_ns,
                   GError **error);
 bool arch_vcpu_load(Vcpu *c, StateReader *r, GError **error);
