@@ -90,11 +90,11 @@ static bool is_clock(const json_t *msr)
     return index == 0x10 || index == 0x40000010 || index == 0x40000020;
 }
 
-/* The MSRs that do, what is left of the timer's period, and since when the 8254
- * counts: KVM lets it begin anew. */
+/* Those MSRs, the APIC's priority, which KVM works out when it is read, what is left of
+ * the timer's period, and since when the 8254 counts: KVM lets it begin anew. */
 static void forget_time(json_t *state)
 {
-    enum { TMCCT = 0x390 };
+    enum { PPR = 0xa0, TMCCT = 0x390 };
     json_t *vcpu = fields_of(state, "vcpu0");
     json_t *list = json_object_get(vcpu, "msrs");
     json_t *pit = json_object_get(fields_of(state, "irqchip"), "pit");
@@ -102,6 +102,7 @@ static void forget_time(json_t *state)
     g_autofree char *lapic = g_strdup(json_get_text(vcpu, "lapic"));
 
     memset(lapic + 2 * TMCCT, '0', 8);
+    memset(lapic + 2 * PPR, '0', 8);
     json_object_set_new(vcpu, "lapic", json_string(lapic));
     for (size_t i = json_array_size(list); i-- > 0;)
         if (is_clock(json_array_get(list, i)))
