@@ -18,6 +18,8 @@ typedef struct ArchVm {
     /* Of a restore: what arch_vm_load() leaves for the vCPUs. */
     struct IrqchipState *irqchip; /* for when the last of them is there */
     int64_t elapsed_ns;           /* that their clocks go forward */
+    bool tsc_shifted;
+    uint64_t tsc_shift; /* of every vCPU's offset, so that they stay in step */
     unsigned n_vcpus, n_loaded;
 } ArchVm;
 

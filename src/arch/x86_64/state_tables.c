@@ -189,6 +189,9 @@ static const StateField vcpu_fields[] = {
     STATE_LIST(VcpuState, msrs, n_msrs, 10, &msr_table),
     STATE_LIST(VcpuState, cpuid, n_cpuid, 11, &cpuid_table,
                .help = "as the guest sees it"),
+    STATE_FIELD(VcpuState, has_tsc_offset, 12, BOOL),
+    STATE_FIELD(VcpuState, tsc_offset, 13, U64,
+                .help = "of its time-stamp counter from the host's"),
     STATE_SKIP(VcpuState, reserved),
     {},
 };

@@ -152,17 +152,12 @@ static bool put_msrs(Vcpu *c, const struct kvm_msr_entry *all, unsigned n_all,
     return true;
 }
 
-static uint64_t tsc_ticks(int64_t ns, uint32_t khz)
-{
-    return (uint64_t)((unsigned __int128)ns * khz / 1000000);
-}
-
+/* The time-stamp counter, the first of them, may be set already. */
 static bool load_msrs(Vcpu *c, VcpuState *s, GError **error)
 {
-    for (unsigned i = 0; i < s->n_msrs; i++)
-        if (s->msrs[i].index == X86_MSR_TSC)
-            s->msrs[i].data += tsc_ticks(c->kvm->arch->elapsed_ns, s->tsc_khz);
-    return put_msrs(c, s->msrs, s->n_msrs, error);
+    unsigned first = x86_tsc_load(c, s) ? 1 : 0;
+
+    return put_msrs(c, s->msrs + first, s->n_msrs - first, error);
 }
 
 /* ---- system registers
@@ -302,28 +297,6 @@ static bool load_cpuid(Vcpu *c, const VcpuState *s, GError **error)
     return true;
 }
 
-static uint32_t tsc_khz(Vcpu *c)
-{
-    int khz = ioctl(c->fd, KVM_GET_TSC_KHZ, 0L);
-
-    return (uint32_t)MAX(khz, 0);
-}
-
-/* KVM itself takes a difference that is in the measurement of the frequency. */
-static bool load_tsc_khz(Vcpu *c, uint32_t khz, GError **error)
-{
-    uint32_t now = tsc_khz(c);
-
-    return !khz || !now || khz == now || ioctl(c->fd, KVM_SET_TSC_KHZ, (long)khz) == 0 ||
-           fail(error, VM_ERROR_UNSUPPORTED,
-                "vCPU %u: its time-stamp counter ran at %u kHz, this host's runs at %u "
-                "kHz "
-                "and cannot be scaled; restore it on a host of that frequency, or with "
-                "TSC "
-                "scaling",
-                c->index, khz, now);
-}
-
 /* ---- all of it
  * ---------------------------------------------------------------------------
  */
@@ -345,7 +318,7 @@ static bool take(Vcpu *c, VcpuState *s, GError **error)
         !get(c, KVM_GET_LAPIC, s->lapic, "local APIC (KVM_GET_LAPIC)", error))
         return false;
     s->mp_state = mp.mp_state;
-    s->tsc_khz = tsc_khz(c);
+    x86_tsc_save(c, s);
     s->n_cpuid = cpuid->nent;
     memcpy(s->cpuid, cpuid->entries, cpuid->nent * sizeof(cpuid->entries[0]));
     return true;
@@ -368,7 +341,7 @@ static bool give_back(Vcpu *c, VcpuState *s, GError **error)
 {
     struct kvm_mp_state mp = {.mp_state = s->mp_state};
 
-    return load_cpuid(c, s, error) && load_tsc_khz(c, s->tsc_khz, error) &&
+    return load_cpuid(c, s, error) && x86_tsc_load_khz(c, s->tsc_khz, error) &&
            load_sregs(c, &s->sregs, error) &&
            put(c, KVM_SET_REGS, &s->regs, "general registers (KVM_SET_REGS)", error) &&
            load_xcrs(c, s, error) && load_xsave(c, &s->xsave, error) &&

@@ -104,6 +104,7 @@ bool arch_vm_load(Kvm *kvm, StateReader *r, ClockMode mode, int64_t elapsed_ns,
     g_free(vm->irqchip);
     vm->irqchip = g_new(IrqchipState, 1);
     vm->n_loaded = 0;
+    vm->tsc_shifted = false;
     vm->elapsed_ns = mode == CLOCK_CATCH_UP ? MAX(elapsed_ns, 0) : 0;
     return state_get(r, "irqchip", &x86_irqchip_table, vm->irqchip, error) &&
            state_get(r, "clock", &x86_clock_table, &clock, error) &&

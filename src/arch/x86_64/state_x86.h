@@ -24,8 +24,10 @@ typedef struct VcpuState {
     uint32_t tsc_khz;
     uint8_t lapic[X86_LAPIC_SIZE];
     StateBlob xsave;
+    uint64_t tsc_offset; /* from the host's counter; of use to tell the vCPUs' apart */
     uint32_t n_xcrs, n_msrs, n_cpuid;
-    uint32_t reserved;
+    bool has_tsc_offset;
+    uint8_t reserved[3];
     struct kvm_xcr xcrs[KVM_MAX_XCRS];
     struct kvm_msr_entry msrs[X86_MAX_STATE_MSRS]; /* the TSC first */
     struct kvm_cpuid_entry2 cpuid[X86_MAX_CPUID];
@@ -58,3 +60,9 @@ bool x86_irqchip_put(Kvm *kvm, GError **error);
 
 /* Whether a guest's hypervisor is at work, by what KVM_GET_NESTED_STATE says. */
 bool x86_nested_in_use(const struct kvm_nested_state *n);
+
+/* state_tsc.c.  Frequency and value of the time-stamp counter.  x86_tsc_load() is false
+ * where it is to be set as an MSR, with what elapsed added there. */
+void x86_tsc_save(Vcpu *c, VcpuState *ret);
+bool x86_tsc_load_khz(Vcpu *c, uint32_t khz, GError **error);
+bool x86_tsc_load(Vcpu *c, VcpuState *s);

@@ -109,6 +109,7 @@ static void forget_time(json_t *state)
             json_array_remove(list, i);
     for (size_t i = 0; i < json_array_size(channels); i++)
         json_object_del(json_array_get(channels, i), "count_load_time");
+    json_object_del(vcpu, "tsc_offset");
     json_object_del(state, "clock");
 }
 
@@ -348,6 +349,49 @@ static void the_clock_stands_still_or_catches_up(void)
     guest_tear_down(&b);
 }
 
+/* A host without hardware virtualisation shows its own counter, whatever is set. */
+static bool tsc_can_be_set(SmallGuest *g)
+{
+    put_msr(g, X86_MSR_TSC, 1ull << 60);
+    return msr(g, X86_MSR_TSC) >= 1ull << 60;
+}
+
+/* Saved in the first second of its life: KVM must not take the value for one of a VM that
+ * was just made. */
+static void the_time_stamp_counter_goes_on_or_catches_up(void)
+{
+    const uint64_t hour_ns = 3600000000000ull;
+    g_autoptr(GBytes) saved = NULL;
+    g_autoptr(StateReader) r = NULL;
+    g_autofree VcpuState *s = g_new0(VcpuState, 1);
+    uint64_t minute, hour;
+    SmallGuest a, b;
+
+    if (!guest_set_up(&a))
+        return;
+    g_usleep(200000);
+    saved = save(&a);
+    guest_tear_down(&a);
+    r = state_reader_new(saved, NULL);
+    g_assert_true(state_get(r, "vcpu0", &x86_vcpu_table, s, NULL));
+    g_assert_cmphex(s->msrs[0].index, ==, X86_MSR_TSC);
+    minute = 60000ull * s->tsc_khz;
+    hour = 60 * minute;
+
+    g_assert_true(guest_set_up(&b));
+    load(&b, saved);
+    g_assert_cmpuint(msr(&b, X86_MSR_TSC), >=, s->msrs[0].data);
+    g_assert_cmpuint(msr(&b, X86_MSR_TSC), <, s->msrs[0].data + minute);
+    g_assert_true(load_with(&b, saved, CLOCK_CATCH_UP, (int64_t)hour_ns, NULL));
+    if (tsc_can_be_set(&b)) {
+        g_assert_true(load_with(&b, saved, CLOCK_CATCH_UP, (int64_t)hour_ns, NULL));
+        g_assert_cmpuint(msr(&b, X86_MSR_TSC), >=, s->msrs[0].data + hour);
+        g_assert_cmpuint(msr(&b, X86_MSR_TSC), <, s->msrs[0].data + hour + minute);
+    }
+    state_clear(&x86_vcpu_table, s);
+    guest_tear_down(&b);
+}
+
 /* Flags of the structure that kvmclock keeps in the guest's memory (KVM msr.rst,
  * MSR_KVM_SYSTEM_TIME_NEW). */
 static void a_restored_guest_is_told_that_it_was_stopped(void)
@@ -573,6 +617,7 @@ int main(int argc, char **argv)
     TEST(registers_of_every_kind_survive);
     TEST(the_interrupt_controllers_survive);
     TEST(the_clock_stands_still_or_catches_up);
+    TEST(the_time_stamp_counter_goes_on_or_catches_up);
     TEST(a_restored_guest_is_told_that_it_was_stopped);
     TEST(what_this_host_cannot_give_is_refused_by_name);
     TEST(only_a_hypervisor_at_work_is_nested);
