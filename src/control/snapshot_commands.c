@@ -123,10 +123,7 @@ static json_t *x_create(ControlCall *call, GError **error)
     ok = snapshot_create(call->machine, &o, &f, error);
     g_free(vm.name);
     g_free(vm.folder);
-    if (ok)
-        return figures_json(&f, folder);
-    g_prefix_error(error, "snapshot '%s': ", args->name);
-    return NULL;
+    return ok ? figures_json(&f, folder) : NULL;
 }
 
 static json_t *x_query(ControlCall *call, GError **error)

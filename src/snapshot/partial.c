@@ -17,6 +17,15 @@ static int open_folder(const char *path)
     return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
+/* store_begin() hides it by a '.', and store_remove(), which may have been interrupted as
+ * well, by one more. */
+static bool is_leftover(const char *name, const char *prefix)
+{
+    size_t dots = strspn(name, ".");
+
+    return dots && g_str_has_prefix(name + dots, prefix);
+}
+
 /* Nobody else's business: what cannot be removed stays. */
 static void remove_leftovers(const char *parent, const char *prefix)
 {
@@ -27,7 +36,7 @@ static void remove_leftovers(const char *parent, const char *prefix)
         g_autofree char *path = g_build_filename(parent, name, NULL);
         autofd fd = -1;
 
-        if (!g_str_has_prefix(name, prefix))
+        if (!is_leftover(name, prefix))
             continue;
         fd = open_folder(path);
         if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
@@ -41,7 +50,7 @@ char *partial_begin(const char *folder, int *ret_lock_fd, GError **error)
 {
     g_autofree char *parent = g_path_get_dirname(folder);
     g_autofree char *leaf = g_path_get_basename(folder);
-    g_autofree char *prefix = g_strdup_printf(".%s.partial-", leaf);
+    g_autofree char *prefix = g_strconcat(leaf, ".partial-", NULL);
     g_autofree char *made = NULL;
     autofd around = -1;
 
