@@ -69,12 +69,7 @@ const StateTable machine_state_table = {
     .fields = machine_fields,
 };
 
-const StateTable *const machine_state_tables[] = {
-    &machine_state_table,
-    &device_table,
-    &region_table,
-    NULL,
-};
+const StateTable *const machine_state_tables[] = {&machine_state_table, NULL};
 
 bool machine_load_identity(Machine *m, SavedMachine *ret, GError **error)
 {

@@ -19,12 +19,8 @@ static const StateTable *const backend_state_tables[] = {&chardev_state_table,
 /* A NULL-terminated list of each layer that has sections; another layer is another line.
  */
 static const StateTable *const *const layers[] = {
-    kvm_state_tables,
-    backend_state_tables,
-    devices_state_tables,
-    machine_state_tables,
-    memory_state_tables,
-    virtio_state_tables,
+    kvm_state_tables,     backend_state_tables, devices_state_tables,
+    machine_state_tables, memory_state_tables,  virtio_state_tables,
 };
 
 static const StateTable *all[MAX_TABLES];
