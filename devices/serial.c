@@ -475,22 +475,31 @@ static void serial_resume(Device *d)
     Serial *u = (Serial *)d;
 
     LOCK_GUARD(&d->lock);
+    if (u->chardev)
+        chardev_restored(u->chardev);
     tx_flush(u);
     update_irq(u);
 }
 
 static void serial_save(Device *d, StateWriter *w)
 {
+    g_autofree char *section = g_strdup_printf("%s/chardev", d->id);
+    Serial *u = (Serial *)d;
+
     LOCK_GUARD(&d->lock);
-    state_put(w, d->id, &serial_state_table, &((Serial *)d)->s);
+    state_put(w, d->id, &serial_state_table, &u->s);
+    if (u->chardev)
+        chardev_save(u->chardev, section, w);
 }
 
 static bool serial_load(Device *d, StateReader *r, GError **error)
 {
+    g_autofree char *section = g_strdup_printf("%s/chardev", d->id);
     Serial *u = (Serial *)d;
 
     LOCK_GUARD(&d->lock);
-    if (!state_get(r, d->id, &serial_state_table, &u->s, error))
+    if (!state_get(r, d->id, &serial_state_table, &u->s, error) ||
+        !chardev_load(u->chardev, section, r, error))
         return false;
     update_irq(u);
     return true;

@@ -102,9 +102,9 @@ void chardev_accept_input(Chardev *c);
 
 /* The loop's thread.  What the guest wrote that no reader has taken, and what was read
  * that the guest has not, as a section of that name.  load: into a chardev that was just
- * opened; it comes to nothing before chardev_restored(), which is for a resume, and
- * harmless if nothing was loaded.
- * Connections are not saved: a socket listens, a pty is a new one, a file is appended to.
+ * opened (NULL: to nowhere); it comes to nothing before chardev_restored(), which is for
+ * a resume, and harmless if nothing was loaded. Connections are not saved: a socket
+ * listens, a pty is a new one, a file is appended to.
  */
 void chardev_save(Chardev *c, const char *section, StateWriter *w);
 bool chardev_load(Chardev *c, const char *section, StateReader *r, GError **error);

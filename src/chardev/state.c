@@ -74,8 +74,14 @@ bool chardev_load(Chardev *c, const char *section, StateReader *r, GError **erro
 {
     ChardevState s;
 
+    if (!state_has(r, section))
+        return true;
     if (!state_get(r, section, &chardev_state_table, &s, error))
         return false;
+    if (!c) {
+        state_clear(&chardev_state_table, &s);
+        return true;
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(c->loaded); i++)
         g_free(c->loaded[i].data);
     c->loaded[OUTPUT] = s.output;
