@@ -134,5 +134,6 @@ GPtrArray *manifest_chain(const char *folder, GError **error);
 bool manifest_verify(const char *folder, const Manifest *m,
                      void (*progress)(void *opaque, uint64_t done, uint64_t total),
                      void *opaque, GError **error);
-/* The same for all files but memory: quick. */
+/* The same for all files but memory and disks, which may be large and are known by other
+ * means (snapshot/disks.h): quick. */
 bool manifest_verify_files(const char *folder, const Manifest *m, GError **error);
