@@ -142,10 +142,22 @@ char *machine_pinned(Machine *m)
     return why ? why : hotplug_pinned(m->hotplug);
 }
 
+/* What the guest asked for a moment ago and the main loop has not come to yet: a guest
+ * that waits for its power to go off would wait for ever in a restored machine. */
+static bool is_on_its_way(const Machine *m)
+{
+    return __atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE ||
+           __atomic_load_n(&m->reset_wanted, __ATOMIC_ACQUIRE);
+}
+
 bool machine_save(Machine *m, StateWriter *w, GError **error)
 {
-    g_autofree SavedMachine *saved = describe(m);
+    g_autofree SavedMachine *saved = NULL;
 
+    if (is_on_its_way(m))
+        return fail(error, VM_ERROR_BUSY,
+                    "the guest is just ending or being reset; try again in a moment");
+    saved = describe(m);
     state_put(w, "machine", &machine_state_table, saved);
     for (unsigned i = 0; i < m->n_vcpus; i++)
         if (!arch_vcpu_save(m->vcpus[i], w, error))
