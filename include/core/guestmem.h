@@ -27,6 +27,7 @@ typedef struct GuestMem {
     bool hugepages; /* explicit 2 MiB pages */
     bool backed; /* parts of it are mapped from a snapshot's files, copied when written */
     bool cleared;        /* by gm_clear(), at least once */
+    struct GmLost *lost; /* core/gmlost.h; NULL: all of it can be had at any time */
     uint64_t *dirty_log; /* atomic; a bit per page of the RAM file; NULL: not logging */
 } GuestMem;
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/gmlost.h"
 #include "util/bits.h"
 #include "util/fd.h"
 
@@ -92,6 +93,7 @@ bool gm_add(GuestMem *gm, uint64_t gpa, uint64_t size, GError **error)
 void gm_finish(GuestMem *gm)
 {
     gm_log_stop(gm);
+    gm_unguard(gm);
     if (gm->base)
         munmap(gm->base, gm->size);
     if (gm->fd > 0)
@@ -114,6 +116,8 @@ static bool unback(GuestMem *gm)
 
 void gm_clear(GuestMem *gm)
 {
+    if (gm->lost && gm->lost->forget)
+        gm->lost->forget(gm->lost->opaque);
     gm->cleared = true;
     if (gm->backed) {
         if (!unback(gm))

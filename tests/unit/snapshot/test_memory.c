@@ -1,82 +1,12 @@
 /* Guest RAM in snapshots' files: what was written is what is read, and what is not whole
  * is refused. */
-#include "snapshot/memory.h"
-
-#include <stdlib.h>
-#include <sys/mman.h>
-
-#include "folder.h"
+#include "memory_folder.h"
 #include "state/state.h"
-#include "util/bits.h"
 
-enum { PAGE = GM_PAGE_SIZE, PAGES = FOLDER_RAM / PAGE, DEEP = 50 };
-
-static char *base; /* the folder of this test's snapshots */
+enum { DEEP = 50 };
 
 /* ---- helpers --------------------------------------------------------------------------
  */
-
-/* Page P's contents in version V; a quarter of the pages are zero in each. */
-static void fill_page(uint8_t *page, uint64_t p, unsigned version)
-{
-    uint64_t seed = (p + 1) * 0x9e3779b97f4a7c15ull + version * 0xd6e8feb86659fd93ull;
-
-    memset(page, 0, PAGE);
-    if ((seed >> 40) % 4 == 0)
-        return;
-    for (unsigned i = 0; i < PAGE; i += 64)
-        store_le64(page + i, seed + i);
-}
-
-static char *folder_of(unsigned n)
-{
-    return g_strdup_printf("%s/s%u.snap", base, n);
-}
-
-static SnapMemoryWriter *begin(unsigned n, bool diff, bool zstd)
-{
-    g_autofree char *folder = folder_of(n);
-    g_autoptr(GError) error = NULL;
-    SnapMemoryWriter *w;
-
-    folder_remove(folder);
-    g_assert_cmpint(mkdir(folder, 0700), ==, 0);
-    w = snap_memory_create(folder, FOLDER_RAM, diff, zstd, &error);
-    g_assert_no_error(error);
-    return w;
-}
-
-/* A diff's parent is n - 1. */
-static void end(SnapMemoryWriter *w, unsigned n, bool diff)
-{
-    g_autofree char *folder = folder_of(n), *parent = folder_of(n - 1);
-    g_autoptr(Manifest) m = folder_manifest(), p = NULL;
-    g_autoptr(GError) error = NULL;
-
-    snap_memory_finish(w, m, &error);
-    g_assert_no_error(error);
-    if (diff) {
-        p = manifest_read(parent, &error);
-        g_assert_no_error(error);
-        m->parent_id = g_strdup(p->id);
-        m->parent_path = g_path_get_basename(parent);
-    }
-    folder_put(folder, SNAP_CONFIG, "{}\n");
-    folder_put(folder, SNAP_STATE, "state of it");
-    g_assert_true(manifest_add_file(m, folder, SNAP_CONFIG, NULL));
-    g_assert_true(manifest_add_file(m, folder, SNAP_STATE, NULL));
-    manifest_write(m, folder, &error);
-    g_assert_no_error(error);
-}
-
-static void write_version(SnapMemoryWriter *w, uint64_t p, unsigned version, uint8_t *ram)
-{
-    g_autoptr(GError) error = NULL;
-
-    fill_page(ram + p * PAGE, p, version);
-    snap_memory_write(w, p, 1, ram + p * PAGE, &error);
-    g_assert_no_error(error);
-}
 
 static SnapMemory *open_ok(unsigned n)
 {
@@ -498,11 +428,7 @@ int main(int argc, char **argv)
     int status;
 
     g_test_init(&argc, &argv, NULL);
-    base = g_strdup("/dev/shm/hutch-memory-XXXXXX"); /* where fsync() costs nothing */
-    if (!g_mkdtemp(base)) {
-        g_free(base);
-        base = g_dir_make_tmp("hutch-memory-XXXXXX", NULL);
-    }
+    make_base();
 #define TEST(name) g_test_add_func("/memory/" #name, name)
     TEST(a_full_snapshot_reads_as_it_was_written_in_rounds);
     TEST(a_compressed_one_reads_the_same);
