@@ -355,16 +355,14 @@ static void net_save(VirtioDevice *v, StateWriter *w)
     ioloop_call(v->loop, save_on_loop, &call);
 }
 
+/* A driver that has begun uses the address that it knows, and frames for that one have to
+ * come through until it is told (agent/identity.h), or is reset: a clone's card, which
+ * was given another, has it from then on. */
 static void load_mac(Net *n, const NetState *s)
 {
-    uint64_t mac = s->mac;
-
-    if (n->mac_given && n->own_mac != s->own_mac)
-        mac = n->own_mac;
-    else
+    if (!n->mac_given)
         n->own_mac = s->own_mac;
-    n->mac_changed = mac != s->mac;
-    __atomic_store_n(&n->mac, mac, __ATOMIC_RELAXED);
+    __atomic_store_n(&n->mac, s->mac, __ATOMIC_RELAXED);
 }
 
 static bool net_load(VirtioDevice *v, StateReader *r, GError **error)
@@ -397,9 +395,8 @@ static void net_resume(VirtioDevice *v)
     netdev_restored(n->nd);
     if (announce)
         __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);
-    if (announce || n->mac_changed)
+    if (announce)
         virtio_config_changed(v);
-    n->mac_changed = false;
 }
 
 const VirtioOps virtio_net_ops = {

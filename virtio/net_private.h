@@ -91,7 +91,6 @@ typedef struct Net {
     uint16_t mtu;      /* 0: not told */
     unsigned offloads; /* NET_OFFLOAD_*: what the driver takes now */
     bool mac_given;    /* by the user, and not made up */
-    bool mac_changed;  /* since the state was saved; told on resume */
     NetTx tx;
     NetRx rx; /* last: ends with a big buffer that is seldom touched */
 } Net;

@@ -128,7 +128,7 @@ typedef struct ControlTable {
 extern const ControlTable control_protocol_table, control_machine_table,
     control_device_table, control_net_table, control_chardev_table, control_block_table,
     control_node_table, control_job_table, control_place_table, control_metrics_table,
-    control_snapshot_table, control_refused_table;
+    control_clone_table, control_snapshot_table, control_refused_table;
 extern const ControlTable *const control_tables[]; /* all; ends with NULL */
 
 const ControlCommand *control_command(const char *name); /* NULL: there is none */

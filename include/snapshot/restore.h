@@ -37,6 +37,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotRestore, snapshot_restore_free)
 const MachineRestore *snapshot_restore_machine(const SnapshotRestore *r);
 const Manifest *snapshot_restore_manifest(const SnapshotRestore *r);
 
-/* Of a machine that was made by one. */
+/* Of a machine that was made by one; the folder is NULL once it was let go. */
 const char *snapshot_restored_folder(const Machine *m);
 const Manifest *snapshot_restored_manifest(const Machine *m);
+
+/* Main thread.  Its memory has nothing of the folder any more (snapshot/detach.h), which
+ * others may remove from now on.  Harmless on a machine that was powered on. */
+void snapshot_restored_let_go(Machine *m);

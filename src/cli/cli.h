@@ -22,13 +22,15 @@ typedef enum {
     NAMES_VMS_AND_FILES,
     NAMES_SNAPSHOTS,
     NAMES_SNAPSHOTS_AND_FILES,
+    NAMES_TEMPLATES,
 } NamesKind;
 
 /* hutch NAME ...: this and the tables it points to are all that is to be said of a verb.
  *
  * What a verb does is one of three: it has verbs of its own (hutch image create); it has
  * `act`, which gets its options and names parsed; or it has `run` and the arguments as
- * they came, argv[0] being the verb itself. */
+ * they came, argv[0] being the verb itself.  One with both verbs and `act` is a verb if
+ * the first argument names one (hutch clone detach). */
 typedef struct Verb {
     const char *group; /* the heading in help above it and those that follow; NULL: as
                           the verb before */

@@ -26,7 +26,7 @@ static void each_verb(GString *out, const Verb *table, const char *where, ForVer
         verb_options(v, options);
         if (v->verbs)
             each_verb(out, v->verbs, path, fn);
-        else if (options->name)
+        if ((!v->verbs || v->act) && options->name)
             fn(out, path, v, options);
     }
 }
@@ -64,6 +64,8 @@ static const char *words_of(const Verb *v)
     case NAMES_SNAPSHOTS:
     case NAMES_SNAPSHOTS_AND_FILES:
         return "hutch snapshot list --quiet";
+    case NAMES_TEMPLATES:
+        return "hutch template ls --quiet";
     case NAMES_NOTHING:
     case NAMES_FILES:
         break;
@@ -81,6 +83,8 @@ static const char *kind_of(const Verb *v)
     case NAMES_SNAPSHOTS:
     case NAMES_SNAPSHOTS_AND_FILES:
         return "snapshot";
+    case NAMES_TEMPLATES:
+        return "template";
     case NAMES_GUESTS:
     case NAMES_NOTHING:
     case NAMES_FILES:

@@ -71,9 +71,7 @@ void detach_ended(Detach *d, const char *sentence, int status)
     say_end(d, "ended", sentence, status);
 }
 
-/* Nothing of the caller's is kept: neither its terminal, nor a pipe or a lock that others
- * wait for. */
-void detach_leave(Detach *d, int pipe_end)
+void detach_leave_open(Detach *d, int pipe_end)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -84,8 +82,17 @@ void detach_leave(Detach *d, int pipe_end)
     if (pipe_end != d->report_fd)
         dup2(pipe_end, d->report_fd);
     fcntl(d->report_fd, F_SETFD, FD_CLOEXEC);
-    close_range((unsigned)d->report_fd + 1, ~0u, 0);
+    if (pipe_end != d->report_fd)
+        close(pipe_end);
+    if (null > d->report_fd)
+        close(null);
     d->on = true;
+}
+
+void detach_leave(Detach *d, int pipe_end)
+{
+    detach_leave_open(d, pipe_end);
+    close_range((unsigned)d->report_fd + 1, ~0u, 0);
 }
 
 /* "tcp:ADDR:PORT-ADDR:PORT" with that last port; a new string, the first half. */

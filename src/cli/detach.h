@@ -33,9 +33,26 @@ bool detach_check(const RunOptions *options, GError **error);
  * end with. */
 bool detach_begin(Detach *d, const RunOptions *options, int *ret_status);
 
+/* "boot", "agent", "tcp:PORT"; NULL: that it runs. */
+bool detach_parse_wait(const char *text, Ready *ret, GError **error);
+
+/* Who waits for one monitor, at the other end `fd` of its pipe, which is taken over.
+ * The time begins now; timeout_s 0: for ever. */
+typedef struct DetachWaiter DetachWaiter;
+DetachWaiter *detach_waiter_new(int fd, pid_t pid, uint64_t timeout_s);
+void detach_waiter_free(DetachWaiter *w); /* NULL is fine */
+
+/* Waits for what detach_parse_wait() has checked; may be called again for more.  0 when
+ * it is so far; else the status to end with, and why it is not. */
+int detach_waiter_wait(DetachWaiter *w, const char *wait, GError **error);
+
 /* ---- detach.c: the new process ----------------------------------------------------- */
 
-void detach_leave(Detach *d, int pipe_end); /* for detach_begin() */
+/* What detach_begin() does there: nothing of the caller's is kept, neither its terminal,
+ * nor a pipe or a lock that others wait for.  detach_leave_open() keeps descriptors but
+ * the first four. */
+void detach_leave(Detach *d, int pipe_end);
+void detach_leave_open(Detach *d, int pipe_end);
 
 /* The monitor, its folder claimed and the Config finished: from here on what it says goes
  * to a log there, and the guest's console, if it was to be on standard input and output,

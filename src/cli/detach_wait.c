@@ -27,24 +27,27 @@ enum {
 };
 #define MS 1000000ll
 
-typedef struct Waiter {
-    const RunOptions *options;
+struct DetachWaiter {
+    const char *wait; /* as it was said; NULL: nothing */
     Ready when;
+    char *where; /* on the host a port is; NULL: not told yet */
     int fd;
     pid_t pid;
     int64_t deadline_ns; /* 0: none */
-    GString *in;         /* read, not yet understood */
+    uint64_t timeout_s;
+    GString *in; /* read, not yet understood */
     bool running;
     char *name;
     bool json;
-    Waiting waiting; /* says that it waits, until it says more */
 
     struct sockaddr_in forward; /* port 0: none to try */
     int knock;                  /* the present try; -1: none */
     int64_t knock_ns;           /* when it is over, or the next one begins */
-} Waiter;
+};
 
-static bool parse_wait(const char *text, Ready *ret, GError **error)
+typedef struct DetachWaiter Waiter;
+
+bool detach_parse_wait(const char *text, Ready *ret, GError **error)
 {
     guint64 port;
 
@@ -71,16 +74,16 @@ bool detach_check(const RunOptions *options, GError **error)
     if (options->wait && !options->detach)
         return fail(error, VM_ERROR_INVALID,
                     "--wait says when --detach is to return; give both");
-    return parse_wait(options->wait, &when, error);
+    return detach_parse_wait(options->wait, &when, error);
 }
 
 /* ---- a TCP port -----------------------------------------------------------------------
  */
 
 /* "ADDR:PORT"; no address means all, of which this one is one. */
-static void set_forward(Waiter *w, const char *text)
+static void set_forward(Waiter *w)
 {
-    const char *colon = strrchr(text, ':');
+    const char *text = w->where ? w->where : "", *colon = strrchr(text, ':');
     g_autofree char *address = colon ? g_strndup(text, (gsize)(colon - text)) : NULL;
 
     if (!colon || w->when.kind != READY_TCP)
@@ -161,148 +164,189 @@ static Heard hear(Waiter *w, json_t **ret)
     }
 }
 
-static int fail_waiting(Waiter *w, Heard heard)
+static int fail_waiting(const Waiter *w, Heard heard, GError **error)
 {
-    waiting_end(&w->waiting);
-    if (heard == HEARD_NOTHING && w->running) {
-        log_error("VM '%s' runs, but was not ready (--wait %s) after %" G_GUINT64_FORMAT
-                  " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
-                  w->name, w->options->wait ? w->options->wait : "",
-                  w->options->wait_timeout, w->name, w->name);
-        return EXIT_TIMEOUT;
-    }
-    if (heard == HEARD_NOTHING)
-        log_error("the VM did not begin to run within %" G_GUINT64_FORMAT " s",
-                  w->options->wait_timeout);
+    if (heard == HEARD_NOTHING && w->running)
+        fail(error, VM_ERROR_BUSY,
+             "VM '%s' runs, but was not ready (--wait %s) after %" G_GUINT64_FORMAT
+             " s; 'hutch console %s' shows how far it is, 'hutch kill %s' ends it",
+             w->name, w->wait ? w->wait : "", w->timeout_s, w->name, w->name);
+    else if (heard == HEARD_NOTHING)
+        fail(error, VM_ERROR_BUSY,
+             "the VM did not begin to run within %" G_GUINT64_FORMAT " s", w->timeout_s);
     else if (w->running)
-        log_error("VM '%s': its monitor was killed", w->name);
+        fail(error, VM_ERROR_IO, "VM '%s': its monitor was killed", w->name);
     else
-        log_error("the monitor of the VM was killed before it ran");
+        fail(error, VM_ERROR_IO, "the monitor of the VM was killed before it ran");
     return heard == HEARD_NOTHING ? EXIT_TIMEOUT : EXIT_CANNOT;
 }
 
-static int fail_ended(Waiter *w, const json_t *message)
+static int fail_ended(const Waiter *w, const json_t *message, GError **error)
 {
     int status = (int)json_integer_value(json_object_get(message, "status"));
 
-    waiting_end(&w->waiting);
     if (w->running)
-        log_error("VM '%s' ended before it was ready: %s", w->name,
-                  json_get_text(message, "detail"));
+        fail(error, VM_ERROR_IO, "VM '%s' ended before it was ready: %s", w->name,
+             json_get_text(message, "detail"));
     else
-        log_error("%s", json_get_text(message, "detail"));
+        fail(error, VM_ERROR_IO, "%s", json_get_text(message, "detail"));
     return status ? status : EXIT_CANNOT;
-}
-
-static int succeed(Waiter *w)
-{
-    json_t *json;
-
-    waiting_end(&w->waiting);
-    if (!w->json) {
-        printf("%s\n", w->name);
-        return 0;
-    }
-    json = json_pack("{s:s, s:i}", "name", w->name, "pid", (int)w->pid);
-    json_dumpf(json, stdout, JSON_COMPACT);
-    putchar('\n');
-    json_decref(json);
-    return 0;
 }
 
 /* What is asked waits in the port until an agent is there to answer it.  -1: the VM has
  * ended, which its monitor tells. */
-static int wait_for_agent(Waiter *w)
+static int wait_for_agent(Waiter *w, GError **error)
 {
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) inner = NULL;
     int64_t left_ms = clock_left_ns(w->deadline_ns) / MS;
     int ms = w->deadline_ns ? (int)CLAMP(left_ms, 1, INT_MAX) : INT_MAX;
-    Agent *agent = agent_connect(w->name, ms, &error);
+    Agent *agent = agent_connect(w->name, ms, &inner);
 
     if (agent) {
         agent_free(agent);
-        return succeed(w);
+        return 0;
     }
-    if (g_error_matches(error, VM_ERROR, VM_ERROR_NOT_FOUND))
+    if (g_error_matches(inner, VM_ERROR, VM_ERROR_NOT_FOUND))
         return -1;
-    if (g_error_matches(error, VM_ERROR, VM_ERROR_BUSY))
-        return fail_waiting(w, HEARD_NOTHING);
-    waiting_end(&w->waiting);
-    log_error("%s", error->message);
+    if (g_error_matches(inner, VM_ERROR, VM_ERROR_BUSY))
+        return fail_waiting(w, HEARD_NOTHING, error);
+    g_propagate_error(error, g_steal_pointer(&inner));
     return EXIT_CANNOT;
 }
 
-/* -1: not yet. */
-static int understand(Waiter *w, const json_t *message)
+/* It runs. */
+static int look_closer(Waiter *w, GError **error)
+{
+    set_forward(w);
+    return w->when.kind == READY_RUNNING ? 0
+           : w->when.kind == READY_AGENT ? wait_for_agent(w, error)
+                                         : -1;
+}
+
+/* 0: it is ready, -1: not yet. */
+static int understand(Waiter *w, const json_t *message, GError **error)
 {
     const char *what = json_get_text(message, "say");
 
-    if (g_str_equal(what, "running")) {
+    if (g_str_equal(what, "running") && !w->running) {
         w->running = true;
         w->name = g_strdup(json_get_text(message, "name"));
         w->json = json_is_true(json_object_get(message, "json"));
-        set_forward(w, json_get_text(message, "forward"));
-        return w->when.kind == READY_RUNNING ? succeed(w)
-               : w->when.kind == READY_AGENT ? wait_for_agent(w)
-                                             : -1;
+        w->where = g_strdup(json_get_text(message, "forward"));
+        return look_closer(w, error);
     }
     if (g_str_equal(what, "boot"))
-        return w->when.kind == READY_BOOT ? succeed(w) : -1;
+        return w->when.kind == READY_BOOT ? 0 : -1;
     if (g_str_equal(what, "port"))
         return w->when.kind == READY_TCP &&
                        json_integer_value(json_object_get(message, "port")) ==
                            w->when.port
-                   ? succeed(w)
+                   ? 0
                    : -1;
-    return fail_ended(w, message);
+    return fail_ended(w, message, error);
 }
 
-static int wait_until_ready(Waiter *w)
+DetachWaiter *detach_waiter_new(int fd, pid_t pid, uint64_t timeout_s)
 {
-    g_autofree char *what = w->options->wait
-                                ? g_strdup_printf("run: waits for the VM (--wait %s)",
-                                                  w->options->wait)
-                                : g_strdup("run: waits for the VM");
-    int status = -1;
+    Waiter *w = g_new0(Waiter, 1);
 
-    waiting_begin(&w->waiting, what, WAITING_EVERY_MS);
+    *w = (Waiter){.fd = fd,
+                  .pid = pid,
+                  .timeout_s = timeout_s,
+                  .in = g_string_new(NULL),
+                  .knock = -1};
+    if (timeout_s)
+        w->deadline_ns = clock_ns() + (int64_t)timeout_s * 1000 * MS;
+    return w;
+}
+
+void detach_waiter_free(DetachWaiter *w)
+{
+    if (!w)
+        return;
+    fd_close(&w->fd);
+    fd_close(&w->knock);
+    g_string_free(w->in, TRUE);
+    g_free(w->where);
+    g_free(w->name);
+    g_free(w);
+}
+
+int detach_waiter_wait(DetachWaiter *w, const char *wait, GError **error)
+{
+    int status;
+
+    w->wait = wait;
+    detach_parse_wait(wait, &w->when, NULL); /* checked before */
+    status = w->running ? look_closer(w, error) : -1;
     while (status < 0) {
         json_t *message = NULL;
         Heard heard = hear(w, &message);
 
-        status = heard == HEARD ? understand(w, message) : fail_waiting(w, heard);
+        status = heard == HEARD ? understand(w, message, error)
+                                : fail_waiting(w, heard, error);
         json_decref(message);
     }
     return status;
 }
 
+/* ---- hutch run --detach ---------------------------------------------------------------
+ */
+
+static void print_vm(const Waiter *w)
+{
+    json_t *json;
+
+    if (!w->json) {
+        printf("%s\n", w->name);
+        return;
+    }
+    json = json_pack("{s:s, s:i}", "name", w->name, "pid", (int)w->pid);
+    json_dumpf(json, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(json);
+}
+
+static int wait_until_ready(Waiter *w, const char *wait)
+{
+    g_autofree char *what = wait ? g_strdup_printf("run: waits for the VM (--wait %s)",
+                                                   wait)
+                                 : g_strdup("run: waits for the VM");
+    g_autoptr(GError) error = NULL;
+    Waiting waiting; /* says that it waits, until it says more */
+    int status;
+
+    waiting_begin(&waiting, what, WAITING_EVERY_MS);
+    status = detach_waiter_wait(w, wait, &error);
+    waiting_end(&waiting);
+    if (status)
+        log_error("%s", error->message);
+    else
+        print_vm(w);
+    return status;
+}
+
 bool detach_begin(Detach *d, const RunOptions *options, int *ret_status)
 {
-    Waiter w = {.options = options, .knock = -1};
+    DetachWaiter *w;
     int ends[2];
+    pid_t pid;
 
     *d = (Detach){.report_fd = -1};
-    parse_wait(options->wait, &w.when, NULL); /* checked before */
     fflush(stdout);
-    if (pipe2(ends, O_CLOEXEC) < 0 || (w.pid = fork()) < 0) {
+    if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
         log_error("--detach: start another process: %s", g_strerror(errno));
         *ret_status = EXIT_CANNOT;
         return false;
     }
-    if (w.pid == 0) {
-        d->when = w.when;
+    if (pid == 0) {
+        detach_parse_wait(options->wait, &d->when, NULL); /* checked before */
         detach_leave(d, ends[1]);
         return true;
     }
     close(ends[1]);
-    w.fd = ends[0];
-    w.in = g_string_new(NULL);
-    if (options->wait_timeout)
-        w.deadline_ns = clock_ns() + (int64_t)options->wait_timeout * 1000 * MS;
-    *ret_status = wait_until_ready(&w);
-    fd_close(&w.fd);
-    fd_close(&w.knock);
-    g_string_free(w.in, TRUE);
-    g_free(w.name);
+    w = detach_waiter_new(ends[0], pid, options->wait_timeout);
+    *ret_status = wait_until_ready(w, options->wait);
+    detach_waiter_free(w);
     return false;
 }

@@ -305,6 +305,11 @@ static bool start_job(const DiskArgs *args, const char *vm, const char *disk,
            (args->detach || follow(c, command, disk, error));
 }
 
+bool disk_stream(const char *vm, const char *disk, GError **error)
+{
+    return start_job(&(DiskArgs){0}, vm, disk, "block-stream", json_object(), error);
+}
+
 TABLE(stream_args, ROWS_JOB,
       ROW("base", PARAM_STRING, base, "image of the chain that stays below",
           .arg = "FILE"));

@@ -120,7 +120,8 @@ static void add_synopsis(GString *out, const Verb *table, const char *where)
             continue;
         if (v->verbs) {
             add_synopsis(out, v->verbs, path);
-            continue;
+            if (!v->act)
+                continue;
         }
         g_string_append_printf(out, ".B hutch %s\n", path);
         if (*v->args)

@@ -94,8 +94,8 @@ static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
     return ok;
 }
 
-static bool replace_device(Config *cfg, const ConfigOption *o, const char *value,
-                           GError **error)
+bool restore_replace_device(Config *cfg, const ConfigOption *o, const char *value,
+                            GError **error)
 {
     const char *equals = value ? strchr(value, '=') : NULL;
     g_autofree char *id = equals ? g_strndup(value, (gsize)(equals - value)) : NULL;
@@ -147,7 +147,7 @@ static bool apply(Config *cfg, const Arguments *a, GError **error)
         } else if (g_str_equal(o->name, "serial")) {
             ok = replace_serial(cfg, o, n_serial++, value, error);
         } else if (o->ops && o->table) {
-            ok = replace_device(cfg, o, value, error);
+            ok = restore_replace_device(cfg, o, value, error);
         } else {
             ok = fail_option(o->name, error);
         }

@@ -9,6 +9,10 @@
 SnapshotRestore *restore_open(const RunOptions *options, const Arguments *a, Config *cfg,
                               GError **error);
 
+/* Replaces the options of one of its devices; `value` is "ID=VALUE". */
+bool restore_replace_device(Config *cfg, const ConfigOption *o, const char *value,
+                            GError **error);
+
 /* Sleeps.  Its disks, when the Config has its name and run folder (NULL: none). */
 bool restore_disks(SnapshotRestore *r, const Arguments *a, Config *cfg,
                    const char *run_folder, GError **error);

@@ -22,6 +22,9 @@ bool snapshot_act_export(void *, char **, int *, GError **);
 bool snapshot_act_import(void *, char **, int *, GError **);
 bool snapshot_act_merge(void *, char **, int *, GError **);
 bool snapshot_act_rm(void *, char **, int *, GError **);
+/* The same of any store: `args` is a SnapshotArgs. */
+bool snapshot_list_store(StoreKind kind, const void *args, GError **error);
+bool snapshot_rm_store(StoreKind kind, const void *args, char **names, GError **error);
 extern const ParamTable snapshot_list_args, snapshot_json_args, snapshot_verify_args,
     snapshot_rm_args, snapshot_check_args, snapshot_diff_args, snapshot_merge_args,
     snapshot_export_args, snapshot_import_args;

@@ -150,20 +150,20 @@ static void print_tree(List *l)
     print_below(l, NULL, "", 0);
 }
 
-bool snapshot_act_list(void *options, char **names, int *status, GError **error)
+bool snapshot_list_store(StoreKind kind, const void *options, GError **error)
 {
     const SnapshotArgs *args = options;
     g_autoptr(GPtrArray) snaps = NULL;
     List l = {0};
 
     if (args->common.quiet && !args->common.json) { /* completion: at each key */
-        g_auto(GStrv) all = store_list(STORE_SNAPSHOTS, error);
+        g_auto(GStrv) all = store_list(kind, error);
 
         for (char **name = all; name && *name; name++)
             puts(*name);
         return all != NULL;
     }
-    snaps = snap_list(STORE_SNAPSHOTS, error);
+    snaps = snap_list(kind, error);
     if (!snaps)
         return false;
     l.snaps = snaps;
@@ -174,4 +174,9 @@ bool snapshot_act_list(void *options, char **names, int *status, GError **error)
         print_tree(&l);
     snap_users_free(l.users);
     return true;
+}
+
+bool snapshot_act_list(void *options, char **names, int *status, GError **error)
+{
+    return snapshot_list_store(STORE_SNAPSHOTS, options, error);
 }

@@ -142,11 +142,11 @@ static bool remove_all(const SnapshotArgs *args, GPtrArray *chosen, GError **err
     return true;
 }
 
-static bool choose(const SnapshotArgs *args, char **names, GPtrArray *chosen,
-                   GError **error)
+static bool choose(StoreKind kind, const SnapshotArgs *args, char **names,
+                   GPtrArray *chosen, GError **error)
 {
     for (char **name = names; *name; name++) {
-        char *folder = store_find(STORE_SNAPSHOTS, *name, error);
+        char *folder = store_find(kind, *name, error);
         g_autoptr(GError) why = NULL;
         Snap *s;
 
@@ -179,12 +179,12 @@ static bool check_all(GPtrArray *chosen, GError **error)
     return true;
 }
 
-bool snapshot_act_rm(void *options, char **names, int *status, GError **error)
+bool snapshot_rm_store(StoreKind kind, const void *options, char **names, GError **error)
 {
     const SnapshotArgs *args = options;
     g_autoptr(GPtrArray) chosen = g_ptr_array_new_with_free_func(snap_free);
 
-    if (!choose(args, names, chosen, error) || !check_all(chosen, error) ||
+    if (!choose(kind, args, names, chosen, error) || !check_all(chosen, error) ||
         !remove_all(args, chosen, error))
         return false;
     if (args->common.json) {
@@ -195,4 +195,9 @@ bool snapshot_act_rm(void *options, char **names, int *status, GError **error)
         cli_print_json(list);
     }
     return true;
+}
+
+bool snapshot_act_rm(void *options, char **names, int *status, GError **error)
+{
+    return snapshot_rm_store(STORE_SNAPSHOTS, options, names, error);
 }

@@ -6,6 +6,7 @@
 #include "hutch-config.h"
 #include "src/cli/agent.h"
 #include "src/cli/cli.h"
+#include "src/cli/clone.h"
 #include "src/cli/control.h"
 #include "src/cli/disk.h"
 #include "src/cli/fleet.h"
@@ -14,6 +15,7 @@
 #include "src/cli/metrics.h"
 #include "src/cli/set.h"
 #include "src/cli/snapshot.h"
+#include "src/cli/template.h"
 #include "src/cli/test.h"
 #include "util/log.h"
 
@@ -46,6 +48,21 @@ const Verb verbs[] = {
      .about = run_about,
      .notes = run_notes,
      .statuses = run_statuses},
+    {.name = "clone",
+     .args = "TEMPLATE|VM [OPTION]...",
+     .help = "start VMs that go on where a template, or a VM that runs, is",
+     .names = NAMES_TEMPLATES,
+     .verbs = clone_verbs,
+     .act = clone_act,
+     .params = &clone_args,
+     .min_names = 1,
+     .max_names = 1,
+     .about = clone_about,
+     .notes = clone_notes},
+    {.name = "template",
+     .args = "VERB ...",
+     .help = "make, list and remove what VMs are cloned from",
+     .verbs = template_verbs},
     {.name = "test",
      .args = "[OPTION]... -- COMMAND...",
      .help = "run a command in a throwaway VM, or in many",
@@ -413,13 +430,20 @@ static int dispatch(const Verb *v, const char *path, const char *where, int argc
     return EXIT_CANNOT;
 }
 
+static bool is_verb(const Verb *table, const char *name)
+{
+    while (table->name && !g_str_equal(table->name, name))
+        table++;
+    return table->name != NULL;
+}
+
 int verb_main(const Verb *verb, const char *where, int argc, char **argv)
 {
     g_autofree char *path = g_strconcat(where, *where ? " " : "", verb->name, NULL);
     g_autoptr(GError) error = NULL;
     int status = 0;
 
-    if (verb->verbs)
+    if (verb->verbs && (!verb->act || (argc > 1 && is_verb(verb->verbs, argv[1]))))
         return dispatch(verb, path, where, argc, argv);
     if (verb->run)
         return verb->run(argc, argv);

@@ -2,19 +2,13 @@
 #include "control/control.h"
 
 const ControlTable *const control_tables[] = {
-    &control_protocol_table,
-    &control_machine_table,
-    &control_device_table,
-    &control_net_table,
-    &control_chardev_table,
-    &control_block_table,
-    &control_node_table,
-    &control_job_table,
-    &control_place_table,
-    &control_metrics_table,
-    &control_snapshot_table,
-    &control_refused_table,
-    NULL,
+    &control_protocol_table, &control_machine_table,
+    &control_device_table,   &control_net_table,
+    &control_chardev_table,  &control_block_table,
+    &control_node_table,     &control_job_table,
+    &control_place_table,    &control_metrics_table,
+    &control_clone_table,    &control_snapshot_table,
+    &control_refused_table,  NULL,
 };
 
 const ControlCommand *control_command(const char *name)

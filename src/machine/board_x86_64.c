@@ -368,7 +368,10 @@ bool board_load_state(Board *b, StateReader *r, GError **error)
 
 bool board_new_generation(Board *b, GError **error)
 {
-    return new_guid(b, error) && vmgenid_set(b->vmgenid, b->guid);
+    if (!new_guid(b, error) || !vmgenid_set(b->vmgenid, b->guid))
+        return false;
+    acpi_pm_raise_gpe(b->acpi_pm, VMGENID_GPE);
+    return true;
 }
 
 void board_power_button(Board *b)

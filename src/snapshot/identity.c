@@ -1,22 +1,23 @@
 /* See snapshot/identity.h.
  *
- * A card's made-up MAC follows from its VM's name (virtio/net.c), so a clone's own one is
- * what comes of not saying any. */
+ * A card's MAC is made from the VM's UUID and the card's id: one that was made up for the
+ * template would be restored with it. */
 #include "snapshot/identity.h"
 
 #include <string.h>
 
 typedef enum {
-    DROP,   /* as if it had not been said */
-    MOVE,   /* a file or socket: into the run folder */
-    REFUSE, /* nobody but the user knows another one */
+    DROP,    /* as if it had not been said */
+    MOVE,    /* a file or socket: into the run folder */
+    ADDRESS, /* another MAC, said or not */
+    REFUSE,  /* nobody but the user knows another one */
 } Deed;
 
 static const struct Rule {
     const char *option, *key;
     Deed deed;
 } rules[] = {
-    {"net", "mac", DROP},        {"net", "hostfwd", DROP}, {"net", "ifname", REFUSE},
+    {"net", "mac", ADDRESS},     {"net", "hostfwd", DROP}, {"net", "ifname", REFUSE},
     {"console", "socket", MOVE}, {"console", "log", MOVE}, {"console", "file", MOVE},
     {"serial", "socket", MOVE},  {"serial", "log", MOVE},  {"serial", "file", MOVE},
     {"vsock", "path", MOVE},
@@ -32,16 +33,33 @@ static json_t *moved(const CloneIdentity *who, const char *id, const json_t *pat
     return json_string(to);
 }
 
+/* Locally administered, one station's. */
+static json_t *address(const CloneIdentity *who, const char *id)
+{
+    g_autofree char *text = g_strconcat(who->uuid, "/", id, NULL);
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    guint8 mac[32];
+    gsize len = sizeof(mac);
+
+    g_checksum_update(sum, (const guchar *)text, -1);
+    g_checksum_get_digest(sum, mac, &len);
+    return json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", (mac[0] & ~1u) | 2u, mac[1],
+                        mac[2], mac[3], mac[4], mac[5]);
+}
+
 static bool change(json_t *options, const struct Rule *rule, const CloneIdentity *who,
                    const char *id, GError **error)
 {
     const json_t *value = json_object_get(options, rule->key);
 
-    if (!value)
+    if (!value && rule->deed != ADDRESS)
         return true;
     switch (rule->deed) {
     case DROP:
         json_object_del(options, rule->key);
+        return true;
+    case ADDRESS:
+        json_object_set_new(options, rule->key, address(who, id));
         return true;
     case MOVE:
         json_object_set_new(options, rule->key, moved(who, id, value));
@@ -55,6 +73,11 @@ static bool change(json_t *options, const struct Rule *rule, const CloneIdentity
                 id, json_string_value(value), id);
 }
 
+static bool is_said_anew(const CloneIdentity *who, const char *option, const char *id)
+{
+    return g_str_equal(option, "net") && who->net && id && g_strv_contains(who->net, id);
+}
+
 /* Another struct of options takes the place of *options. */
 static bool change_all(const char *option, const ParamTable *table, void **options,
                        const CloneIdentity *who, const char *id, GError **error)
@@ -64,7 +87,8 @@ static bool change_all(const char *option, const ParamTable *table, void **optio
     bool ok = true;
 
     for (unsigned i = 0; ok && i < G_N_ELEMENTS(rules); i++)
-        if (g_str_equal(rules[i].option, option))
+        if (g_str_equal(rules[i].option, option) &&
+            (rules[i].deed == ADDRESS || !is_said_anew(who, option, id)))
             ok = change(json, &rules[i], who, id, error);
     ok = ok && param_from_json(table, changed, json, NULL, error);
     if (ok) {
@@ -78,19 +102,13 @@ static bool change_all(const char *option, const ParamTable *table, void **optio
     return ok;
 }
 
-static bool is_said_anew(const CloneIdentity *who, const char *option, const char *id)
-{
-    return g_str_equal(option, "net") && who->net && id && g_strv_contains(who->net, id);
-}
-
 static bool give_device(ConfigDevice *d, const CloneIdentity *who, GError **error)
 {
     const char *option = d->ops->option;
     const char *id = d->options ? ((VirtioCommonOptions *)d->options)->id : NULL;
 
-    if (!d->ops->params || is_said_anew(who, option, id))
-        return true;
-    return change_all(option, d->ops->params, &d->options, who, id ? id : option, error);
+    return !d->ops->params ||
+           change_all(option, d->ops->params, &d->options, who, id ? id : option, error);
 }
 
 bool identity_give_config(Config *cfg, const CloneIdentity *who, GError **error)

@@ -163,7 +163,7 @@ bool pages_add_used(PageSet *s, const GuestMem *gm, SnapMemory *from, GError **e
             pages_fill(s);
         return true;
     }
-    if (!gm->backed)
+    if (!gm->backed || !from)
         return add_by_pagemap(s, gm, is_used, error);
     if (!add_by_pagemap(s, gm, is_own_copy, error))
         return false;

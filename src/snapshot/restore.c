@@ -27,7 +27,7 @@ struct SnapshotRestore {
     Manifest *manifest;
     SnapMemory *memory;
     GPtrArray *made; /* files that go again, if it comes to nothing */
-    int hold_fd;
+    int hold_fd;     /* -1: it was let go */
 };
 
 /* ---- the parts ------------------------------------------------------------------------
@@ -269,10 +269,22 @@ static const SnapshotRestore *restore_of(const Machine *m)
 
 const char *snapshot_restored_folder(const Machine *m)
 {
-    return restore_of(m)->folder;
+    const SnapshotRestore *r = restore_of(m);
+
+    return r->hold_fd < 0 ? NULL : r->folder;
 }
 
 const Manifest *snapshot_restored_manifest(const Machine *m)
 {
     return restore_of(m)->manifest;
+}
+
+void snapshot_restored_let_go(Machine *m)
+{
+    SnapshotRestore *r = machine_restored(m) ? machine_restored(m)->opaque : NULL;
+
+    if (!r)
+        return;
+    fd_close(&r->hold_fd);
+    g_clear_pointer(&r->memory, snap_memory_close);
 }

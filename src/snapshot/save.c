@@ -210,7 +210,7 @@ static bool list_pages(Save *s, GError **error)
         return true;
     }
     memory = gm->backed && from ? snap_memory_open(from, error) : NULL;
-    if (gm->backed && !memory)
+    if (gm->backed && from && !memory)
         return false;
     ok = pages_add_used(&s->todo, gm, memory, error);
     snap_memory_close(memory);

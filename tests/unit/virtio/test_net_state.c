@@ -193,7 +193,9 @@ static uint64_t restored_as(const char *text, const char *vm, bool *ret_told)
     return mac();
 }
 
-static void an_address_given_now_wins_over_the_saved_one_and_that_over_a_made_up_one(void)
+/* A driver does not look at its card's address again: that of a clone, which was given
+ * another one, goes on with what it knows. */
+static void an_address_given_now_is_the_cards_from_a_reset_on(void)
 {
     uint64_t own;
     bool told;
@@ -202,11 +204,7 @@ static void an_address_given_now_wins_over_the_saved_one_and_that_over_a_made_up
     own = mac();
     g_assert_cmphex(restored_as("user", "another", &told), ==, own);
     g_assert_false(told);
-    g_assert_cmphex(restored_as("user,mac=52:54:00:00:00:01", NULL, &told), ==,
-                    0x010000005452);
-    g_assert_true(told);
-    g_assert_cmphex(restored_as("user,mac=52:54:00:00:00:01", NULL, &told), ==,
-                    0x010000005452);
+    g_assert_cmphex(restored_as("user,mac=52:54:00:00:00:01", NULL, &told), ==, own);
     g_assert_false(told);
     vqg_reset(&g);
     g_assert_cmphex(mac(), ==, 0x010000005452);
@@ -276,7 +274,7 @@ int main(int argc, char **argv)
 #define add(name) g_test_add_func("/net-state/" #name, name)
     add(frames_go_on_both_ways_in_every_ring_layout);
     add(the_address_that_the_guest_set_is_kept_until_a_reset);
-    add(an_address_given_now_wins_over_the_saved_one_and_that_over_a_made_up_one);
+    add(an_address_given_now_is_the_cards_from_a_reset_on);
     add(a_restored_guest_is_asked_to_announce_itself);
     add(offloads_that_the_driver_turned_off_stay_off);
     add(a_backend_that_does_less_is_refused_only_if_the_guest_counts_on_it);

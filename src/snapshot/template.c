@@ -1,0 +1,180 @@
+/* See snapshot/template.h.  What makes a template without a name safe from being swept
+ * before anybody holds it is the number in its name: that of the process that makes it,
+ * and which must be dead, or have let go. */
+#include "snapshot/template.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snapshot/manifest.h"
+#include "util/fd.h"
+
+#define ANONYMOUS ".clone-"
+
+enum { PIECE = 1 << 20 };
+
+/* ---- of a snapshot --------------------------------------------------------------------
+ */
+
+static bool copy_range(int from, int to, off_t at, off_t end, GError **error)
+{
+    g_autofree char *buf = g_malloc(PIECE);
+
+    while (at < end) {
+        ssize_t n = pread(from, buf, (size_t)MIN(end - at, PIECE), at);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return fail_errno(error, "read");
+        if (pwrite(to, buf, (size_t)n, at) != n)
+            return fail_errno(error, "write");
+        at += n;
+    }
+    return true;
+}
+
+static bool copy_data(int from, int to, off_t size, GError **error)
+{
+    off_t at = 0;
+
+    if (ftruncate(to, size) < 0)
+        return fail_errno(error, "write");
+    while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < size) {
+        off_t end = lseek(from, at, SEEK_HOLE);
+
+        if (end < 0 || !copy_range(from, to, at, MIN(end, size), error))
+            return false;
+        at = end;
+    }
+    return true;
+}
+
+static bool copy_file(const char *from, const char *to, GError **error)
+{
+    autofd in = open(from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    autofd out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    struct stat st;
+
+    if (out < 0 || fstat(in, &st) < 0)
+        return fail_errno(error, "copy '%s'", from);
+    if (copy_data(in, out, st.st_size, error) &&
+        (fsync(out) == 0 || fail_errno(error, "write")))
+        return true;
+    g_prefix_error(error, "copy '%s' to '%s': ", from, to);
+    return false;
+}
+
+/* A file that is not there is one of those that not every snapshot has. */
+static bool take_file(const char *snapshot, const char *partial, const char *name,
+                      GError **error)
+{
+    g_autofree char *from = g_build_filename(snapshot, name, NULL);
+    g_autofree char *to = g_build_filename(partial, name, NULL);
+    g_autofree char *folder = g_path_get_dirname(to);
+
+    if (access(from, F_OK) < 0)
+        return true;
+    if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+        return fail_errno(error, "make the folder '%s'", folder);
+    return link(from, to) == 0 || copy_file(from, to, error);
+}
+
+static bool take_files(const Manifest *m, const char *snapshot, const char *partial,
+                       GError **error)
+{
+    static const char *const unlisted[] = {SNAP_MEMORY, SNAP_MEMORY_ZST, SNAP_MEMORY_SUMS,
+                                           SNAP_WORKING_SET};
+
+    for (unsigned i = 0; i < m->files->len; i++)
+        if (!take_file(snapshot, partial,
+                       ((const ManifestFile *)m->files->pdata[i])->name, error))
+            return false;
+    for (unsigned i = 0; i < G_N_ELEMENTS(unlisted); i++)
+        if (!take_file(snapshot, partial, unlisted[i], error))
+            return false;
+    return true;
+}
+
+/* Another snapshot than that one: what builds on that does not build on this. */
+static bool write_manifest(Manifest *m, const char *partial, GError **error)
+{
+    g_free(m->id);
+    m->id = g_uuid_string_random();
+    return manifest_write(m, partial, error);
+}
+
+bool template_from_snapshot(const char *snapshot, const char *folder, GError **error)
+{
+    autofd hold = store_hold(snapshot, error);
+    g_autoptr(Manifest) m = hold < 0 ? NULL : manifest_read(snapshot, error);
+    g_autofree char *partial = NULL;
+
+    if (!m)
+        return false;
+    if (m->parent_id)
+        return fail(error, VM_ERROR_INVALID,
+                    "'%s' is a diff, and a template has to be whole: 'hutch snapshot "
+                    "merge' makes it so",
+                    snapshot);
+    partial = store_begin(folder, error);
+    if (!partial)
+        return false;
+    if (take_files(m, snapshot, partial, error) && write_manifest(m, partial, error) &&
+        store_commit(partial, folder, error))
+        return true;
+    store_remove(partial, NULL);
+    return false;
+}
+
+/* ---- without a name -------------------------------------------------------------------
+ */
+
+char *template_anonymous(void)
+{
+    g_autofree char *store = store_folder(STORE_TEMPLATES);
+    g_autofree char *uuid = g_uuid_string_random();
+    g_autofree char *leaf = g_strdup_printf(ANONYMOUS "%d-%s" STORE_SUFFIX, (int)getpid(),
+                                            uuid);
+
+    return g_build_filename(store, leaf, NULL);
+}
+
+void template_drop(const char *folder)
+{
+    g_autofree char *leaf = g_path_get_basename(folder);
+    autofd lock = g_str_has_prefix(leaf, ANONYMOUS) ? store_seize(folder, NULL) : -1;
+
+    if (lock >= 0)
+        store_remove(folder, NULL);
+}
+
+/* Another one has the number by now: then it is swept later. */
+static bool maker_lives(const char *leaf)
+{
+    pid_t pid = atoi(leaf + strlen(ANONYMOUS));
+
+    return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+}
+
+void template_sweep(void)
+{
+    g_autofree char *store = store_folder(STORE_TEMPLATES);
+    GDir *dir = g_dir_open(store, 0, NULL);
+    const char *leaf;
+
+    while (dir && (leaf = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(store, leaf, NULL);
+
+        if (g_str_has_prefix(leaf, ANONYMOUS) && g_str_has_suffix(leaf, STORE_SUFFIX) &&
+            !maker_lives(leaf))
+            template_drop(path);
+    }
+    if (dir)
+        g_dir_close(dir);
+}
