@@ -73,10 +73,12 @@ bool arch_vcpu_load(Vcpu *c, StateReader *r, GError **error);
  * "tsc_khz"}.  A new reference. */
 json_t *arch_cpu_needs(Kvm *kvm, Vcpu *c);
 
-/* Any thread; needs no VM: appends what of it this host
- * lacks, sentences with the way out, g_free.  `needs` may be anything: it comes from a
- * file.  A restore need not call it, arch_vcpu_load() looks for itself. */
+/* Any thread; needs no VM: appends what of it this host lacks, sentences with the way
+ * out, g_free.  `needs` may be anything: it comes from a file.  The second is apart
+ * because it may have to make a vCPU, which takes a millisecond; a restore does not need
+ * it, where arch_vcpu_load() looks for itself. */
 void arch_cpu_check(const json_t *needs, GPtrArray *problems);
+void arch_tsc_check(const json_t *needs, GPtrArray *problems);
 
 /* vCPU thread or vCPU parked: tells the guest, where it has asked for that, that its vCPU
  * was held up, so that its watchdogs do not take it for a lock-up. */

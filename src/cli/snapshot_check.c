@@ -339,8 +339,10 @@ static void check_all(Check *c)
     }
     check_files(c);
     check_state(c);
-    if (m->cpu_needs)
+    if (m->cpu_needs) {
         arch_cpu_check(m->cpu_needs, c->problems);
+        arch_tsc_check(m->cpu_needs, c->problems);
+    }
     snapshot_disks_check(m, c->folder, c->problems, c->warnings);
     check_config(c, m);
 }

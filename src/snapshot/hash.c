@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hutch-config.h"
@@ -12,7 +13,10 @@
 #include "util/fd.h"
 #include "util/lock.h"
 
-enum { FILE_PIECE = 256 * 1024 };
+enum {
+    FILE_PIECE = 256 * 1024,
+    SMALL = 64 * 1024, /* bytes that GLib hashes before the other library is loaded */
+};
 
 /* ---- nettle --------------------------------------------------------------------------
  */
@@ -75,15 +79,20 @@ struct Hasher {
     NettleContext nettle;
 };
 
-Hasher *hasher_new(void)
+static Hasher *new_for(bool much)
 {
     Hasher *h = g_new0(Hasher, 1);
 
-    if (load())
+    if (much && load())
         nettle.init(&h->nettle);
     else
         h->glib = g_checksum_new(G_CHECKSUM_SHA256);
     return h;
+}
+
+Hasher *hasher_new(void)
+{
+    return new_for(true);
 }
 
 void hasher_add(Hasher *h, const void *data, size_t len)
@@ -151,7 +160,9 @@ char *hash_file(const char *path, uint64_t *ret_size, GError **error)
 {
     autofd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     g_autofree char *buf = g_malloc(FILE_PIECE);
-    g_autoptr(Hasher) h = hasher_new();
+    struct stat st;
+    bool much = fd >= 0 && fstat(fd, &st) == 0 && st.st_size > SMALL;
+    g_autoptr(Hasher) h = new_for(much);
     uint8_t hash[HASH_BYTES];
     uint64_t size = 0;
     ssize_t n = fd < 0 ? -1 : 1;

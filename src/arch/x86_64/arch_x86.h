@@ -9,8 +9,8 @@ enum { X86_MSR_TSC = 0x10 };
 /* Facts of the VM that every vCPU needs, fetched from KVM once, and the interrupt
  * controllers as they were at power-on. */
 typedef struct ArchVm {
-    struct kvm_cpuid2 *cpuid; /* what this host's KVM supports */
-    uint32_t *msrs;           /* what KVM would save and restore, without the TSC */
+    const struct kvm_cpuid2 *cpuid; /* what this host's KVM supports */
+    uint32_t *msrs;                 /* what KVM would save and restore, without the TSC */
     unsigned n_msrs;
     struct kvm_irqchip chip[3]; /* PIC master, PIC slave, IOAPIC */
     struct kvm_pit_state2 pit;
@@ -42,9 +42,10 @@ typedef struct VcpuReset {
 struct kvm_cpuid2 *x86_cpuid_new(void); /* X86_MAX_CPUID of them */
 struct kvm_msrs *x86_msrs_new(unsigned n);
 
-/* What this host's KVM supports, by the descriptor of /dev/kvm; what vCPU `index` of
- * `n_cpus` shows of it (Intel SDM, CPUID; APM, CPUID).  Both are the caller's, g_free. */
-struct kvm_cpuid2 *x86_cpuid_fetch(int kvm_fd, GError **error);
+/* What this host's KVM supports, by the descriptor of /dev/kvm; the process keeps it. */
+const struct kvm_cpuid2 *x86_cpuid_host(int kvm_fd, GError **error);
+/* What vCPU `index` of `n_cpus` shows of that (Intel SDM, CPUID; APM, CPUID).  The
+ * caller's, g_free. */
 struct kvm_cpuid2 *x86_cpuid_make(Kvm *kvm, unsigned index, unsigned n_cpus);
 /* An entry by leaf and subleaf; NULL: it is not there. */
 const struct kvm_cpuid_entry2 *x86_cpuid_find(const struct kvm_cpuid2 *t,

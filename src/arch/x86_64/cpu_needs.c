@@ -207,14 +207,16 @@ static char *named_features_problem(const json_t *wanted, const struct kvm_cpuid
 }
 
 /* 0: the kernel does not say, or it does not matter, because KVM scales. */
-static int unscalable_tsc_khz(int kvm_fd, int vm_fd)
+static int unscalable_tsc_khz(int kvm_fd)
 {
-    autofd vcpu = -1;
+    autofd vm = -1, vcpu = -1;
     int khz = 0;
 
     if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, (long)KVM_CAP_TSC_CONTROL) > 0)
         return 0;
-    vcpu = ioctl(vm_fd, KVM_CREATE_VCPU, 0L);
+    vm = ioctl(kvm_fd, KVM_CREATE_VM, 0L);
+    if (vm >= 0)
+        vcpu = ioctl(vm, KVM_CREATE_VCPU, 0L);
     if (vcpu >= 0)
         khz = ioctl(vcpu, KVM_GET_TSC_KHZ, 0L);
     return MAX(khz, 0);
@@ -248,22 +250,27 @@ static json_int_t number(const json_t *needs, const char *key)
     return json_integer_value(json_object_get(needs, key));
 }
 
+/* -1: the problem is told. */
+static int open_kvm(GPtrArray *problems)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        add(problems, g_strdup_printf("/dev/kvm: %s; 'hutch doctor' says what to do",
+                                      g_strerror(errno)));
+    return fd;
+}
+
 void arch_cpu_check(const json_t *needs, GPtrArray *problems)
 {
-    autofd kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    autofd vm_fd = -1;
-    g_autofree struct kvm_cpuid2 *host = NULL;
+    autofd kvm_fd = open_kvm(problems);
+    const struct kvm_cpuid2 *host;
     g_autoptr(GError) error = NULL;
     char vendor[13];
 
-    if (kvm_fd >= 0)
-        vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0L);
-    if (vm_fd < 0) {
-        add(problems, g_strdup_printf("/dev/kvm: %s; 'hutch doctor' says what to do",
-                                      g_strerror(errno)));
+    if (kvm_fd < 0)
         return;
-    }
-    host = x86_cpuid_fetch(kvm_fd, &error);
+    host = x86_cpuid_host(kvm_fd, &error);
     if (!host) {
         add(problems, g_strdup(error->message));
         return;
@@ -273,7 +280,13 @@ void arch_cpu_check(const json_t *needs, GPtrArray *problems)
     add(problems, named_features_problem(json_object_get(needs, "features"), host));
     add(problems, bits_problem((unsigned)CLAMP(number(needs, "physical_bits"), 0, 64),
                                physical_bits_of(host)));
-    add(problems, xsave_problem(number(needs, "xsave_size"), xsave_size(vm_fd)));
-    add(problems,
-        tsc_problem(number(needs, "tsc_khz"), unscalable_tsc_khz(kvm_fd, vm_fd)));
+    add(problems, xsave_problem(number(needs, "xsave_size"), xsave_size(kvm_fd)));
+}
+
+void arch_tsc_check(const json_t *needs, GPtrArray *problems)
+{
+    autofd kvm_fd = open_kvm(problems);
+
+    if (kvm_fd >= 0)
+        add(problems, tsc_problem(number(needs, "tsc_khz"), unscalable_tsc_khz(kvm_fd)));
 }

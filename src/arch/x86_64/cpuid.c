@@ -5,6 +5,7 @@
 
 #include "arch_x86.h"
 #include "util/bits.h"
+#include "util/lock.h"
 
 enum {
     LEAF_BASIC = 0x1,
@@ -47,16 +48,24 @@ struct kvm_cpuid2 *x86_cpuid_new(void)
     return t;
 }
 
-struct kvm_cpuid2 *x86_cpuid_fetch(int kvm_fd, GError **error)
+/* Asked of KVM once in a process: it takes a good part of a millisecond where CPUID
+ * traps, which is so in every VM that is a host itself. */
+const struct kvm_cpuid2 *x86_cpuid_host(int kvm_fd, GError **error)
 {
-    g_autofree struct kvm_cpuid2 *t = x86_cpuid_new();
+    static Lock lock = LOCK_INIT;
+    static struct kvm_cpuid2 *host;
+    g_autofree struct kvm_cpuid2 *t = NULL;
 
+    LOCK_GUARD(&lock);
+    if (host)
+        return host;
+    t = x86_cpuid_new();
     t->nent = X86_MAX_CPUID;
     if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, t) < 0) {
         fail_errno(error, "/dev/kvm: ask for the supported CPUID");
         return NULL;
     }
-    return g_steal_pointer(&t);
+    return host = g_steal_pointer(&t);
 }
 
 const struct kvm_cpuid_entry2 *x86_cpuid_find(const struct kvm_cpuid2 *t,

@@ -111,7 +111,7 @@ bool arch_vm_init(Kvm *kvm, GError **error)
     __u64 identity = IDENTITY_MAP_ADDR;
 
     kvm->arch = g_new0(ArchVm, 1);
-    kvm->arch->cpuid = x86_cpuid_fetch(kvm->kvm_fd, error);
+    kvm->arch->cpuid = x86_cpuid_host(kvm->kvm_fd, error);
     if (!kvm->arch->cpuid || !fetch_msr_list(kvm, error))
         return false;
     enable_exact_events(kvm);
@@ -140,7 +140,6 @@ void arch_vm_finish(Kvm *kvm)
 {
     if (!kvm->arch)
         return;
-    g_free(kvm->arch->cpuid);
     g_free(kvm->arch->msrs);
     g_free(kvm->arch->irqchip);
     g_clear_pointer(&kvm->arch, g_free);

@@ -560,6 +560,7 @@ static void needs_that_this_host_meets_are_no_problem(void)
     g_assert_nonnull(needs);
     g_assert_cmpuint(json_array_size(json_object_get(needs, "features")), >, 10);
     arch_cpu_check(needs, problems);
+    arch_tsc_check(needs, problems);
     for (unsigned i = 0; i < problems->len; i++)
         g_test_message("%s", (const char *)problems->pdata[i]);
     g_assert_cmpuint(problems->len, ==, 0);
@@ -595,6 +596,7 @@ static void needs_that_no_host_meets_are_told_one_by_one(void)
     json_decref(needs);
     needs = json_string("not an object");
     arch_cpu_check(needs, problems); /* whatever it says, it ends */
+    arch_tsc_check(needs, problems);
     json_decref(needs);
 }
 
