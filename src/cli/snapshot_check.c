@@ -158,8 +158,10 @@ static const struct {
     {"fs", "socket", NEEDS_SOCKET},    {"vhost-user-blk", "socket", NEEDS_SOCKET},
 };
 
-static void check_path(Check *c, const char *option, Need need, const char *path)
+/* Relative ones count from the folder, as config_load() has it. */
+static void check_path(Check *c, const char *option, Need need, const char *name)
 {
+    g_autofree char *path = g_canonicalize_filename(name, c->folder);
     g_autofree char *parent = g_path_get_dirname(path);
     struct stat st;
     bool there = stat(path, &st) == 0;
@@ -237,6 +239,7 @@ static void check_own_disks(Check *c, const json_t *config, const Manifest *m)
         const char *id = *json_get_text(disk, "id") ? json_get_text(disk, "id")
                                                     : by_place;
         const char *path = json_get_text(disk, "path");
+        g_autofree char *full = g_canonicalize_filename(path, c->folder);
         bool kept = false;
 
         for (unsigned j = 0; j < m->disks->len; j++) {
@@ -245,10 +248,10 @@ static void check_own_disks(Check *c, const json_t *config, const Manifest *m)
             kept |= g_str_equal(d->id, id) && d->layer;
         }
         if (!kept && *path && !strstr(path, "://") &&
-            !g_file_test(path, G_FILE_TEST_EXISTS))
+            !g_file_test(full, G_FILE_TEST_EXISTS))
             note(c->problems,
                  "disk '%s': '%s' is not there: give the disk by --disk %s=FILE", id,
-                 path, id);
+                 full, id);
     }
 }
 

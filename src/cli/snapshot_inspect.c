@@ -51,7 +51,11 @@ static bool is_flat(const json_t *array)
 
 static void print_number(const json_t *value)
 {
-    if (json_is_integer(value))
+    g_autofree char *text = json_is_string(value) ? safe(json_string_value(value)) : NULL;
+
+    if (text)
+        fputs(text, stdout);
+    else if (json_is_integer(value))
         printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_real(value))
         printf("%g", json_real_value(value));
