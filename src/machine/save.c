@@ -227,8 +227,8 @@ bool machine_log_fetch(Machine *m, uint64_t *bitmap, GError **error)
 /* Devices still mark what they write: nothing may be in flight. */
 void machine_log_stop(Machine *m)
 {
+    kvm_dirty_stop(m->kvm); /* milliseconds, on some hosts: not in the pause */
     machine_pause(m);
-    kvm_dirty_stop(m->kvm);
     gm_log_stop(&m->gm);
     machine_resume(m);
 }
