@@ -370,7 +370,28 @@ static void test_snapshot(void)
     }
 }
 
+/* dirty: for each byte that is typed, writes one word in each page of a range, and says
+ * so; between that it only looks whether there is a byte.  pages=N */
+static void test_dirty(void)
+{
+    uint64_t pages = arg_number("pages", 1), round = 0;
+    volatile uint64_t *at = alloc(0, 1 << 21);
+
+    map((uintptr_t)at, pages * PAGE);
+    print("dirty ready\n");
+    for (;;) {
+        while (!(inb(COM1 + COM_LSR) & LSR_RX))
+            pause();
+        inb(COM1);
+        round++;
+        for (uint64_t i = 0; i < pages; i++)
+            at[i * (PAGE / 8)] += round;
+        print("dirty %lu\n", round);
+    }
+}
+
 const Test tests_snapshot[] = {
     {"snapshot", test_snapshot},
+    {"dirty", test_dirty},
     {NULL, NULL},
 };

@@ -11,6 +11,7 @@ from base import Bench, Row, real_file, timed
 from disks import DISKS
 from fleet import FLEET
 from monitors import CannotRun, Guest, first_run, tool
+from snapshots import SNAPSHOTS
 
 DISK_BYTES = 256 << 20
 READS = 60000
@@ -205,4 +206,4 @@ class NetworkRx(Network):
 
 
 ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS,
-       *FLEET)
+       *FLEET, *SNAPSHOTS)
