@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 """What is saved, loaded and saved again is the same, of a whole busy machine: nothing is
-lost on the way but time that passes."""
+lost on the way but time that passes.  And what somebody made up harms nobody."""
+import hashlib
 import json
 import os
+import pathlib
 import re
+import shutil
+import struct
+import zlib
 
 import hutch
 from hutch import check, equal, image
 from qmp import Qmp
-from snapshot_guest import Busy, Place
+from snapshot_guest import Busy, Dice, Place
 
 # What goes on while a machine is paused, and how it was left.
 MOVES = re.compile(r"acpi-pm/timer_ns|clock/\w+|machine/state|vcpu\d+/tsc_offset"
@@ -69,6 +74,72 @@ def test_devices_on_virtio_mmio_are_the_same_after_a_restore():
     hutch.needs_kvm()
     same(*saved_twice("cpus=1 irq=0 net=0", "--transport", "mmio", "--disk", "{disk}",
                       "--console", "file={folder}/one"))
+
+
+def sections(state):
+    """(start, first field, end) of each."""
+    at = 12
+    while state[at:at + 4] == b"SECT":
+        size, _, name, kind = struct.unpack_from("<IHBB", state, at + 8)
+        first = at + 16 + name + kind
+        yield at, first, first + size
+        at = first + size
+
+
+def fields(state):
+    """(start, length) of each field's value."""
+    for _, at, end in sections(state):
+        while at < end:
+            length = struct.unpack_from("<I", state, at + 2)[0]
+            yield at + 6, length
+            at += 6 + length
+
+
+def make_up(folder, dice):
+    """Other bytes in one or two fields, with sums and hashes to match."""
+    state = bytearray((folder / "state").read_bytes())
+    for at, length in dice.sample([f for f in fields(state) if f[1]], dice.choice([1, 1, 2])):
+        at += dice.randrange(length)
+        state[at] = dice.choice([0, 1, 0x7f, 0xff, dice.randrange(256)])
+    for start, _, end in sections(state):
+        struct.pack_into("<I", state, start + 4, zlib.crc32(state[start + 8:end]))
+    (folder / "state").write_bytes(state)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if file["name"] == "state":
+            file["sha256"] = hashlib.sha256(state).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def restored_end(place, dice):
+    """How the restore of what somebody made up ends, given some time to run."""
+    with Busy(place, "--restore", "made-up", restored=True) as vm:
+        while vm.process.poll() is None and vm.read(0.3) and dice.random() < 0.8:
+            pass
+        vm.process.terminate()
+        return vm.wait(), vm.stderr()
+
+
+def test_states_that_somebody_made_up_end_in_a_sentence_or_a_guest_of_its_own_making():
+    hutch.needs_kvm()
+    dice = Dice()
+    with Place() as place:
+        with Busy(place, "--kernel", image("payload", "payload.elf"), "--cmdline",
+                  "test=snapshot cpus=1 irq=1", "--debug-exit", "--memory", "16M", "--disk",
+                  place.disk, "--net", "user", "--console", f"file={place.folder}/one") as vm:
+            vm.follow(3)
+            vm.save("good")
+            vm.end()
+        folder = pathlib.Path(place.store) / "made-up.snap"
+        for _ in range(10):
+            shutil.copytree(pathlib.Path(place.store) / "good.snap", folder)
+            make_up(folder, dice)
+            status, said = restored_end(place, dice)
+            check(0 <= status < 128 or status == 143, f"status {status}: {said}")
+            check("CRITICAL" not in said and "Sanitizer" not in said, said)
+            if status == 125:
+                check(said.startswith("hutch: error: "), said)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
