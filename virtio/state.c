@@ -260,6 +260,12 @@ static bool check_in_flight(const VirtioDevice *v, const VirtioState *s, GError 
     return true;
 }
 
+static bool name_section(const VirtioDevice *v, GError **error)
+{
+    g_prefix_error(error, "state, section '%s/virtio': ", v->id);
+    return false;
+}
+
 static bool load(VirtioDevice *v, StateReader *r, GError **error)
 {
     VirtioState s;
@@ -269,10 +275,12 @@ static bool load(VirtioDevice *v, StateReader *r, GError **error)
         return false;
     v->offered |= s.features & v->ops->kept_features;
     if (!check(v, &s, error))
-        return false;
+        return name_section(v, error);
     take_registers(v, &s);
     take_rings(v, &s);
-    return (!v->ops->load || v->ops->load(v, r, error)) && check_in_flight(v, &s, error);
+    if (v->ops->load && !v->ops->load(v, r, error))
+        return false;
+    return check_in_flight(v, &s, error) || name_section(v, error);
 }
 
 /* A driver whose device is broken by its rings is told so with the resume. */

@@ -261,8 +261,10 @@ static void a_backend_that_does_less_is_refused_only_if_the_guest_counts_on_it(v
         vqg_replace(&g, options);
         g_assert_cmpint(vqg_load(&g, state, &error), ==, i);
         if (!i)
-            g_assert_nonnull(strstr(error->message, "net: the guest uses features that "
-                                                    "the device does not have here"));
+            g_assert_nonnull(
+                strstr(error->message,
+                       "net: state, section 'net/virtio': the guest uses features that "
+                       "the device does not have here"));
         end();
     }
 }
