@@ -250,7 +250,10 @@ static bool load(Device *d, StateReader *r, GError **error)
         return false;
     t->s.queue_sel = s.queue_sel;
     __atomic_store_n(&t->s.interrupt_status, s.interrupt_status, __ATOMIC_SEQ_CST);
-    return virtio_load(t->v, r, error);
+    if (!virtio_load(t->v, r, error))
+        return false;
+    update_irq(t); /* before the controller's state is put over it */
+    return true;
 }
 
 /* ---- life-cycle ------------------------------------------------------------------- */
@@ -275,13 +278,9 @@ static void quiesce(Device *d)
     virtio_quiesce(((VirtioMmio *)d)->v);
 }
 
-/* After a load the line has to be raised. */
 static void resume(Device *d)
 {
-    VirtioMmio *t = (VirtioMmio *)d;
-
-    update_irq(t);
-    virtio_resume(t->v);
+    virtio_resume(((VirtioMmio *)d)->v);
 }
 
 static void release(Device *d)
