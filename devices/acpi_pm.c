@@ -320,6 +320,12 @@ void acpi_pm_set_gpe(Device *d, unsigned bit, bool level)
     update(pm);
 }
 
+void acpi_pm_put_forward(Device *d, int64_t ns)
+{
+    LOCK_GUARD(&d->lock);
+    ((AcpiPm *)d)->epoch_ns -= CLAMP(ns, 0, (int64_t)TIMER_NS_MAX);
+}
+
 bool acpi_pm_gpe_enabled(Device *d, unsigned bit)
 {
     AcpiPm *pm = (AcpiPm *)d;

@@ -66,6 +66,10 @@ Device *acpi_pm_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
 void acpi_pm_power_button(Device *pm); /* main thread; takes the device's lock */
 void acpi_pm_raise_gpe(Device *pm, unsigned bit); /* main thread */
 
+/* Main thread, after a load: the timer is `ns` further than it was, as are the guest's
+ * other clocks.  Less than none counts as none. */
+void acpi_pm_put_forward(Device *pm, int64_t ns);
+
 /* Any thread, pm's lock not held.  An event whose cause may last: while `level`, its
  * status cannot be cleared. */
 void acpi_pm_set_gpe(Device *pm, unsigned bit, bool level);

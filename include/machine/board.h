@@ -54,6 +54,7 @@ void board_resume(Board *board);
 char *board_pinned(Board *board);
 bool board_save(Board *board, StateWriter *w, GError **error);
 bool board_load_state(Board *board, StateReader *r, GError **error);
+void board_put_forward(Board *board, int64_t ns); /* its clocks, but those of KVM */
 bool board_new_generation(Board *board, GError **error); /* a new VM generation ID */
 
 void board_power_button(Board *board); /* main thread */

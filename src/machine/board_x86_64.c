@@ -366,6 +366,11 @@ bool board_load_state(Board *b, StateReader *r, GError **error)
     return true;
 }
 
+void board_put_forward(Board *b, int64_t ns)
+{
+    acpi_pm_put_forward(b->acpi_pm, ns);
+}
+
 bool board_new_generation(Board *b, GError **error)
 {
     if (!new_guid(b, error) || !vmgenid_set(b->vmgenid, b->guid))

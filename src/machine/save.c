@@ -178,6 +178,8 @@ bool machine_load(Machine *m, GError **error)
     for (unsigned i = 0; i < m->n_vcpus; i++)
         if (!arch_vcpu_load(m->vcpus[i], r->state, error))
             return false;
+    if (r->clock == CLOCK_CATCH_UP)
+        board_put_forward(m->board, r->elapsed_ns);
     return state_reader_done(r->state, error) &&
            (!r->clone || board_new_generation(m->board, error));
 }
