@@ -321,6 +321,17 @@ static void one_that_answers_in_order_goes_on_at_the_used_index(void)
     finish(&server);
 }
 
+/* It has state of its own, and writes to guest memory in no log. */
+static void it_is_pinned_and_says_the_way_out(void)
+{
+    server = (Server){0};
+    serve(&server, 1);
+    open_folder(&server);
+    g_assert_nonnull(strstr(virtio_pinned(g.vdev), "another process serves it"));
+    g_assert_nonnull(strstr(virtio_pinned(g.vdev), "take the device out"));
+    finish(&server);
+}
+
 static void a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was(void)
 {
     server = (Server){0};
@@ -362,6 +373,7 @@ int main(int argc, char **argv)
     TEST(another_disk_is_not_taken_for_the_one_that_was_there);
     TEST(one_with_in_flight_memory_gets_the_drivers_rings_and_its_memory_again);
     TEST(one_that_answers_in_order_goes_on_at_the_used_index);
+    TEST(it_is_pinned_and_says_the_way_out);
     TEST(a_pause_stops_each_ring_and_a_resume_goes_on_where_it_was);
     TEST(one_that_makes_its_eventfds_block_does_not_hold_a_pause);
     return g_test_run();
