@@ -181,8 +181,8 @@ static void blk_describe(VirtioDevice *v, json_t *option)
 {
     BlockDev *dev = ((Blk *)v)->dev;
     json_t *chain = block_chain_info(dev), *top = json_array_get(chain, 0);
-    BlkOptions now = {.block.path = (char *)json_string_value(
-                          json_object_get(top, "filename"))};
+    BlkOptions now = {
+        .block.path = (char *)json_string_value(json_object_get(top, "filename"))};
     json_t *path = param_value_to_json(blk_desc, &now); /* absolute, as the option's */
 
     if (path && !json_equal(path, json_object_get(option, "path"))) {
