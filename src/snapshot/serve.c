@@ -237,7 +237,6 @@ static void drop_clients(Server *s)
 static bool describe(Server *s, const Manifest *m, GError **error)
 {
     json_t *o = manifest_to_json(m);
-    g_autoptr(GError) unused = NULL;
     g_autoptr(Manifest) own = NULL;
     g_autofree char *text = json_dumps(o, 0), *sent = NULL;
 

@@ -159,6 +159,7 @@ static void a_restored_guest_loses_its_connections_at_once(void)
     uint32_t seq, ack;
     Wire w;
 
+    g_assert_cmpint(server, >=, 0);
     wire_open(&w, (NetDevOptions){0});
     connect_guest(&w, GUEST_PORT, port, &seq, &ack);
     g_assert_cmpuint(n_flows(&w), ==, 1);
@@ -202,6 +203,9 @@ static void a_connection_that_is_over_is_not_asked_for(void)
     {
         autofd first = accept(server, NULL, NULL);
         autofd conn = accept(server, NULL, NULL);
+
+        g_assert_cmpint(first, >=, 0);
+        g_assert_cmpint(conn, >=, 0);
     }
     for (unsigned i = 0; i < 3 && !(l4(&w.got)[13] & (TCP_FIN | TCP_RST)); i++)
         expect(&w, any_tcp);

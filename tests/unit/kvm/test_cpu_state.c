@@ -572,8 +572,9 @@ static void needs_that_no_host_meets_are_told_one_by_one(void)
 {
     static const char *const expect[] = {
         "the snapshot's processor is of ArmInside,",
-        "the snapshot's processor has cpuid-7.7-eax-1, warp_drive, which this host's KVM "
-        "does not offer; restore it on a host that has them",
+        ("the snapshot's processor has cpuid-7.7-eax-1, warp_drive, which this host's "
+         "KVM "
+         "does not offer; restore it on a host that has them"),
         "the snapshot's processor has 64 bits of physical address,",
         "the snapshot's FPU state is 1000000 bytes,",
     };

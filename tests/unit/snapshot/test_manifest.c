@@ -135,7 +135,7 @@ static void values_out_of_their_range_are_refused_by_name(void)
 
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *one = g_strdup_printf("{\"%s\": %s}", bad[i].key, bad[i].json);
-        g_autofree char *whole = NULL, *says = NULL;
+        g_autofree char *says = NULL;
         g_autoptr(GError) error = NULL;
         json_t *json = good(), *with = json_loads(one, 0, NULL);
 
