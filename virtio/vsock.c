@@ -278,17 +278,31 @@ const StateTable virtio_vsock_state_table = {
     .fields = state_fields,
 };
 
-static void vsock_save(VirtioDevice *v, StateWriter *w)
+typedef struct SaveCall {
+    const Vsock *vs;
+    VsockSaved s;
+} SaveCall;
+
+/* In a pause sockets are still heard. */
+static void save_on_loop(void *opaque)
 {
-    const Vsock *vs = (const Vsock *)v;
-    const VsockSaved s = {
+    SaveCall *call = opaque;
+    const Vsock *vs = call->vs;
+
+    call->s = (VsockSaved){
         .cid = vs->cid,
         .last_port = vs->last_port,
-        .reset_owed = v->live && (vs->reset_owed || vsock_conns_known(vs)),
+        .reset_owed = vs->v.live && (vs->reset_owed || vsock_conns_known(vs)),
     };
+}
+
+static void vsock_save(VirtioDevice *v, StateWriter *w)
+{
+    SaveCall call = {.vs = (const Vsock *)v};
     char name[64];
 
-    state_put(w, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &s);
+    ioloop_call(v->loop, save_on_loop, &call);
+    state_put(w, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &call.s);
 }
 
 static bool vsock_load(VirtioDevice *v, StateReader *r, GError **error)
