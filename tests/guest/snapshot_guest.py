@@ -105,11 +105,12 @@ class Place:
         self.n += 1
         return f"vm{self.n}"
 
-    def boot(self, cpus=1, words="", memory="64M"):
+    def boot(self, cpus=1, words="", memory="64M", transport="pci"):
+        irq = int(transport == "pci")  # over virtio-mmio the guest's driver polls
         return Busy(self, "--kernel", image("payload", "payload.elf"), "--cmdline",
-                    f"test=snapshot cpus={cpus} irq=1 {words}", "--debug-exit",
-                    "--cpus", cpus, "--memory", memory, "--disk", self.disk, "--net", "user",
-                    "--console", f"file={self.folder}/console.txt")
+                    f"test=snapshot cpus={cpus} irq={irq} {words}", "--debug-exit", "--cpus",
+                    cpus, "--memory", memory, "--transport", transport, "--disk", self.disk,
+                    "--net", "user", "--console", f"file={self.folder}/console.txt")
 
     def restore(self, snapshot, *arguments):
         return Busy(self, "--restore", snapshot, *arguments, restored=True)

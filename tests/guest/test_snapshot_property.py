@@ -60,6 +60,21 @@ def test_split_rings_and_a_qcow2_disk_are_as_good():
     round_trips(2, 8, "disk.qcow2", "ring=split")
 
 
+def test_virtio_mmio_is_as_good():
+    needs_kvm()
+    with Place() as place:
+        vm = place.boot(transport="mmio")
+        try:
+            for n in range(cycles(4)):
+                vm.all_go_on()
+                vm.save(f"m{n}")
+                vm.end(kill=True)
+                vm = place.restore(f"m{n}")
+            vm.all_go_on()
+        finally:
+            vm.end(kill=True)
+
+
 def test_one_snapshot_is_restored_many_times():
     needs_kvm()
     dice = Dice()
