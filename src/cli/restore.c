@@ -61,7 +61,23 @@ static bool fail_device(const Config *cfg, const ConfigOption *o, GError **error
                            o->name);
 }
 
-/* Its new options: those that the guest knows of stay, the others are as if new. */
+/* What the old options have and the new ones did not say.  Another file keeps how it is
+ * to be used, but for its format; another interface or terminal is as if new. */
+static void keep_rest(json_t *now, const json_t *was, const ParamTable *table)
+{
+    const char *key;
+    json_t *value;
+
+    if (table->desc->type != PARAM_PATH)
+        return;
+    json_object_foreach((json_t *)was, key, value)
+    {
+        if (!json_object_get(now, key) && !g_str_equal(key, "format"))
+            json_object_set(now, key, value);
+    }
+}
+
+/* Its new options: those that the guest knows of stay. */
 static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
                     GError **error)
 {
@@ -80,6 +96,8 @@ static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
         else if (kept)
             json_object_set(now, *key, kept);
     }
+    if (ok)
+        keep_rest(now, was, table);
     ok = ok && param_from_json(table, merged, now, NULL, error);
     if (ok) {
         void *old = d->options;

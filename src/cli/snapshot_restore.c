@@ -1,6 +1,10 @@
 /* hutch snapshot restore: a VM goes back to a snapshot.  A new monitor does it, detached,
  * under the name of the old one, which ends when it is sure that the snapshot can be
  * restored. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "control/client.h"
 #include "control/place.h"
 #include "snapshot/restore.h"
@@ -9,8 +13,9 @@
 #include "src/cli/snapshot.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
+#include "util/log.h"
 
-enum { QUIT_MS = 10 * 1000 };
+enum { QUIT_MS = 10 * 1000, MAX_OVERLAYS = 1000 };
 
 typedef struct RestoreArgs {
     bool paused;
@@ -37,13 +42,69 @@ const char snapshot_restore_about[] =
     "What the guest did since the snapshot is lost.  The VM is detached afterwards.  To "
     "start a snapshot beside it, use 'hutch run --restore NAME --name OTHER'.";
 
-static bool check(const char *folder, GError **error)
+/* A disk that goes back goes on in a new file beside the layer that it had then, which
+ * stays when the VM ends: as after 'create'.  NULL: there is no place beside it. */
+static char *place_overlay(const ManifestDisk *d, const char *vm)
+{
+    g_autofree char *folder = NULL, *leaf = NULL;
+    char *dot;
+
+    if (d->readonly || !d->layer || !g_path_is_absolute(d->layer))
+        return NULL;
+    folder = g_path_get_dirname(d->layer);
+    leaf = g_path_get_basename(d->layer);
+    dot = strrchr(leaf, '.');
+    if (dot && dot != leaf)
+        *dot = '\0';
+    for (unsigned i = 1; i <= MAX_OVERLAYS; i++) {
+        g_autofree char *path = g_strdup_printf("%s/%s.%s-%u.qcow2", folder, leaf, vm, i);
+
+        if (access(path, F_OK) < 0 && errno == ENOENT)
+            return g_steal_pointer(&path);
+    }
+    return NULL;
+}
+
+static void add_disk(GPtrArray *argv, const ManifestDisk *d, const char *vm)
+{
+    g_autofree char *path = place_overlay(d, vm);
+    g_auto(GStrv) parts = path ? g_strsplit(path, ",", -1) : NULL;
+    g_autofree char *doubled = parts ? g_strjoinv(",,", parts) : NULL;
+
+    if (!path)
+        return; /* it is in the run folder */
+    log_info("disk '%s' goes on in '%s'", d->id, path);
+    g_ptr_array_add(argv, g_strdup("--disk"));
+    g_ptr_array_add(argv, g_strconcat(d->id, "=path=", doubled, NULL));
+}
+
+/* What `hutch run` is to be told; NULL: the snapshot cannot be restored. */
+static GPtrArray *make_arguments(const RestoreArgs *args, const char *folder,
+                                 const char *vm, GError **error)
 {
     g_autoptr(Config) cfg = config_new();
     g_autoptr(SnapshotRestore)
         r = snapshot_restore_open(folder, &(RestoreOptions){0}, cfg, error);
+    const char *const first[] = {
+        "run", "--restore", folder,    "--name",
+        vm,    "--detach",  "--clock", restore_clock_names[args->clock],
+        NULL,
+    };
+    const GPtrArray *disks;
+    GPtrArray *argv;
 
-    return r != NULL;
+    if (!r)
+        return NULL;
+    argv = g_ptr_array_new_with_free_func(g_free);
+    for (unsigned i = 0; first[i]; i++)
+        g_ptr_array_add(argv, g_strdup(first[i]));
+    if (args->paused)
+        g_ptr_array_add(argv, g_strdup("--paused"));
+    disks = snapshot_restore_manifest(r)->disks;
+    for (guint i = 0; i < disks->len; i++)
+        add_disk(argv, disks->pdata[i], vm);
+    g_ptr_array_add(argv, NULL);
+    return argv;
 }
 
 static bool end_old(const char *vm, GError **error)
@@ -74,25 +135,17 @@ static bool end_old(const char *vm, GError **error)
 
 bool snapshot_act_restore(void *options, char **names, int *status, GError **error)
 {
-    const RestoreArgs *args = options;
     g_autofree char *folder = store_find(STORE_SNAPSHOTS, names[1], error);
-    const char *clock = restore_clock_names[args->clock];
-    char *argv[] = {(char *)"run",
-                    (char *)"--restore",
-                    folder,
-                    (char *)"--name",
-                    names[0],
-                    (char *)"--detach",
-                    (char *)"--clock",
-                    (char *)clock,
-                    NULL,
-                    NULL};
+    GPtrArray *argv = NULL;
+    bool ok;
 
-    if (!folder || !place_check_name(names[0], error) || !check(folder, error) ||
-        !end_old(names[0], error))
+    if (!folder || !place_check_name(names[0], error))
         return false;
-    if (args->paused)
-        argv[G_N_ELEMENTS(argv) - 2] = (char *)"--paused";
-    *status = verb_run((int)g_strv_length(argv), argv);
-    return true;
+    argv = make_arguments(options, folder, names[0], error);
+    ok = argv && end_old(names[0], error);
+    if (ok)
+        *status = verb_run((int)argv->len - 1, (char **)argv->pdata);
+    if (argv)
+        g_ptr_array_unref(argv);
+    return ok;
 }

@@ -276,6 +276,10 @@ static bool save_instant(Save *s)
 {
     uint64_t before = s->f.pages;
 
+    g_autofree char *why = machine_pinned(s->m); /* what came since the first look */
+
+    if (why)
+        return fail(s->error, VM_ERROR_UNSUPPORTED, "the VM cannot be saved: %s", why);
     if (!fetch(s, s->error) || !copy_pages(s, s->error) || !save_state(s))
         return false;
     s->f.paused_pages = s->f.pages - before;

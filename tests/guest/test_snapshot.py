@@ -282,6 +282,35 @@ def test_restore_puts_a_vm_back_under_its_name():
         check(before > 0, "it counted")
 
 
+def disk_of(name):
+    return json.loads(hutch_verb("control", name, "query-block"))[0]["inserted"]["file"]
+
+
+def test_disks_go_back_with_their_vm_and_stay_when_it_ends():
+    """The image was named by a relative path, which counts from nowhere else."""
+    with store("/var/tmp") as snapshots:
+        with open(os.path.join(snapshots, "..", "disk.raw"), "wb") as f:
+            f.truncate(1 << 20)
+        with Vm("--kernel", image("payload", PAYLOAD), "--cmdline", "test=count pages=512",
+                "--memory", "64M", "--name", "vm", "--disk", "disk.raw",
+                cwd=os.path.join(snapshots, "..")) as vm:
+            vm.expect("count ready")
+            create("vm", "one")
+            check(disk_of("vm").endswith("/disk.one.qcow2"), disk_of("vm"))
+            try:
+                hutch_verb("snapshot", "restore", "vm", "one")
+                back = disk_of("vm")
+                check(back.endswith("/disk.vm-1.qcow2"), back)
+                create("vm", "two", "--diff")
+                hutch_verb("snapshot", "restore", "vm", "two")
+                check(disk_of("vm").endswith("/disk.vm-1.vm-1.qcow2"), disk_of("vm"))
+            finally:
+                hutch_verb("rm", "vm", "--force")
+            check(os.path.exists(back), "it went with the VM")
+        with restore("two") as copy:
+            ends_well(copy)
+
+
 def test_stop_ends_the_vm_at_the_instant_that_was_saved():
     with store(), counting() as vm:
         create("vm", "one", "--stop")
