@@ -41,17 +41,24 @@ def state(place, snapshot):
     return {k: v for k, v in flat(sections).items() if not MOVES.fullmatch(k)}
 
 
-def saved_twice(words, *devices):
+def session(place, vm):
+    return Qmp(os.path.join(place.env["XDG_RUNTIME_DIR"], "hutch", vm.name, "control.sock"),
+               vm.process)
+
+
+def saved_twice(words, *devices, before=lambda qmp: None):
     with Place() as place:
         devices = [d.format(disk=place.disk, folder=place.folder) for d in devices]
         with Busy(place, "--kernel", image("payload", "payload.elf"), "--cmdline",
                   f"test=snapshot {words}", "--debug-exit", "--memory", "64M", *devices) as vm:
             vm.follow(5)
+            qmp = session(place, vm)
+            before(qmp)
+            qmp.close()
             vm.save("first")
             vm.end()
         with Busy(place, "--restore", "first", "--paused", restored=True) as vm:
-            Qmp(os.path.join(place.env["XDG_RUNTIME_DIR"], "hutch", vm.name, "control.sock"),
-                vm.process).close()  # when it is there
+            session(place, vm).close()  # when it is there
             vm.save("second")
             vm.end()
         return state(place, "first"), state(place, "second")
@@ -74,6 +81,20 @@ def test_devices_on_virtio_mmio_are_the_same_after_a_restore():
     hutch.needs_kvm()
     same(*saved_twice("cpus=1 irq=0 net=0", "--transport", "mmio", "--disk", "{disk}",
                       "--console", "file={folder}/one"))
+
+
+def test_devices_that_come_and_shall_go_are_the_same_after_a_restore():
+    """A guest that has no ACPI takes neither the news nor the request."""
+    def plug(qmp):
+        qmp("device_add", driver="virtio-rng-pci")
+        qmp("device_add", driver="virtio-rng-pci")
+        qmp("device_del", id="rng0")
+
+    hutch.needs_kvm()
+    first, second = saved_twice("cpus=1 irq=1 net=0", "--disk", "{disk}", "--console",
+                                "file={folder}/one", before=plug)
+    same(first, second)
+    equal((first["pci-hotplug/up"], first["pci-hotplug/down"]), (0b11000, 0b1000), "slots")
 
 
 def sections(state):
