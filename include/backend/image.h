@@ -106,6 +106,10 @@ bool image_resize(BlockImage *img, uint64_t size, GError **error);
 bool image_set_backing(BlockImage *img, const char *path, const char *format,
                        GError **error);
 
+/* What is kept below a VM's overlay cannot be used by a VM for writing, until it has what
+ * the overlay had. */
+void image_set_committed(BlockImage *img);
+
 /* ---- making ---------------------------------------------------------------------------
  */
 

@@ -54,7 +54,8 @@ BlockDev *block_open(const BlockOptions *options, GError **error)
     pthread_cond_init(&dev->changed, NULL);
     dev->throttle = block_throttle_get(options->throttle_group);
     dev->top = image_open(options, 0, error);
-    if (!dev->top || !choose_engine(dev, options->aio, error))
+    if (!dev->top || !image_check_overlay(dev->top, error) ||
+        !choose_engine(dev, options->aio, error))
         return NULL;
     f = dev->top->file;
     dev->direct = f->direct;

@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 
 #include "image_private.h"
@@ -14,7 +15,8 @@
 
 const char *const block_backing_names[] = {"auto", "on", "off", NULL};
 
-#define MARK "user.hutch.backing"
+#define MARK         "user.hutch.backing"
+#define MARK_OVERLAY "user.hutch.overlay"
 enum { MAX_NAME = 1023, MAX_DEPTH = 1000 };
 
 void image_mark_backing(BlockFile *f, const char *name)
@@ -34,6 +36,49 @@ void image_copy_mark(int from, int to)
 
     if (n > 0)
         fsetxattr(to, MARK, mark, (size_t)n, 0);
+}
+
+void image_mark_overlay(BlockFile *f, const char *overlay)
+{
+    if (f->fd < 0)
+        return;
+    if (overlay)
+        fsetxattr(f->fd, MARK_OVERLAY, overlay, strlen(overlay), 0);
+    else
+        fremovexattr(f->fd, MARK_OVERLAY);
+}
+
+/* Whether that overlay is there, and says that it is over this very file. */
+static bool is_below(const BlockFile *f, const char *overlay)
+{
+    char below[MAX_NAME + 1];
+    ssize_t n = getxattr(overlay, MARK, below, sizeof(below) - 1);
+    struct stat own, named;
+
+    below[MAX(n, 0)] = '\0';
+    return n > 0 && stat(below, &named) == 0 && fstat(f->fd, &own) == 0 &&
+           own.st_dev == named.st_dev && own.st_ino == named.st_ino;
+}
+
+bool image_check_overlay(const BlockImage *img, GError **error)
+{
+    char overlay[MAX_NAME + 1];
+    ssize_t n = img->file->fd < 0 || img->readonly
+                    ? -1
+                    : fgetxattr(img->file->fd, MARK_OVERLAY, overlay,
+                                sizeof(overlay) - 1);
+
+    overlay[MAX(n, 0)] = '\0';
+    return n <= 0 || !is_below(img->file, overlay) ||
+           fail(error, VM_ERROR_BUSY,
+                "'%s' is kept as it is below '%s', in which a VM went on: use that, "
+                "commit it ('hutch image commit'), or remove it",
+                img->path, overlay);
+}
+
+void image_set_committed(BlockImage *img)
+{
+    image_mark_overlay(img->file, NULL);
 }
 
 bool image_is_marked(const BlockFile *f, const char *name)

@@ -107,6 +107,12 @@ char *image_relative_path(const BlockImage *img, const char *name);
 void image_mark_backing(BlockFile *f, const char *name);
 void image_copy_mark(int from, int to); /* file descriptors */
 
+/* Marks what is kept below a VM's overlay with the overlay's name (NULL: no more).  Until
+ * that is gone, or is over another image, no VM is to write to it: the overlay would show
+ * what nobody wrote.  Returns false with the sentence, if so. */
+void image_mark_overlay(BlockFile *f, const char *overlay);
+bool image_check_overlay(const BlockImage *img, GError **error);
+
 /* ---- image.c, for the disk and for jobs ----------------------------------------------
  */
 

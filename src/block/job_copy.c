@@ -287,9 +287,10 @@ static void cut_off(BlockImage *from, BlockImage *at)
 static void pivot(BlockJob *job)
 {
     LOCK_GUARD(&job->dev->chain_lock);
-    if (job->type == BLOCK_JOB_COMMIT)
+    if (job->type == BLOCK_JOB_COMMIT) {
         cut_off(job->top, job->base);
-    else if (job->options.only_top)
+        image_set_committed(job->base);
+    } else if (job->options.only_top)
         job->top->backing = NULL; /* the target has it now */
     job->dev->top = job->target;
 }
@@ -333,8 +334,11 @@ static bool finish_below(BlockJob *job, GError **error)
     if (ok) {
         ok = image_set_backing(above, name, job->base->format->name, error);
         if (ok) {
+            g_autofree char *overlay = block_absolute_path(above->path);
+
             cut_off(old, job->base);
             above->backing = job->base;
+            image_mark_overlay(job->base->file, overlay);
         }
         if (was_readonly)
             image_reopen(above, true, NULL);

@@ -137,6 +137,11 @@ bool block_layer_settle(BlockLayer *l, GError **error)
     errno = image_flush(l->below); /* most of it while the guest goes on */
     if (errno)
         return fail_errno(error, "'%s': write back what the guest wrote", l->below->path);
+    if (l->path) {
+        g_autofree char *overlay = block_absolute_path(l->path);
+
+        image_mark_overlay(l->below->file, overlay);
+    }
     return reopen(l, true, error);
 }
 

@@ -262,8 +262,10 @@ static bool commit(const CommitArgs *args, GArray *layers, GError **error)
     if (top)
         base = image_open_for(&args->common, last->path, last->format, args->common.cache,
                               false, 0, error);
-    if (!base || !commit_layers(args, layers, top, base, error) ||
-        !image_finish(g_steal_pointer(&base), error))
+    if (!base || !commit_layers(args, layers, top, base, error))
+        return false;
+    image_set_committed(base);
+    if (!image_finish(g_steal_pointer(&base), error))
         return false;
     if (args->keep || args->base)
         return image_close(g_steal_pointer(&top), error);

@@ -638,6 +638,36 @@ static void a_layer_may_be_used_at_another_place(void)
     layered_free(t);
 }
 
+static bool opens(char *path, int format)
+{
+    BlockOptions o = {
+        .path = path, .format = format, .lock = true, .cache = BLOCK_CACHE_WRITEBACK};
+    BlockDev *dev = block_open(&o, NULL);
+
+    block_close(dev);
+    return dev != NULL;
+}
+
+/* A VM that is started again as it was the first time would spoil both. */
+static void what_an_overlay_is_over_is_not_written_to_by_mistake(void)
+{
+    Layered *t = switched(BLOCK_FORMAT_RAW);
+    const BlockJobOptions commit = {.type = BLOCK_JOB_COMMIT, .id = "job0"};
+
+    guest_resume(&t->guest);
+    settle(t);
+    block_layer_free(t->layer);
+    guest_stop(&t->guest);
+    block_close(t->dev);
+    g_assert_false(opens(t->base, t->format));
+    t->dev = open_disk(t->top, BLOCK_FORMAT_QCOW2);
+    start_job(t->dev, &commit);
+    wait_job(t->dev);
+    block_close(t->dev);
+    g_assert_true(opens(t->base, t->format));
+    layered_free(t);
+}
+
 /* The main thread closes it, and does not wait for who has it. */
 static void a_disk_closed_in_use_stays_with_its_user(void)
 {
@@ -696,6 +726,8 @@ int main(int argc, char **argv)
                          GINT_TO_POINTER(true), a_layer_undone_later_loses_nothing);
     g_test_add_func("/block_live/a_layer_may_be_used_at_another_place",
                     a_layer_may_be_used_at_another_place);
+    g_test_add_func("/block_live/what_an_overlay_is_over_is_not_written_to_by_mistake",
+                    what_an_overlay_is_over_is_not_written_to_by_mistake);
     g_test_add_func("/block_live/a_disk_closed_in_use_stays_with_its_user",
                     a_disk_closed_in_use_stays_with_its_user);
     return g_test_run();
