@@ -19,6 +19,7 @@ typedef struct Vcpu Vcpu;
 /* Why a vCPU gave up; the machine decides what becomes of the VM. */
 typedef enum {
     VCPU_SHUTDOWN,    /* triple fault */
+    VCPU_MEMORY,      /* KVM cannot have a page of guest RAM; it can be run again */
     VCPU_CRASH,       /* an exit that nobody can handle; the text says which */
     VCPU_RESET_EVENT, /* KVM_EXIT_SYSTEM_EVENT: the guest asked for a reset */
     VCPU_POWER_OFF_EVENT,
@@ -49,9 +50,10 @@ struct Vcpu {
     pid_t tid; /* atomic; 0 until the thread runs */
 
     unsigned requests; /* atomic; bits of src/kvm/vcpu.c's */
-    Lock lock;         /* guards parked */
+    Lock lock;         /* guards parking and parked */
     pthread_cond_t changed;
-    bool parked;                       /* set by the vCPU, cleared by the resumer */
+    bool parking; /* a pause was asked for that nobody has taken back */
+    bool parked;  /* set by the vCPU, cleared by the resumer */
     uint64_t exits[VCPU_EXIT_REASONS]; /* counters, of its own thread */
     struct VcpuReset *reset_state;     /* arch's: the registers at power-on */
 };
@@ -67,7 +69,7 @@ void vcpu_free(Vcpu *c);
  * machine never resumes costs nothing. */
 void vcpu_request_pause(Vcpu *c);
 void vcpu_wait_parked(Vcpu *c);
-void vcpu_resume(Vcpu *c);
+void vcpu_resume(Vcpu *c); /* also of one that has not parked yet, which then does not */
 
 /* Any thread, any state, does not wait: a non-maskable interrupt for the vCPU, which has
  * it when it runs next. */

@@ -98,6 +98,12 @@ void machine_resume(Machine *m);
 void machine_stop(Machine *m, MachineState why);
 void machine_cont(Machine *m);
 MachineState machine_state(const Machine *m);
+
+/* Any thread; NULL is fine.  True: a page of guest RAM cannot be read (core/gmlost.h),
+ * the state is STATE_IO_ERROR, and vCPUs or I/O threads may sleep in the middle of an
+ * access.  Nothing can be paused, so that all that is left is machine_cont(), which tries
+ * again, and machine_quit(). */
+bool machine_frozen(const Machine *m);
 const char *machine_state_name(MachineState state);
 
 /* Main thread.  As a person would: press reset, the power button, and pull the plug,

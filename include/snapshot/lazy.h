@@ -32,7 +32,9 @@ bool lazy_possible(GError **error);
 LazyMemory *lazy_open(SnapMemory *s, RemoteSnapshot *remote, GuestMem *gm,
                       GError **error);
 
-/* Main thread, no vCPU runs, nobody touches RAM.  NULL is fine. */
+/* Main thread, no vCPU runs, nobody touches RAM, which may be gone already.  NULL is
+ * fine.
+ */
 void lazy_close(LazyMemory *l);
 
 void lazy_figures(LazyMemory *l, LazyFigures *ret); /* any thread */

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "util/error.h"
+#include "core/guestmem.h"
 
 typedef struct RemoteSnapshot RemoteSnapshot;
 
@@ -20,3 +20,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(RemoteSnapshot, remote_close)
 
 const char *remote_folder(const RemoteSnapshot *r);
 uint64_t remote_ram_size(const RemoteSnapshot *r); /* bytes */
+
+/* Main thread, RAM untouched: all of it comes now. */
+bool remote_copy(RemoteSnapshot *r, GuestMem *gm, GError **error);

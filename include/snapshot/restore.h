@@ -7,7 +7,9 @@
 #include "machine/machine.h"
 #include "snapshot/manifest.h"
 
-typedef enum { RESTORE_PRIVATE, RESTORE_COPY } RestoreMemory;
+/* RESTORE_PRIVATE maps what can be mapped; what cannot (compressed, in huge pages, from a
+ * server) comes lazily if this host lets us, else it is copied. */
+typedef enum { RESTORE_PRIVATE, RESTORE_COPY, RESTORE_LAZY } RestoreMemory;
 extern const char *const restore_memory_names[];
 extern const char *const restore_clock_names[]; /* ClockMode's */
 
@@ -19,7 +21,8 @@ typedef struct RestoreOptions {
 
 typedef struct SnapshotRestore SnapshotRestore;
 
-/* Main thread, as all here.  Opens a snapshot's folder, holds it (store_hold), checks it,
+/* Main thread, as all here.  Opens a snapshot's folder, or what is served at unix:PATH or
+ * tcp:ADDRESS:PORT (snapshot/remote.h), holds it (store_hold), checks it,
  * and reads its config on top of `cfg`, which is new.  It must outlive the machine. */
 SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions *options,
                                        Config *cfg, GError **error);
@@ -38,7 +41,9 @@ const MachineRestore *snapshot_restore_machine(const SnapshotRestore *r);
 const Manifest *snapshot_restore_manifest(const SnapshotRestore *r);
 
 /* Of a machine that was made by one; the folder is NULL once it was let go. */
-const char *snapshot_restored_folder(const Machine *m);
+const char *snapshot_restored_folder(const Machine *m); /* NULL: it came from a server */
+bool snapshot_restored_arriving(
+    const Machine *m); /* parts of its RAM are not there yet */
 const Manifest *snapshot_restored_manifest(const Machine *m);
 
 /* Main thread.  Its memory has nothing of the folder any more (snapshot/detach.h), which

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "snapshot/remote.h"
 #include "snapshot/store.h"
 #include "util/json.h"
 
@@ -179,7 +180,9 @@ SnapshotRestore *restore_open(const RunOptions *options, const Arguments *a, Con
                               GError **error)
 {
     const RestoreOptions how = {.memory = options->memory_from, .clock = options->clock};
-    g_autofree char *folder = store_find(STORE_SNAPSHOTS, options->restore, error);
+    g_autofree char *folder = remote_is_address(options->restore)
+                                  ? g_strdup(options->restore)
+                                  : store_find(STORE_SNAPSHOTS, options->restore, error);
     g_autoptr(SnapshotRestore)
         r = folder ? snapshot_restore_open(folder, &how, cfg, error) : NULL;
 

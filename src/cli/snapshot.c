@@ -88,6 +88,15 @@ const Verb snapshot_verbs[] = {
               "config.json says which files, sockets and networks of this host the VM "
               "will use: of a snapshot from strangers, look at it first ('hutch snapshot "
               "inspect')."},
+    {.name = "serve",
+     .args = "NAME --listen ADDRESS",
+     .help = "let VMs elsewhere be restored from a snapshot over a socket",
+     .names = NAMES_SNAPSHOTS,
+     .act = snapshot_act_serve,
+     .params = &snapshot_serve_args,
+     .min_names = 1,
+     .max_names = 1,
+     .about = snapshot_serve_about},
     {.name = "rm",
      .args = "NAME...",
      .help = "remove snapshots that nobody needs any more",

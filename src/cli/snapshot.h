@@ -21,6 +21,9 @@ bool snapshot_act_diff(void *, char **, int *, GError **);
 bool snapshot_act_export(void *, char **, int *, GError **);
 bool snapshot_act_import(void *, char **, int *, GError **);
 bool snapshot_act_merge(void *, char **, int *, GError **);
+bool snapshot_act_serve(void *, char **, int *, GError **);
+extern const ParamTable snapshot_serve_args;
+extern const char snapshot_serve_about[];
 bool snapshot_act_rm(void *, char **, int *, GError **);
 /* The same of any store: `args` is a SnapshotArgs. */
 bool snapshot_list_store(StoreKind kind, const void *args, GError **error);

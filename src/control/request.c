@@ -179,11 +179,29 @@ void request_free(Request *r)
 /* ---- carrying out ---------------------------------------------------------------------
  */
 
+/* What waits for a pause would wait for ever. */
+static bool can_run(const Request *r)
+{
+    static const char *const always[] = {"qmp_capabilities", "cont", "stop", "quit",
+                                         NULL};
+
+    return r->command->flags & CONTROL_QUERY ||
+           g_strv_contains(always, r->command->name) || !machine_frozen(r->call.machine);
+}
+
 void request_run(Request *r)
 {
     g_autoptr(GError) error = NULL;
-    json_t *value = r->command->run(&r->call, &error);
+    json_t *value;
 
+    if (!can_run(r)) {
+        refuse(r, class_generic,
+               "%s: a part of the guest's memory cannot be read, and the VM stands still "
+               "until then: 'cont' tries again, 'quit' ends it",
+               r->command->name);
+        return;
+    }
+    value = r->command->run(&r->call, &error);
     if (value)
         answer(r, json_pack("{s:o}", "return", value));
     else if (error)

@@ -71,6 +71,8 @@ void gm_unguard(GuestMem *gm)
 
     if (!l)
         return;
+    if (l->forget)
+        l->forget(l->opaque);
     sigaction(SIGBUS, &before, NULL);
     __atomic_store_n(&guarded, NULL, __ATOMIC_RELEASE);
     gm->lost = NULL;

@@ -46,8 +46,16 @@ static unsigned take_requests(Vcpu *c)
     return __atomic_exchange_n(&c->requests, 0, __ATOMIC_SEQ_CST);
 }
 
+static void set_parking(Vcpu *c, bool parking)
+{
+    LOCK_GUARD(&c->lock);
+
+    c->parking = parking;
+}
+
 void vcpu_request_pause(Vcpu *c)
 {
+    set_parking(c, true);
     vcpu_request(c, REQ_PAUSE);
 }
 
@@ -63,7 +71,7 @@ void vcpu_resume(Vcpu *c)
     LOCK_GUARD(&c->lock);
     /* A pause asked for while it was parked already is over too. */
     __atomic_fetch_and(&c->requests, ~REQ_PAUSE, __ATOMIC_SEQ_CST);
-    c->parked = false;
+    c->parked = c->parking = false;
     pthread_cond_signal(&c->changed);
 }
 
@@ -86,9 +94,11 @@ static void park(Vcpu *c)
     const int64_t since = clock_ns();
 
     lock_acquire(&c->lock);
-    c->parked = true;
-    pthread_cond_broadcast(&c->changed);
-    stay_parked_locked(c);
+    if (c->parking) {
+        c->parked = true;
+        pthread_cond_broadcast(&c->changed);
+        stay_parked_locked(c);
+    }
     lock_release(&c->lock);
     if (clock_ns() - since > LONG_PAUSE_NS)
         arch_vcpu_was_paused(c);
@@ -165,6 +175,7 @@ static void handle_mmio(Vcpu *c)
  */
 static void ended(Vcpu *c, VcpuEnd end, const char *text)
 {
+    set_parking(c, true);
     __atomic_fetch_or(&c->requests, REQ_PAUSE, __ATOMIC_SEQ_CST);
     c->events->ended(c->events->opaque, c, end, text);
 }
@@ -270,10 +281,10 @@ static bool run_once(Vcpu *c)
     if (errno == EFAULT) {
         g_autofree char *where = arch_vcpu_describe(c, NULL, 0);
 
-        crashed(c, "KVM could not reach guest memory at %s", where);
-    } else {
-        crashed(c, "KVM_RUN: %s", g_strerror(errno));
+        ended(c, VCPU_MEMORY, where);
+        return false; /* nothing was done, and there is no answer to finish */
     }
+    crashed(c, "KVM_RUN: %s", g_strerror(errno));
     return true;
 }
 

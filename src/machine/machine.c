@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
+#include "core/gmlost.h"
 #include "kvm/arch.h"
 #include "machine_private.h"
 #include "util/counter.h"
@@ -141,6 +142,16 @@ static void on_vcpu_ended(void *opaque, Vcpu *c, VcpuEnd end, const char *text)
         g_autofree char *what = g_strdup_printf("%s, last at %s", text, where);
 
         end_with(m, END_CRASH, 0, what);
+        break;
+    }
+    case VCPU_MEMORY: {
+        g_autofree char *what = g_strdup_printf(
+            "vCPU %u: KVM could not reach guest memory, at %s", c->index, text);
+
+        if (m->gm.lost)
+            gm_lose(&m->gm, what);
+        else
+            end_with(m, END_CRASH, 0, what);
         break;
     }
     case VCPU_CRASH:
@@ -293,6 +304,8 @@ static void do_reset(void *opaque)
 {
     Machine *m = opaque;
 
+    if (m->frozen)
+        return; /* machine_cont() asks again */
     if (__atomic_load_n(&m->end, __ATOMIC_ACQUIRE) != END_NONE ||
         !__atomic_load_n(&m->reset_wanted, __ATOMIC_ACQUIRE))
         return;
@@ -333,10 +346,51 @@ void machine_stop(Machine *m, MachineState why)
     machine_event(m, "STOP", NULL);
 }
 
+/* Guest RAM cannot be read, and who wants it sleeps until gm_retry(): whoever it is, it
+ * cannot be waited for. */
+static void on_lost(void *opaque, uint32_t events)
+{
+    Machine *m = opaque;
+    g_autofree char *why = gm_lost_take(&m->gm);
+
+    if (!why || m->frozen)
+        return;
+    machine_event(m, "X_HUTCH_MEMORY_ERROR", json_pack("{s:s}", "reason", why));
+    if (log_limit(&m->lost_log))
+        log_warn("the VM stops: %s; 'cont' on its control socket tries again", why);
+    if (m->state != STATE_RUNNING)
+        return; /* it goes on when it is continued, which tries again */
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_request_pause(m->vcpus[i]);
+    __atomic_store_n(&m->frozen, true, __ATOMIC_RELAXED);
+    m->state = STATE_IO_ERROR;
+    machine_event(m, "STOP", NULL);
+}
+
+bool machine_frozen(const Machine *m)
+{
+    return m && __atomic_load_n(&m->frozen, __ATOMIC_RELAXED);
+}
+
+static void thaw(Machine *m)
+{
+    __atomic_store_n(&m->frozen, false, __ATOMIC_RELAXED);
+    m->state = STATE_RUNNING;
+    machine_event(m, "RESUME", NULL);
+    gm_retry(&m->gm);
+    unpark_vcpus(m);
+    ioloop_post(m->main, &m->reset_post); /* if one was asked for meanwhile */
+}
+
 void machine_cont(Machine *m)
 {
     if (m->state == STATE_RUNNING || m->state == STATE_SHUTDOWN)
         return;
+    if (m->frozen) {
+        thaw(m);
+        return;
+    }
+    gm_retry(&m->gm);
     /* What devices asked for until now, they hold back, and ask for again if need be: a
      * post that is still on its way must not stop the VM once more. */
     lock_acquire(&m->stop_lock);
@@ -445,7 +499,9 @@ static bool make_memory(Machine *m, GError **error)
     options.prealloc &= !restore;
     return gm_init(&m->gm, &options, error) &&
            board_memory(&m->gm, options.size, error) &&
-           (!restore || restore->fill(restore->opaque, &m->gm, error));
+           (!restore || restore->fill(restore->opaque, &m->gm, error)) &&
+           (!m->gm.lost ||
+            ioloop_watch(m->main, &m->lost, m->gm.lost->fd, EPOLLIN, on_lost, m, error));
 }
 
 /* Memory slots come before the interrupt controllers: after them each costs milliseconds
@@ -556,8 +612,8 @@ Machine *machine_new(const Config *config, const MachineRestore *restore,
 
 void machine_free(Machine *m)
 {
-    if (!m)
-        return;
+    if (!m || m->frozen)
+        return; /* threads of it sleep, and go with the process */
     while (m->n_vcpus)
         vcpu_free(m->vcpus[--m->n_vcpus]);
     g_free(m->vcpus);
@@ -567,6 +623,7 @@ void machine_free(Machine *m)
     board_free(m->board);
     hotplug_free(m->hotplug);
     kvm_free(m->kvm);
+    ioloop_unwatch(&m->lost);
     gm_finish(&m->gm);
     boot_close(&m->source);
     if (m->main)
@@ -697,6 +754,7 @@ void machine_run(Machine *m, MachineResult *ret)
     ioloop_run(m->main);
     m->ended_ns = clock_ns();
     hotplug_hurry(m->hotplug);
-    machine_pause(m);
+    if (!m->frozen)
+        machine_pause(m);
     describe_result(m, ret);
 }

@@ -38,6 +38,10 @@ struct Machine {
     char stop_id[32]; /* empty: none */
     LogLimit stop_log;
 
+    IoWatch lost; /* of gm.lost, if RAM can be lost */
+    bool frozen;  /* atomic: it was, and the guest stands still; see machine_frozen() */
+    LogLimit lost_log;
+
     const MachineRestore *restore; /* NULL: it was powered on */
     char *no_kernel; /* why a restored machine cannot be reset; NULL: it can */
     void *keeper;    /* see machine_set_keeper() */

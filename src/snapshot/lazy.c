@@ -384,6 +384,8 @@ static void stop(void *opaque)
     }
     l->has_fill = l->has_fault = false;
     uffd_release(&l->uffd);
+    l->gm->lost->retry = l->gm->lost->forget = l->gm->lost->opaque = NULL;
+    l->gm = NULL; /* which may end before we do */
 }
 
 static bool start_threads(LazyMemory *l, GError **error)
@@ -458,9 +460,7 @@ void lazy_close(LazyMemory *l)
 {
     if (!l)
         return;
-    if (l->gm->lost && l->gm->lost->opaque == l)
-        l->gm->lost->retry = l->gm->lost->forget = l->gm->lost->opaque = NULL;
-    if (l->uffd.fd >= 0)
+    if (l->gm && l->uffd.fd >= 0)
         stop(l);
     uffd_close(&l->uffd);
     fd_close(&l->wake_fd);

@@ -252,6 +252,24 @@ PageSource *remote_source(RemoteSnapshot *r, GError **error)
     return NULL;
 }
 
+bool remote_copy(RemoteSnapshot *r, GuestMem *gm, GError **error)
+{
+    PageSource *s = remote_source(r, error);
+    uint64_t page = 0, n = 0;
+    bool ok = s &&
+              (gm->size == r->ram_size ||
+               fail(error, VM_ERROR_INVALID, "memory: the snapshot's has another size"));
+
+    while (ok && (ok = remote_next(s, &page, &n, error)) && n) {
+        n = MIN(n, WIRE_PAGES);
+        ok = remote_read(s, page, (unsigned)n, gm->base + page * GM_PAGE_SIZE, error);
+        page += n;
+    }
+    if (s)
+        remote_source_close(s);
+    return ok;
+}
+
 /* ---- the snapshot ---------------------------------------------------------------------
  */
 

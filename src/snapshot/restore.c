@@ -7,13 +7,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/gmlost.h"
 #include "kvm/arch.h"
 #include "snapshot/disks.h"
-#include "snapshot/memory.h"
+#include "snapshot/lazy.h"
 #include "snapshot/store.h"
 #include "util/fd.h"
+#include "util/log.h"
 
-const char *const restore_memory_names[] = {"private", "copy", NULL};
+const char *const restore_memory_names[] = {"private", "copy", "lazy", NULL};
 const char *const restore_clock_names[] = {
     [CLOCK_STOPPED] = "stopped",
     [CLOCK_CATCH_UP] = "catch-up",
@@ -25,9 +27,11 @@ struct SnapshotRestore {
     char *folder;
     RestoreOptions options;
     Manifest *manifest;
-    SnapMemory *memory;
-    GPtrArray *made; /* files that go again, if it comes to nothing */
-    int hold_fd;     /* -1: it was let go */
+    SnapMemory *memory;     /* NULL: remote */
+    RemoteSnapshot *remote; /* NULL: a folder of this host */
+    LazyMemory *lazy;       /* NULL: memory is there from the start */
+    GPtrArray *made;        /* files that go again, if it comes to nothing */
+    int hold_fd;            /* -1: it was let go */
 };
 
 /* ---- the parts ------------------------------------------------------------------------
@@ -109,6 +113,8 @@ static bool load_config(SnapshotRestore *r, Config *cfg, GError **error)
 
 static bool open_memory(SnapshotRestore *r, GError **error)
 {
+    if (r->remote)
+        return true;
     r->memory = snap_memory_open(r->folder, error);
     if (!r->memory)
         return false;
@@ -116,13 +122,32 @@ static bool open_memory(SnapshotRestore *r, GError **error)
            fail(error, VM_ERROR_CORRUPT, "its memory has another size than it says");
 }
 
+/* Whether a page comes when it is wanted. */
+static bool is_lazy(const SnapshotRestore *r, const GuestMem *gm)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (r->options.memory != RESTORE_PRIVATE)
+        return r->options.memory == RESTORE_LAZY;
+    if (gm->fd >= 0 || (r->memory && snap_memory_mappable(r->memory) && !gm->hugepages))
+        return false;
+    if (!lazy_possible(&error))
+        log_info("memory is copied before the VM runs: %s", error->message);
+    return !error;
+}
+
 static bool fill(void *opaque, GuestMem *gm, GError **error)
 {
     SnapshotRestore *r = opaque;
 
+    if (is_lazy(r, gm))
+        return gm_guard(gm, error) &&
+               (r->lazy = lazy_open(r->memory, r->remote, gm, error));
+    if (r->remote)
+        return remote_copy(r->remote, gm, error);
     if (r->options.memory == RESTORE_COPY)
         return snap_memory_copy(r->memory, gm, error);
-    if (!snap_memory_map(r->memory, gm, error))
+    if (!gm_guard(gm, error) || !snap_memory_map(r->memory, gm, error))
         return false;
     /* Else it was copied: files that are mapped cannot be shared with a helper process,
      * nor lie in huge pages. */
@@ -220,10 +245,12 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
 {
     g_autoptr(SnapshotRestore) r = g_new0(SnapshotRestore, 1);
 
-    r->folder = g_strdup(folder);
     r->options = *options;
     r->hold_fd = -1;
     r->made = g_ptr_array_new_with_free_func(g_free);
+    if (remote_is_address(folder) && !(r->remote = remote_open(folder, error)))
+        return NULL;
+    r->folder = g_strdup(r->remote ? remote_folder(r->remote) : folder);
     if (!open_parts(r, cfg, error)) {
         g_prefix_error(error, "snapshot '%s': ", folder);
         return NULL;
@@ -245,7 +272,9 @@ void snapshot_restore_free(SnapshotRestore *r)
         unlink(r->made->pdata[i]);
     g_ptr_array_unref(r->made);
     state_reader_free(r->machine.state);
+    lazy_close(r->lazy);
     snap_memory_close(r->memory);
+    remote_close(r->remote);
     manifest_free(r->manifest);
     fd_close(&r->hold_fd);
     g_free(r->folder);
@@ -271,7 +300,17 @@ const char *snapshot_restored_folder(const Machine *m)
 {
     const SnapshotRestore *r = restore_of(m);
 
-    return r->hold_fd < 0 ? NULL : r->folder;
+    return r->hold_fd < 0 || r->remote ? NULL : r->folder;
+}
+
+bool snapshot_restored_arriving(const Machine *m)
+{
+    LazyMemory *lazy = restore_of(m)->lazy;
+    LazyFigures f = {.whole = true};
+
+    if (lazy && !machine_memory(m)->cleared)
+        lazy_figures(lazy, &f);
+    return !f.whole;
 }
 
 const Manifest *snapshot_restored_manifest(const Machine *m)
@@ -285,6 +324,9 @@ void snapshot_restored_let_go(Machine *m)
 
     if (!r)
         return;
+    if (snapshot_restored_arriving(m))
+        return;
+    g_clear_pointer(&r->lazy, lazy_close);
     fd_close(&r->hold_fd);
     g_clear_pointer(&r->memory, snap_memory_close);
 }

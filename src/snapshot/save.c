@@ -209,6 +209,10 @@ static bool list_pages(Save *s, GError **error)
         pages_add(&s->todo, &s->keeper->changed);
         return true;
     }
+    if (machine_restored(s->m) && snapshot_restored_arriving(s->m)) {
+        pages_fill(&s->todo); /* who reads them has them come */
+        return true;
+    }
     memory = gm->backed && from ? snap_memory_open(from, error) : NULL;
     if (gm->backed && from && !memory)
         return false;

@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""VMs whose memory comes while they run: compressed, when it is wanted, from a server.  The
+guest checks all of its memory by itself (guest-images/payload/test_count.c), and what cannot be
+read stops it, until it is there again."""
+import os
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import contextmanager
+
+import hutch
+from hutch import check, equal
+from test_snapshot import (count_of, counting, create, ends_well, hutch_verb, restore, session,
+                           store)
+
+SOME = 400 * 1024  # bytes of memory: more than it takes to begin, and not all
+
+
+@contextmanager
+def saved(*options, memory="64M", pages=1024):
+    """A snapshot "one" of a guest that counts, which has ended; the store's folder."""
+    with store() as folder:
+        with counting(memory=memory, pages=pages, slow=2000) as vm:
+            count_of(vm)
+            create("vm", "one", *options)
+            ends_well(vm)
+        yield folder
+
+
+@contextmanager
+def serving(address):
+    """A server of "one", and where it listens."""
+    with subprocess.Popen([hutch.HUTCH, "snapshot", "serve", "one", "--listen", address],
+                          stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+    equal(server.returncode, 0, "status of the server")
+
+
+class Cable:
+    """What is between a client and its server, and breaks after so many bytes of memory."""
+
+    def __init__(self, path, server, most):
+        self.server, self.left, self.links, self.n = server, most, [], 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(16)
+        self.address = "unix:" + path
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.n += 1
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self.server.removeprefix("unix:"))
+            self.links += [client, far]
+            if self.left <= 0:
+                self.cut()
+                continue
+            counted = self.n > 1  # the first one is for the files
+            for pair in ((client, far, False), (far, client, counted)):
+                threading.Thread(target=self.carry, args=pair, daemon=True).start()
+
+    def carry(self, source, to, counted):
+        try:
+            while data := source.recv(65536):
+                if counted:
+                    self.left -= len(data)
+                    if self.left <= 0:
+                        self.cut()
+                        return
+                to.sendall(data)
+        except OSError:
+            pass
+        for end in (source, to):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        for link in self.links:
+            try:
+                link.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.links = []
+
+    def mend(self):
+        self.left = 1 << 40
+
+    def close(self):
+        self.listener.close()
+        self.cut()
+
+
+def stops_for_memory(qmp, why):
+    event = qmp.event("X_HUTCH_MEMORY_ERROR", limit=60)
+    check(why in event["data"]["reason"], event)
+    qmp.event("STOP", limit=60)
+    equal(qmp("query-status")["status"], "io-error")
+
+
+# ---- it is right -------------------------------------------------------------------------
+
+
+def test_a_compressed_snapshot_is_run_from():
+    with saved("--compress", "zstd") as folder:
+        check(os.path.exists(os.path.join(folder, "one.snap/memory.zst")), "it is compressed")
+        for how in ("private", "lazy", "copy"):
+            with restore("one", "--memory-from", how) as copy:
+                count_of(copy)
+                ends_well(copy)
+
+
+def test_memory_that_could_be_mapped_may_come_lazily_too():
+    with saved():
+        with restore("one", "--memory-from", "lazy") as copy:
+            count_of(copy)
+            ends_well(copy)
+
+
+def test_a_vm_whose_memory_is_still_coming_can_be_saved():
+    """And what is saved is whole, whenever that was."""
+    with saved("--compress", "zstd"):
+        with restore("one", "--memory-from", "lazy", "--paused") as copy:
+            qmp = session("copy", copy)
+            qmp("cont")
+            create("copy", "two")
+            create("copy", "three", "--diff")
+            qmp.close()
+            ends_well(copy)
+        for name in ("two", "three"):
+            with restore(name) as copy:
+                count_of(copy)
+                ends_well(copy)
+
+
+def test_a_served_snapshot_is_run_from_and_not_needed_after_a_while():
+    with saved(memory="128M") as folder:
+        for listen in (f"unix:{folder}/s.sock", "tcp:127.0.0.1:0"):
+            with serving(listen) as address:
+                check(not address.endswith(":0"), "the port is told")
+                vm = restore(address)
+                with vm as copy:
+                    count_of(copy)  # looks at every page
+                    again = restore(address, as_name="second")
+                    with again as second:
+                        count_of(second)
+                        ends_well(second)
+                    ends_well(copy)
+
+
+def test_a_server_that_is_not_there_is_told_and_nothing_is_started():
+    with saved() as folder:
+        said = hutch_verb("run", "--restore", f"unix:{folder}/none.sock", "--name", "copy",
+                          status=125)
+        check("none.sock" in said, said)
+
+
+# ---- what cannot be read ------------------------------------------------------------------
+
+
+def test_a_server_that_is_lost_stops_the_vm_until_it_is_back():
+    with saved() as folder, serving(f"unix:{folder}/s.sock") as address:
+        cable = Cable(f"{folder}/cable.sock", address, SOME)
+        with restore(cable.address, "--paused") as copy:
+            qmp = session("copy", copy)
+            qmp("cont")
+            stops_for_memory(qmp, "cable.sock")
+            hutch_verb("snapshot", "create", "copy", "two", status=125)  # not now
+            qmp.events.clear()
+            qmp("cont")  # too early
+            stops_for_memory(qmp, "cable.sock")
+            cable.mend()
+            qmp("cont")
+            count_of(copy)
+            qmp.close()
+            ends_well(copy)
+        cable.close()
+
+
+def test_a_vm_that_waits_for_memory_can_be_ended():
+    with saved() as folder, serving(f"unix:{folder}/s.sock") as address:
+        cable = Cable(f"{folder}/cable.sock", address, SOME)
+        with restore(cable.address, "--paused") as copy:
+            qmp = session("copy", copy)
+            qmp("cont")
+            stops_for_memory(qmp, "cable.sock")
+            qmp("quit")
+            equal(copy.wait(), 128 + signal.SIGTERM, "status")
+        cable.close()
+
+
+def test_a_mapped_file_that_is_cut_off_stops_the_vm_until_it_is_whole():
+    with saved() as folder:
+        path = os.path.join(folder, "one.snap/memory")
+        size = os.stat(path).st_size
+        with restore("one", "--paused") as copy:
+            with open(path, "rb") as file:
+                data = file.read()
+            qmp = session("copy", copy)
+            os.truncate(path, 4 << 20)
+            qmp("cont")
+            stops_for_memory(qmp, "")
+            with open(path, "r+b") as file:
+                file.write(data)
+            equal(os.stat(path).st_size, size)
+            qmp("cont")
+            count_of(copy)
+            qmp.close()
+            ends_well(copy)
+
+
+if __name__ == "__main__":
+    hutch.main()
