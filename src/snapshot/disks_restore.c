@@ -195,6 +195,9 @@ bool snapshot_disks_restore(json_t *config, const Manifest *m, const char *snaps
 void snapshot_disks_check(const Manifest *m, const char *snapshot, GPtrArray *problems,
                           GPtrArray *warnings)
 {
+    g_autofree char *file = g_build_filename(snapshot, SNAP_CONFIG, NULL);
+    json_t *config = json_load_file(file, 0, NULL); /* NULL: others tell of it */
+
     for (unsigned i = 0; i < m->disks->len; i++) {
         const ManifestDisk *d = m->disks->pdata[i];
         g_autofree char *path = d->layer ? layer_place(d, snapshot) : NULL;
@@ -207,8 +210,9 @@ void snapshot_disks_check(const Manifest *m, const char *snapshot, GPtrArray *pr
                               "the guest's memory knows of it is older than what is on "
                               "it; give it the disk of that time by --disk %s=FILE",
                               d->id, d->id));
-        else if (!look_at(d, path, BLOCK_BACKING_AUTO, &error))
+        else if (!look_at(d, path, backing_choice(find_config(config, d->id)), &error))
             g_ptr_array_add(problems,
                             g_strdup_printf("disk '%s': %s", d->id, error->message));
     }
+    json_decref(config);
 }
