@@ -8,21 +8,13 @@
  * back to the ring with a note of how much of it is done; input is taken from the chardev
  * only as far as the guest has offered buffers for it; and what is to be told to the
  * guest is a set of bits. */
-#include "virtio/console.h"
-
 #include <string.h>
 
-#include "state_private.h"
+#include "console_private.h"
 #include "util/bits.h"
 #include "util/iov.h"
 #include "util/log.h"
 #include "virtio/devices.h"
-#include "virtio/state.h"
-
-/* 5.3.3 */
-#define VIRTIO_CONSOLE_F_SIZE        0
-#define VIRTIO_CONSOLE_F_MULTIPORT   1
-#define VIRTIO_CONSOLE_F_EMERG_WRITE 2
 
 /* 5.3.2 */
 enum { RX, TX, CONTROL_RX, CONTROL_TX, QUEUES };
@@ -47,37 +39,14 @@ enum {
     PORT_NAME = 7,
 };
 
-enum { PORT = 0, NAME_MAX_LEN = 64, FLUSH_MS = 1000 };
-
-/* What the guest is to be told, in this order. */
-enum { TELL_ADD = 1, TELL_NAME = 2, TELL_OPEN = 4 };
-
-/* All of it is the I/O thread's, but for what says otherwise. */
-typedef struct Console {
-    VirtioDevice v;
-    ChardevOptions options; /* borrowed, while the chardev is being opened */
-    Chardev *chardev;
-    GError *error;
-    char name[NAME_MAX_LEN + 1]; /* empty: a console */
-    uint32_t size;               /* atomic: columns | rows << 16 */
-
-    bool running;    /* queues may be used */
-    bool host_open;  /* somebody is at the chardev's other end */
-    bool guest_open; /* a program has the port open; always for a console; atomic */
-    unsigned tell;   /* TELL_ bits */
-    bool spoken;     /* output since the last reset was told of */
-    bool was_open;   /* in the state that was loaded, host_open */
-    bool resized;    /* since then */
-    size_t tx_done;  /* bytes already written of the next request on TX */
-    LogLimit told;   /* a guest may reset us as often as it likes */
-} Console;
+enum { PORT = 0, FLUSH_MS = 1000 };
 
 static Virtqueue *queue(Console *c, unsigned i)
 {
     return &c->v.queues[i].vq;
 }
 
-static void set_open(Console *c, bool open)
+void console_set_open(Console *c, bool open)
 {
     __atomic_store_n(&c->guest_open, open, __ATOMIC_RELAXED);
 }
@@ -180,14 +149,14 @@ static void on_input(void *opaque, const uint8_t *buf, size_t len)
  */
 
 /* The message for the lowest bit of c->tell. */
-static size_t compose(Console *c, uint8_t msg[sizeof(Control) + NAME_MAX_LEN])
+static size_t compose(Console *c, uint8_t msg[sizeof(Control) + CONSOLE_NAME_MAX])
 {
     Control m = {.id = PORT};
     size_t name_len = 0;
 
-    if (c->tell & TELL_ADD) {
+    if (c->tell & CONSOLE_TELL_ADD) {
         m.event = DEVICE_ADD;
-    } else if (c->tell & TELL_NAME) {
+    } else if (c->tell & CONSOLE_TELL_NAME) {
         m.event = PORT_NAME;
         m.value = 1;
         name_len = strlen(c->name);
@@ -200,10 +169,10 @@ static size_t compose(Console *c, uint8_t msg[sizeof(Control) + NAME_MAX_LEN])
     return sizeof(m) + name_len;
 }
 
-static void tell_guest(Console *c, unsigned what)
+void console_tell(Console *c, unsigned what)
 {
     Virtqueue *vq = queue(c, CONTROL_RX);
-    uint8_t msg[sizeof(Control) + NAME_MAX_LEN];
+    uint8_t msg[sizeof(Control) + CONSOLE_NAME_MAX];
     VqReq req;
 
     c->tell |= what;
@@ -220,13 +189,13 @@ static void tell_guest(Console *c, unsigned what)
 static void obey(Console *c, const Control *m)
 {
     if (m->event == DEVICE_READY && m->value)
-        tell_guest(c, TELL_ADD);
+        console_tell(c, CONSOLE_TELL_ADD);
     if (m->id != PORT)
         return;
     if (m->event == PORT_READY && m->value)
-        tell_guest(c, TELL_NAME | TELL_OPEN);
+        console_tell(c, CONSOLE_TELL_NAME | CONSOLE_TELL_OPEN);
     if (m->event == PORT_OPEN) {
-        set_open(c, m->value);
+        console_set_open(c, m->value);
         chardev_accept_input(c->chardev);
     }
 }
@@ -255,7 +224,7 @@ static void on_event(void *opaque, ChardevEvent event)
         return;
     c->host_open = event == CHARDEV_OPENED;
     if (c->running && virtio_has_feature(&c->v, VIRTIO_CONSOLE_F_MULTIPORT))
-        tell_guest(c, TELL_OPEN);
+        console_tell(c, CONSOLE_TELL_OPEN);
 }
 
 /* ---- configuration ---------------------------------------------------------------- */
@@ -310,7 +279,7 @@ static void console_handle(VirtioDevice *v, Virtqueue *vq)
         send_output(c);
         break;
     case CONTROL_RX:
-        tell_guest(c, 0);
+        console_tell(c, 0);
         break;
     case CONTROL_TX:
         receive_control(c);
@@ -322,7 +291,7 @@ static bool console_activate(VirtioDevice *v, GError **error)
 {
     Console *c = (Console *)v;
 
-    set_open(c, !virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT));
+    console_set_open(c, !virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT));
     return true;
 }
 
@@ -337,122 +306,10 @@ static void console_reset(VirtioDevice *v)
 {
     Console *c = (Console *)v;
 
-    set_open(c, false);
+    console_set_open(c, false);
     c->tell = 0;
     c->tx_done = 0;
     c->spoken = false;
-}
-
-/* ---- saved state: main thread ----------------------------------------------------- */
-
-typedef struct ConsoleState {
-    uint64_t tx_done;
-    uint32_t size;
-    uint8_t tell;
-    bool host_open, guest_open, spoken;
-} ConsoleState;
-
-static const StateField state_fields[] = {
-    STATE_FIELD(ConsoleState, tx_done, 1, U64,
-                .help = "bytes of the next output request that are written"),
-    STATE_FIELD(ConsoleState, size, 2, U32, .help = "columns, and rows in the high half"),
-    STATE_FIELD(ConsoleState, tell, 3, U8, .max = TELL_ADD | TELL_NAME | TELL_OPEN,
-                .help = "control messages that wait for a buffer, as bits"),
-    STATE_FIELD(ConsoleState, host_open, 4, BOOL),
-    STATE_FIELD(ConsoleState, guest_open, 5, BOOL),
-    STATE_FIELD(ConsoleState, spoken, 6, BOOL),
-    {},
-};
-
-const StateTable virtio_console_state_table = {
-    .name = "console",
-    .version = 1,
-    .size = sizeof(ConsoleState),
-    .fields = state_fields,
-};
-
-typedef struct StateCall {
-    Console *c;
-    StateWriter *w;
-    StateReader *r;
-    GError **error;
-    bool ok;
-} StateCall;
-
-static void save_on_loop(void *opaque)
-{
-    StateCall *call = opaque;
-    Console *c = call->c;
-    const ConsoleState s = {
-        .tx_done = c->tx_done,
-        .size = __atomic_load_n(&c->size, __ATOMIC_RELAXED),
-        .tell = (uint8_t)c->tell,
-        .host_open = c->v.restored ? c->was_open : c->host_open,
-        .guest_open = __atomic_load_n(&c->guest_open, __ATOMIC_RELAXED),
-        .spoken = c->spoken,
-    };
-    char name[64];
-
-    state_put(call->w, virtio_section(&c->v, "console", name),
-              &virtio_console_state_table, &s);
-    chardev_save(c->chardev, virtio_section(&c->v, "chardev", name), call->w);
-}
-
-static void console_save(VirtioDevice *v, StateWriter *w)
-{
-    ioloop_call(v->loop, save_on_loop, &(StateCall){.c = (Console *)v, .w = w});
-}
-
-/* A size that the host does not know stays as the guest has it. */
-static void load_size(Console *c, uint32_t size)
-{
-    uint32_t now = __atomic_load_n(&c->size, __ATOMIC_RELAXED);
-
-    c->resized = now && now != size;
-    if (!now)
-        __atomic_store_n(&c->size, size, __ATOMIC_RELAXED);
-}
-
-static void load_on_loop(void *opaque)
-{
-    StateCall *call = opaque;
-    Console *c = call->c;
-    ConsoleState s;
-    char name[64];
-
-    if (!state_get(call->r, virtio_section(&c->v, "console", name),
-                   &virtio_console_state_table, &s, call->error))
-        return;
-    c->tx_done = s.tx_done;
-    c->tell = s.tell;
-    c->spoken = s.spoken;
-    c->was_open = s.host_open;
-    set_open(c, s.guest_open);
-    load_size(c, s.size);
-    call->ok = chardev_load(c->chardev, virtio_section(&c->v, "chardev", name), call->r,
-                            call->error);
-}
-
-static bool console_load(VirtioDevice *v, StateReader *r, GError **error)
-{
-    StateCall call = {.c = (Console *)v, .r = r, .error = error};
-
-    ioloop_call(v->loop, load_on_loop, &call);
-    return call.ok;
-}
-
-/* Whoever was at the other end is not there any more, or somebody is. */
-static void console_resume(VirtioDevice *v)
-{
-    Console *c = (Console *)v;
-
-    if (!v->restored)
-        return;
-    if (c->host_open != c->was_open && virtio_has_feature(v, VIRTIO_CONSOLE_F_MULTIPORT))
-        tell_guest(c, TELL_OPEN);
-    if (c->resized)
-        virtio_config_changed(v);
-    chardev_restored(c->chardev);
 }
 
 static const ChardevHandlers handlers = {.room = on_room,
@@ -517,9 +374,9 @@ static bool check(void *opaque, GError **error)
 {
     const ConsoleOptions *o = opaque;
 
-    if (o->port && (!*o->port || strlen(o->port) > NAME_MAX_LEN))
+    if (o->port && (!*o->port || strlen(o->port) > CONSOLE_NAME_MAX))
         return fail(error, VM_ERROR_INVALID, "name: a port's name has 1 to %u bytes",
-                    NAME_MAX_LEN);
+                    CONSOLE_NAME_MAX);
     return chardev_options_check(&o->chardev, error);
 }
 
