@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "snapshot/partial.h"
 #include "src/cli/snapshot_folder.h"
 #include "src/cli/snapshot_tar.h"
 #include "util/bits.h"
@@ -313,15 +314,15 @@ static char *name_by_file(const char *file)
     return name;
 }
 
-/* The error of a partial file has that one's path, which means nothing to anybody. */
 static bool unpack(Import *im, const char *folder, GError **error)
 {
+    autofd lock = -1;
     bool ok;
 
     if (!read_manifest(im, error) || !store_make_parent(folder, error) ||
         !check_room(im, folder, error))
         return false;
-    im->partial = store_begin(folder, error);
+    im->partial = partial_begin(folder, false, &lock, error);
     if (!im->partial)
         return false;
     ok = take_files(im, error);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "snapshot/memory.h"
+#include "snapshot/partial.h"
 #include "util/fd.h"
 
 typedef struct MergeArgs {
@@ -223,6 +224,7 @@ static bool merge(const MergeArgs *args, const Snap *s, const char *into, GError
     const char *target = into ? into : s->folder;
     g_autoptr(GArray) holds = snapshot_holds_new();
     g_autofree char *id = into ? g_uuid_string_random() : NULL, *partial = NULL;
+    autofd lock = -1;
     unsigned links;
     bool ok;
 
@@ -233,7 +235,7 @@ static bool merge(const MergeArgs *args, const Snap *s, const char *into, GError
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is a full snapshot already; --into NAME makes a copy of it",
                     s->name);
-    partial = into ? store_begin(target, error) : store_begin_beside(target, error);
+    partial = partial_begin(target, !into, &lock, error);
     if (!partial)
         return false;
     ok = snapshot_merge_into(s->folder, partial, id, &args->common.common, error) &&

@@ -1,9 +1,9 @@
-/* See src/snapshot/partial.h.
+/* See snapshot/partial.h.
  *
  * Theory.  A folder that is being made is locked (flock) by whoever makes it, which the
  * kernel undoes however a process ends.  Between making one and locking it, the folder
  * around is locked, and so it is while leftovers are looked for. */
-#include "src/snapshot/partial.h"
+#include "snapshot/partial.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -46,7 +46,7 @@ static void remove_leftovers(const char *parent, const char *prefix)
         g_dir_close(dir);
 }
 
-char *partial_begin(const char *folder, int *ret_lock_fd, GError **error)
+char *partial_begin(const char *folder, bool replaces, int *ret_lock_fd, GError **error)
 {
     g_autofree char *parent = g_path_get_dirname(folder);
     g_autofree char *leaf = g_path_get_basename(folder);
@@ -62,7 +62,7 @@ char *partial_begin(const char *folder, int *ret_lock_fd, GError **error)
         return NULL;
     }
     remove_leftovers(parent, prefix);
-    made = store_begin(folder, error);
+    made = replaces ? store_begin_beside(folder, error) : store_begin(folder, error);
     if (!made)
         return NULL;
     *ret_lock_fd = open_folder(made);

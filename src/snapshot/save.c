@@ -21,10 +21,10 @@
 #include "snapshot/disks.h"
 #include "snapshot/manifest.h"
 #include "snapshot/memory.h"
+#include "snapshot/partial.h"
+#include "snapshot/partial.h"
 #include "snapshot/restore.h"
 #include "snapshot/store.h"
-#include "src/snapshot/keeper.h"
-#include "src/snapshot/partial.h"
 #include "util/fd.h"
 #include "util/log.h"
 
@@ -375,7 +375,7 @@ static bool make_folder(Save *s, GError **error)
     m->vm = g_strdup(s->o->name);
     m->ram_size = gm->size;
     m->frozen = s->o->frozen;
-    s->partial = partial_begin(s->o->folder, &s->partial_fd, error);
+    s->partial = partial_begin(s->o->folder, false, &s->partial_fd, error);
     if (!s->partial)
         return false;
     s->memory = snap_memory_create(s->partial, gm->size, s->o->diff, s->o->zstd, error);

@@ -9,10 +9,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
@@ -295,6 +297,39 @@ def test_export_goes_through_a_pipe():
         run("snapshot", "import", "-", "--name", "piped", input=out)
         equal(memory_of("piped"), memory_of("full"))
         equal([n for n in os.listdir(path) if not n.endswith(".snap")], [])
+
+
+def half_an_import(data):
+    """One that waits for the other half."""
+    p = subprocess.Popen([hutch.HUTCH, "snapshot", "import", "-", "--name", "x"],
+                         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    p.stdin.write(data[:len(data) // 2])
+    p.stdin.flush()
+    end = time.monotonic() + 60 * hutch.PATIENCE
+    while not any(name.startswith(".x.snap") for name in os.listdir(".")):
+        check(time.monotonic() < end and p.poll() is None, "it does not begin")
+        time.sleep(0.005)
+    return p
+
+
+def test_an_import_that_is_ended_in_the_middle_leaves_no_snapshot():
+    with store():
+        with open("noise", "wb") as f:
+            f.write(os.urandom(4 * MIB))
+        image("create", "-f", "raw", "disk.raw", "4M")
+        shutil.copyfile("noise", "disk.raw")
+        make("full", 4, "0=1", f"disk=disk0,{os.path.abspath('disk.raw')}")
+        data, _ = run("snapshot", "export", "full", "-", "-q")
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            with half_an_import(data) as p:
+                p.send_signal(sig)
+                p.stdin.close()
+            check(p.returncode, "it ended well")
+            equal([r["name"] for r in as_json("list")], ["full"])
+            left = [name for name in os.listdir(".") if name.startswith(".")]
+            equal(len(left), sig == signal.SIGKILL, left)
+        run("snapshot", "import", "-", "--name", "x", input=data)  # takes away what is left
+        snapshot("verify", "x")
 
 
 def test_disks_travel_as_images_of_their_own():
