@@ -48,13 +48,15 @@ typedef struct AcpiPmState { /* guest-visible */
 } AcpiPmState;
 
 static const StateField acpi_pm_fields[] = {
-    STATE_FIELD(AcpiPmState, sts, 1, U16, .max = PM1_TIMER | PM1_POWER_BUTTON),
-    STATE_FIELD(AcpiPmState, en, 2, U16, .max = PM1_EN_MASK),
-    STATE_FIELD(AcpiPmState, cnt, 3, U16, .max = CNT_MASK),
+    STATE_FIELD(AcpiPmState, sts, 1, U16, .max = PM1_TIMER | PM1_POWER_BUTTON,
+                .help = "PM1 status: timer, power button"),
+    STATE_FIELD(AcpiPmState, en, 2, U16, .max = PM1_EN_MASK, .help = "PM1 enable"),
+    STATE_FIELD(AcpiPmState, cnt, 3, U16, .max = CNT_MASK,
+                .help = "PM1 control; bit 0: ACPI is on"),
     STATE_INTS(AcpiPmState, gpe_sts, 4, U8, .help = "events that happened"),
     STATE_INTS(AcpiPmState, gpe_en, 5, U8, .help = "events that interrupt"),
-    STATE_FIELD(AcpiPmState, smi_cmd, 6, U8),
-    STATE_FIELD(AcpiPmState, reset, 7, U8),
+    STATE_FIELD(AcpiPmState, smi_cmd, 6, U8, .help = "port 0xb2 as last written"),
+    STATE_FIELD(AcpiPmState, reset, 7, U8, .help = "port 0xcf9 as last written"),
     STATE_HOLE(AcpiPmState, reset, half_seen),
     STATE_FIELD(AcpiPmState, half_seen, 8, U64,
                 .help = "overflows of the timer's bit 31"),

@@ -60,7 +60,8 @@ static const StateField i8042_fields[] = {
     STATE_FIELD(I8042State, output, 3, U8, .help = "byte last given to the driver"),
     STATE_FIELD(I8042State, output_full, 4, BOOL, .help = "the driver has not read it"),
     STATE_FIELD(I8042State, command, 5, U8, .help = "command that waits for its data"),
-    STATE_FIELD(I8042State, last_was_command, 6, BOOL),
+    STATE_FIELD(I8042State, last_was_command, 6, BOOL,
+                .help = "what was written last was a command"),
     {},
 };
 

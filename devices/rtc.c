@@ -75,7 +75,8 @@ typedef struct RtcState { /* guest-visible */
 
 static const StateField rtc_fields[] = {
     STATE_INTS(RtcState, cmos, 1, U8, .help = "registers and CMOS RAM"),
-    STATE_FIELD(RtcState, index, 2, U8, .max = CMOS_SIZE - 1),
+    STATE_FIELD(RtcState, index, 2, U8, .max = CMOS_SIZE - 1,
+                .help = "register selected"),
     STATE_HOLE(RtcState, index, offset),
     STATE_FIELD(RtcState, offset, 3, I64, .help = "from the host's clock, in 2^-20 s"),
     STATE_FIELD(RtcState, seen, 4, U64, .max = CLOCK_MAX, .help = "clock, in 2^-20 s"),
