@@ -22,9 +22,9 @@
 #include "snapshot/manifest.h"
 #include "snapshot/memory.h"
 #include "snapshot/partial.h"
-#include "snapshot/partial.h"
 #include "snapshot/restore.h"
 #include "snapshot/store.h"
+#include "src/snapshot/keeper.h"
 #include "util/fd.h"
 #include "util/log.h"
 
