@@ -167,24 +167,29 @@ static bool merge(BlockLayer *l, GError **error)
     return ok;
 }
 
+static bool undo_switched(BlockLayer *l, GError **error)
+{
+    bool ok;
+
+    block_change_end(l->dev);
+    ok = merge(l, error);
+    if (ok && l->made)
+        unlink(l->path);
+    if (!ok)
+        g_prefix_error(error,
+                       "the disk goes on in '%s', which cannot be put back: ", l->path);
+    l->dev = NULL; /* nothing of it is ours any more */
+    return ok;
+}
+
 bool block_layer_undo(BlockLayer *l, GError **error)
 {
-    g_autofree char *path = g_strdup(l->path), *below = g_strdup(l->below->path);
-    bool made = l->made, switched = l->switched, ok = true;
+    bool ok = true;
 
-    if (!l->overlay && image_readonly(l->below))
+    if (l->switched)
+        ok = undo_switched(l, error);
+    else if (!l->overlay && image_readonly(l->below))
         ok = reopen(l, false, error);
-    block_change_end(l->dev);
-    if (switched)
-        ok = merge(l, error);
-    if (ok && switched && made)
-        unlink(path);
-    if (!ok && switched)
-        g_prefix_error(error,
-                       "the disk goes on in '%s', which cannot be put back into "
-                       "'%s': ",
-                       path, below);
-    l->dev = NULL;
     block_layer_free(l);
     return ok;
 }

@@ -576,14 +576,18 @@ static void a_layer_stays_as_it_was_at_the_switch(gconstpointer data)
     layered_free(t);
 }
 
-static void a_layer_taken_back_leaves_nothing(void)
+static void a_layer_taken_back_leaves_nothing(gconstpointer data)
 {
+    bool undone = GPOINTER_TO_INT(data); /* by who does not know how far it was */
     Layered *t = switched(BLOCK_FORMAT_QCOW2);
 
     block_layer_switch_back(t->layer);
     guest_resume(&t->guest);
     guest_goes_on(&t->guest, 500);
-    block_layer_free(t->layer);
+    if (undone)
+        g_assert_true(block_layer_undo(t->layer, NULL));
+    else
+        block_layer_free(t->layer);
     g_assert_false(g_file_test(t->top, G_FILE_TEST_EXISTS));
     g_assert_cmpuint(depth(t->dev), ==, 1);
     guest_goes_on(&t->guest, 500);
@@ -718,8 +722,10 @@ int main(int argc, char **argv)
     g_test_add_data_func("/block_live/a_layer_stays_as_it_was_at_the_switch",
                          GINT_TO_POINTER(BLOCK_FORMAT_QCOW2),
                          a_layer_stays_as_it_was_at_the_switch);
-    g_test_add_func("/block_live/a_layer_taken_back_leaves_nothing",
-                    a_layer_taken_back_leaves_nothing);
+    g_test_add_data_func("/block_live/a_layer_taken_back_leaves_nothing",
+                         GINT_TO_POINTER(false), a_layer_taken_back_leaves_nothing);
+    g_test_add_data_func("/block_live/a_layer_taken_back_and_undone_leaves_nothing",
+                         GINT_TO_POINTER(true), a_layer_taken_back_leaves_nothing);
     g_test_add_data_func("/block_live/a_layer_undone_at_once_loses_nothing",
                          GINT_TO_POINTER(false), a_layer_undone_later_loses_nothing);
     g_test_add_data_func("/block_live/a_layer_undone_later_loses_nothing",
