@@ -137,6 +137,10 @@ void virtio_save(VirtioDevice *v, StateWriter *w)
 
 static bool check_kind(const VirtioDevice *v, const VirtioState *s, GError **error)
 {
+    if (v->ops->remote)
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "another process serves the device, and knows nothing of a saved "
+                    "state: restore without it, and add it then");
     if (s->device != v->ops->id)
         return fail(error, VM_ERROR_INVALID,
                     "the state is of a virtio device of kind %u, and this is %u (%s)",

@@ -25,6 +25,14 @@ int fdatasync(int fd)
     return -1;
 }
 
+static unsigned n_holes;
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    __atomic_fetch_add(&n_holes, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
 typedef struct Bed {
     VqGuest g;
     char *dir, *path;
@@ -279,6 +287,51 @@ static void a_disk_of_another_size_is_refused(void)
     bed_close();
 }
 
+/* The driver was told that it may, by the disk of then. */
+static void nothing_is_discarded_on_a_disk_that_is_readonly_now(void)
+{
+    struct {
+        uint64_t sector;
+        uint32_t n, flags;
+    } range = {0, 8, 0};
+    g_autoptr(GBytes) state = NULL;
+    g_autofree char *text = NULL;
+    uint32_t header[4] = {11 /* DISCARD */};
+    uint64_t at, status;
+    GError *error = NULL;
+    VqgUsed used;
+
+    bed_open("", 0);
+    virtio_set_status(bed.g.vdev, 0);
+    bed.g.setup.refuse = BIT64(14); /* WRITE_ZEROES, without which it is let in */
+    vqg_start(&bed.g);
+    state = vqg_save(&bed.g);
+    virtio_free(bed.g.vdev);
+    bed.g.vdev = NULL;
+    param_free(virtio_blk_ops.params, bed.options);
+    bed.options = param_new(virtio_blk_ops.params);
+    text = g_strconcat(bed.path, ",aio=threads,queues=1,readonly", NULL);
+    param_parse(virtio_blk_ops.params, bed.options, text, &error);
+    g_assert_no_error(error);
+    vqg_replace(&bed.g, bed.options);
+    vqg_load(&bed.g, state, &error);
+    g_assert_no_error(error);
+    vqg_resume(&bed.g);
+
+    n_holes = 0; /* opening it looks whether there can be some */
+    at = vqg_alloc(&bed.g, 32);
+    status = vqg_alloc(&bed.g, 1);
+    memcpy(vqg_mem(&bed.g, at, 16), header, 16);
+    memcpy(vqg_mem(&bed.g, at + 16, 16), &range, 16);
+    vqg_chain(&bed.g, 0, (VqgBuf[]){{at, 32, OUT}, {status, 1, IN}}, 2);
+    vqg_kick(&bed.g);
+    g_assert_true(vqg_wait(&bed.g, 0, 1));
+    vqg_take(&bed.g, 0, &used);
+    g_assert_cmpuint(*(uint8_t *)vqg_mem(&bed.g, status, 1), ==, 1);
+    g_assert_cmpuint(n_holes, ==, 0);
+    bed_close();
+}
+
 static void the_cache_mode_that_the_driver_chose_is_kept(void)
 {
     bed_open("", 0);
@@ -299,6 +352,8 @@ int main(int argc, char **argv)
                     writes_that_an_error_stopped_are_done_after_a_restore);
     g_test_add_func("/blk-state/lies", a_state_that_lies_is_refused_or_breaks_the_device);
     g_test_add_func("/blk-state/size", a_disk_of_another_size_is_refused);
+    g_test_add_func("/blk-state/readonly",
+                    nothing_is_discarded_on_a_disk_that_is_readonly_now);
     g_test_add_func("/blk-state/cache", the_cache_mode_that_the_driver_chose_is_kept);
     return g_test_run();
 }

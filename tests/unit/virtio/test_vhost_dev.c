@@ -324,11 +324,19 @@ static void one_that_answers_in_order_goes_on_at_the_used_index(void)
 /* It has state of its own, and writes to guest memory in no log. */
 static void it_is_pinned_and_says_the_way_out(void)
 {
+    g_autoptr(GBytes) state = NULL;
+    g_autoptr(GError) error = NULL;
+
     server = (Server){0};
     serve(&server, 1);
     open_folder(&server);
     g_assert_nonnull(strstr(virtio_pinned(g.vdev), "another process serves it"));
     g_assert_nonnull(strstr(virtio_pinned(g.vdev), "take the device out"));
+
+    state = vqg_save(&g); /* as who made it up would have it */
+    g_assert_false(vqg_load(&g, state, &error));
+    g_assert_nonnull(strstr(error->message, "restore without it, and add it then"));
+    vqg_resume(&g);
     finish(&server);
 }
 
