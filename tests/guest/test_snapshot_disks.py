@@ -104,12 +104,20 @@ def test_a_disk_in_a_job_is_refused_before_anything_is_paused():
     needs_kvm()
     with Place() as place, quick(place) as vm:
         vm.all_go_on()
-        place.hutch("disk", "mirror", vm.name, "disk0", f"{place.folder}/copy.raw", "--speed",
+        other = os.path.join(place.folder, "other.raw")
+        shutil.copy(place.disk, other)
+        # The second, so that the first has its overlay by the time it is refused.
+        place.hutch("disk", "add", vm.name, other)
+        place.hutch("disk", "mirror", vm.name, "disk1", f"{place.folder}/copy.raw", "--speed",
                     "100K", "--detach")
         done = place.hutch("snapshot", "create", vm.name, "s", status=125)
-        check("disk 'disk0'" in done.stderr and "job" in done.stderr, done.stderr)
+        check("disk 'disk1'" in done.stderr and "job" in done.stderr, done.stderr)
         vm.all_go_on()
         equal(place.snapshots(), [])
+        equal(beside(place), ["copy.raw", "disk.raw", "other.raw"])
+        equal(chain(place, vm), [place.disk])
+        place.hutch("disk", "cancel", vm.name, "disk1")
+        vm.end()
 
 
 def test_a_vm_that_is_stopped_with_it_needs_no_overlay():
