@@ -32,6 +32,29 @@ __asm__(".pushsection .rodata\n"
         "tick_end:\n"
         ".popsection\n");
 
+/* Sleeps in `hlt` until the local APIC's timer, whose deadline is set a millisecond ahead
+ * each time, has it count one more. */
+extern const uint8_t sleeper_guest[], sleeper_guest_end[];
+__asm__(".pushsection .rodata\n"
+        "sleeper_guest:\n"
+        "    movl $0x1ff, 0xf0(%rdi)\n"
+        "    movl $0x40030, 0x320(%rdi)\n" /* by deadline, GUEST_VECTOR */
+        "1:  cli\n"
+        "    rdtsc\n"
+        "    shl $32, %rdx\n"
+        "    lea 2000000(%rax, %rdx), %rax\n"
+        "    mov %rax, %rdx\n"
+        "    shr $32, %rdx\n"
+        "    mov $0x6e0, %ecx\n"
+        "    wrmsr\n"
+        "    sti\n" /* takes effect after the next instruction: no tick comes too early */
+        "    hlt\n"
+        "    inc %rbx\n"
+        "    mov %rbx, (%rsi)\n"
+        "    jmp 1b\n"
+        "sleeper_guest_end:\n"
+        ".popsection\n");
+
 /* ---- helpers --------------------------------------------------------------------------
  */
 
@@ -163,6 +186,12 @@ static void put_counter(SmallGuest *g)
     guest_put(g, GUEST_ISR, tick, (size_t)(tick_end - tick));
 }
 
+static void put_sleeper(SmallGuest *g)
+{
+    guest_put(g, GUEST_CODE, sleeper_guest, (size_t)(sleeper_guest_end - sleeper_guest));
+    guest_put(g, GUEST_ISR, tick, (size_t)(tick_end - tick));
+}
+
 static void run_until(SmallGuest *g, uint64_t gpa, uint64_t value)
 {
     guest_run(g);
@@ -201,6 +230,31 @@ static void a_guest_goes_on_in_another_vm_where_it_was(void)
         ticks = guest_word(to, TICKS);
         run_until(to, TICKS, ticks + 2);
         run_until(to, GUEST_DATA, count + 1);
+    }
+    guest_tear_down(&g[MOVES % 2]);
+}
+
+/* A deadline that passed before the save, or between save and restore, is not lost. */
+static void a_sleeping_guest_is_woken_in_another_vm(void)
+{
+    enum { MOVES = 20 };
+    SmallGuest g[2];
+
+    if (!guest_set_up(&g[0]))
+        return;
+    put_sleeper(&g[0]);
+    run_until(&g[0], GUEST_DATA, 2);
+    for (unsigned i = 0; i < MOVES; i++) {
+        SmallGuest *from = &g[i % 2], *to = &g[(i + 1) % 2];
+        g_autoptr(GBytes) saved = NULL;
+
+        g_usleep(i % 4 * 500);
+        saved = save(from);
+        g_assert_true(guest_set_up(to));
+        copy_memory(to, from);
+        guest_tear_down(from);
+        load(to, saved);
+        run_until(to, GUEST_DATA, guest_word(to, GUEST_DATA) + 2);
     }
     guest_tear_down(&g[MOVES % 2]);
 }
@@ -617,6 +671,7 @@ int main(int argc, char **argv)
 #define TEST(name) g_test_add_func("/cpu-state/" #name, name)
     TEST(no_field_is_forgotten);
     TEST(a_guest_goes_on_in_another_vm_where_it_was);
+    TEST(a_sleeping_guest_is_woken_in_another_vm);
     TEST(registers_of_every_kind_survive);
     TEST(the_interrupt_controllers_survive);
     TEST(the_clock_stands_still_or_catches_up);
