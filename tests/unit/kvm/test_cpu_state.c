@@ -370,6 +370,61 @@ static void the_interrupt_controllers_survive(void)
     guest_tear_down(&b);
 }
 
+/* Bit of the request register, and the guest's switch for its local APIC. */
+enum {
+    EDGE_VECTOR = 0x31,
+    EDGE_IRR = 0x200 + 0x10 * (EDGE_VECTOR / 32),
+    APIC_SPURIOUS = 0xf0
+};
+
+static bool has_request(SmallGuest *g)
+{
+    struct kvm_lapic_state lapic;
+
+    g_assert_cmpint(ioctl(g->vcpu->fd, KVM_GET_LAPIC, &lapic), ==, 0);
+    return load_le32(lapic.regs + EDGE_IRR) & BIT(EDGE_VECTOR % 32);
+}
+
+static void set_lapic(SmallGuest *g, unsigned at, uint32_t value)
+{
+    struct kvm_lapic_state lapic;
+
+    g_assert_cmpint(ioctl(g->vcpu->fd, KVM_GET_LAPIC, &lapic), ==, 0);
+    store_le32(lapic.regs + at, value);
+    g_assert_cmpint(ioctl(g->vcpu->fd, KVM_SET_LAPIC, &lapic), ==, 0);
+}
+
+/* A serial port's line stays high while its interrupt is being handled.  Devices raise
+ * their lines before the controllers are loaded; afterwards it would be a new edge. */
+static void an_edge_that_was_delivered_does_not_come_again(void)
+{
+    enum { PIN = 4 };
+    struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+    g_autoptr(GBytes) saved = NULL;
+    SmallGuest a, b;
+
+    if (!guest_set_up(&a))
+        return;
+    set_lapic(&a, APIC_SPURIOUS, 0x1ff);
+    g_assert_cmpint(kvm_ioctl(a.kvm, KVM_GET_IRQCHIP, &chip), ==, 0);
+    chip.chip.ioapic.redirtbl[PIN].bits = EDGE_VECTOR;
+    g_assert_cmpint(kvm_ioctl(a.kvm, KVM_SET_IRQCHIP, &chip), ==, 0);
+    kvm_irq_ops.set_gsi(a.kvm, PIN, true);
+    g_assert_true(has_request(&a));
+    set_lapic(&a, EDGE_IRR, 0); /* the guest has taken it */
+    saved = save(&a);
+    guest_tear_down(&a);
+
+    g_assert_true(guest_set_up(&b));
+    kvm_irq_ops.set_gsi(b.kvm, PIN, true);
+    load(&b, saved);
+    g_assert_false(has_request(&b));
+    kvm_irq_ops.set_gsi(b.kvm, PIN, false);
+    kvm_irq_ops.set_gsi(b.kvm, PIN, true); /* the next one */
+    g_assert_true(has_request(&b));
+    guest_tear_down(&b);
+}
+
 static uint64_t clock_of(SmallGuest *g)
 {
     struct kvm_clock_data now = {0};
@@ -674,6 +729,7 @@ int main(int argc, char **argv)
     TEST(a_sleeping_guest_is_woken_in_another_vm);
     TEST(registers_of_every_kind_survive);
     TEST(the_interrupt_controllers_survive);
+    TEST(an_edge_that_was_delivered_does_not_come_again);
     TEST(the_clock_stands_still_or_catches_up);
     TEST(the_time_stamp_counter_goes_on_or_catches_up);
     TEST(a_restored_guest_is_told_that_it_was_stopped);
