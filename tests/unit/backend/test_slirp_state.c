@@ -1,6 +1,15 @@
 /* User-mode networking in a saved state: leases are kept, and the guest's connections,
  * whose host side is gone, are reset when it goes on. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "backend/state_tables.h"
 #include "src/net/slirp_private.h"
@@ -215,6 +224,109 @@ static void a_connection_that_is_over_is_not_asked_for(void)
     wire_close(&w);
 }
 
+/* ---- Linux as the guest -------------------------------------------------------------
+ */
+
+static int tap_fd = -1, tcp_fd = -1;
+
+static bool set_up(int sock, struct ifreq *ifr)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(GUEST)};
+
+    memcpy(&ifr->ifr_addr, &a, sizeof(a));
+    if (ioctl(sock, SIOCSIFADDR, ifr) < 0)
+        return false;
+    a.sin_addr.s_addr = htonl(0xffffff00);
+    memcpy(&ifr->ifr_netmask, &a, sizeof(a));
+    if (ioctl(sock, SIOCSIFNETMASK, ifr) < 0)
+        return false;
+    ifr->ifr_flags = IFF_UP;
+    return ioctl(sock, SIOCSIFFLAGS, ifr) == 0;
+}
+
+/* In a thread, which alone moves into a network of its own: a card of the kernel's, and a
+ * socket there.  What is not permitted leaves tcp_fd at -1. */
+static void *make_guest(void *opaque)
+{
+    struct ifreq ifr = {.ifr_name = "tap0", .ifr_flags = IFF_TAP | IFF_NO_PI};
+    int sock;
+
+    if (unshare(CLONE_NEWNET) < 0)
+        return NULL;
+    tap_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (tap_fd >= 0 && ioctl(tap_fd, TUNSETIFF, &ifr) == 0 && set_up(sock, &ifr))
+        tcp_fd = sock;
+    return NULL;
+}
+
+static bool to_guest(const Pkt *p)
+{
+    g_assert_cmpint(write(tap_fd, p->b, p->len), ==, (ssize_t)p->len);
+    return false;
+}
+
+static void from_guest(void *opaque, uint32_t events)
+{
+    Pkt p = {0};
+    ssize_t n = read(tap_fd, p.b, sizeof(p.b));
+
+    if (n > 0) {
+        p.len = (size_t)n;
+        send_frame(opaque, p);
+    }
+}
+
+/* Until the guest's socket shows one of these, five seconds at most. */
+static short run_guest(Wire *w, short events)
+{
+    struct pollfd fd = {.fd = tcp_fd, .events = events};
+    IoWatch watch = {0};
+
+    g_assert_true(ioloop_watch(w->loop, &watch, tap_fd, EPOLLIN, from_guest, w, NULL));
+    for (unsigned i = 0; i < 250 && poll(&fd, 1, 0) == 0; i++)
+        await(w, to_guest, 20);
+    ioloop_unwatch(&watch);
+    return fd.revents;
+}
+
+/* It only waits for what its peer says, and would do so for ever. */
+static void linux_takes_the_reset(void)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(HOST)};
+    socklen_t len = sizeof(int);
+    pthread_t thread;
+    uint16_t port;
+    autofd server = host_socket(SOCK_STREAM, &port);
+    int error = 0;
+    Wire w;
+
+    g_assert_cmpint(pthread_create(&thread, NULL, make_guest, NULL), ==, 0);
+    pthread_join(thread, NULL);
+    if (tcp_fd < 0) {
+        fd_close(&tap_fd);
+        g_test_skip("no permission to make a network, or a tap in it");
+        return;
+    }
+    to.sin_port = htons(port);
+    g_assert_cmpint(connect(tcp_fd, (struct sockaddr *)&to, sizeof(to)), <, 0);
+    g_assert_cmpint(errno, ==, EINPROGRESS);
+    wire_open(&w, (NetDevOptions){0});
+    g_assert_cmpint(run_guest(&w, POLLOUT), ==, POLLOUT);
+    autofd conn = accept(server, NULL, NULL);
+    g_assert_cmpint(send(conn, "word", 4, 0), ==, 4);
+    g_assert_cmpint(run_guest(&w, POLLIN), ==, POLLIN);
+    g_assert_cmpint(recv(tcp_fd, (char[4]){0}, 4, 0), ==, 4);
+
+    restore(&w);
+    g_assert_true(run_guest(&w, POLLIN) & POLLERR);
+    getsockopt(tcp_fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    g_assert_cmpint(error, ==, ECONNRESET);
+    wire_close(&w);
+    fd_close(&tcp_fd);
+    fd_close(&tap_fd);
+}
+
 /* ---- flows by themselves ------------------------------------------------------------
  */
 
@@ -336,6 +448,7 @@ int main(int argc, char **argv)
     add(a_lease_is_kept);
     add(a_restored_guest_loses_its_connections_at_once);
     add(a_connection_that_is_over_is_not_asked_for);
+    add(linux_takes_the_reset);
     add(ipv6_connections_are_asked_for_too);
     add(the_table_is_bounded_whatever_the_guest_sends);
     add(any_state_is_survived_and_costs_no_more_than_its_frames);
