@@ -84,6 +84,9 @@ bool config_set(Config *cfg, const ConfigOption *option, const char *value,
 /* Reads a JSON file on top of what cfg has; relative paths count from its folder. */
 bool config_load(Config *cfg, const char *path, GError **error);
 
+/* A new Config of such JSON, in which paths are absolute; NULL on failure. */
+Config *config_from_json(json_t *json, GError **error);
+
 /* A new reference: what config_load() makes the same Config from. */
 json_t *config_to_json(const Config *cfg);
 

@@ -106,7 +106,7 @@ bool arguments_apply(const Arguments *a, const ParamTable *table, void *options,
 /* ---- run.c: the options of `hutch run` that are not the Config's ------------------ */
 
 typedef struct RunOptions {
-    char *config, *wait, *restore;
+    char *config, *wait, *restore, *warm;
     int memory_from, clock; /* RestoreMemory, ClockMode: of --restore */
     uint64_t wait_timeout;  /* seconds; 0: none */
     bool print_config, detach, help;

@@ -7,6 +7,7 @@
 #include "src/cli/cli.h"
 #include "src/cli/monitor.h"
 #include "src/cli/restore.h"
+#include "src/cli/warm.h"
 #include "util/log.h"
 
 enum { MAX_OPTIONS = 80, MAX_NAMESAKES = 1000 };
@@ -40,6 +41,13 @@ static const ParamDesc own[] = {
      .choices = restore_clock_names,
      .def = "stopped",
      .help = "with --restore: the guest's clocks go on where they stood, or catch up"},
+    {.key = "warm",
+     .type = PARAM_STRING,
+     .offset = offsetof(RunOptions, warm),
+     .arg = "auto|boot|agent|SECONDS",
+     .bare = "auto",
+     .help = "go on where an earlier VM of the same options had booted; disks are thrown "
+             "away"},
     {.key = "detach",
      .letter = 'd',
      .type = PARAM_BOOL,
@@ -126,6 +134,8 @@ static bool take_arguments(Arguments *a, RunOptions *run, char **argv, GError **
         return fail(error, VM_ERROR_INVALID,
                     "--restore: a snapshot has its own config; leave out %s",
                     run->config ? "--config" : "the image's name");
+    if (run->restore && run->warm)
+        return fail(error, VM_ERROR_INVALID, "--restore and --warm: give one of the two");
     return !a->n_names || !run->config ||
            fail(error, VM_ERROR_INVALID,
                 "an image ('%s') is a --config of its own; give one of the two",
@@ -251,9 +261,11 @@ static int run(const Arguments *a, const RunOptions *options)
     if (options->detach && !detach_begin(&detach, options, &status))
         return status;
     if (!make_config(cfg, a, options, &restore, &error) ||
-        !claim_name(cfg, a->names[0], detach.on, &place, &error) ||
+        !claim_name(cfg, a->names[0], detach.on || (options->warm && a->n_names), &place,
+                    &error) ||
         !config_finish(cfg, &error) || (cfg->agent && !place_agent(cfg, &error)) ||
         (restore && !restore_disks(restore, a, cfg, place.folder, &error)) ||
+        (options->warm && !warm_begin(options->warm, &cfg, &place, &restore, &error)) ||
         (!restore && !check_kernel(cfg, &error))) {
         place_release(&place);
         log_error("%s", error->message);

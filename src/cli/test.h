@@ -110,6 +110,11 @@ bool test_config_make(TestCell *c, GError **error);
 char *test_config_write(const TestCell *c, const TestOptions *options, const char *folder,
                         const char *vm, GError **error);
 
+/* What makes disks throwaway: an overlay in `folder` for each that the guest may write
+ * to, and its options, which the first alone sets as well. */
+bool test_overlay_disks(json_t *config, const char *folder, GError **error);
+void test_throwaway_disks(json_t *config);
+
 /* ---- test_folder.c ---------------------------------------------------------------- */
 
 /* A cell's temporary folder, $TMPDIR/hutch-test-XXXXXX (/var/tmp without TMPDIR), mode

@@ -143,7 +143,23 @@ static bool make_overlay(const json_t *disk, const char *overlay, GError **error
 }
 
 /* Nothing of it is kept, so flushes need not be waited for. */
-static bool overlay_disks(json_t *config, const char *folder, GError **error)
+static void throw_away(json_t *disk)
+{
+    json_object_set_new(disk, "cache", json_string("unsafe"));
+    json_object_del(disk, "aio"); /* one of them wants another cache */
+}
+
+void test_throwaway_disks(json_t *config)
+{
+    json_t *disk;
+    size_t i;
+
+    json_array_foreach(json_object_get(config, "disk"), i,
+                       disk) if (!json_is_true(json_object_get(disk, "readonly")))
+        throw_away(disk);
+}
+
+bool test_overlay_disks(json_t *config, const char *folder, GError **error)
 {
     json_t *disk;
     size_t i;
@@ -160,8 +176,7 @@ static bool overlay_disks(json_t *config, const char *folder, GError **error)
         json_object_set_new(disk, "path", json_string(overlay));
         json_object_set_new(disk, "format", json_string("qcow2"));
         json_object_set_new(disk, "backing", json_string("on"));
-        json_object_set_new(disk, "cache", json_string("unsafe"));
-        json_object_del(disk, "aio"); /* one of them wants another cache */
+        throw_away(disk);
     }
     return true;
 }
@@ -192,7 +207,7 @@ static bool finish(json_t *config, const TestOptions *options, const char *folde
     json_object_set_new(config, "json", json_true());
     json_object_set_new(config, "no-reboot", json_true());
     return (!options->share || add_share(config, options->share, error)) &&
-           overlay_disks(config, folder, error);
+           test_overlay_disks(config, folder, error);
 }
 
 char *test_config_write(const TestCell *c, const TestOptions *options, const char *folder,

@@ -17,6 +17,7 @@
 #include "src/cli/snapshot.h"
 #include "src/cli/template.h"
 #include "src/cli/test.h"
+#include "src/cli/warm.h"
 #include "util/log.h"
 
 int64_t cli_started_ns;
@@ -63,6 +64,10 @@ const Verb verbs[] = {
      .args = "VERB ...",
      .help = "make, list and remove what VMs are cloned from",
      .verbs = template_verbs},
+    {.name = "warm",
+     .args = "VERB ...",
+     .help = "list and remove what 'hutch run --warm' keeps",
+     .verbs = warm_verbs},
     {.name = "test",
      .args = "[OPTION]... -- COMMAND...",
      .help = "run a command in a throwaway VM, or in many",

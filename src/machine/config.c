@@ -437,6 +437,13 @@ bool config_load(Config *cfg, const char *path, GError **error)
     return ok;
 }
 
+Config *config_from_json(json_t *json, GError **error)
+{
+    g_autoptr(Config) cfg = config_new();
+
+    return load(cfg, json, NULL, error) ? g_steal_pointer(&cfg) : NULL;
+}
+
 static void append(json_t *object, const char *key, json_t *value)
 {
     json_t *array = json_object_get(object, key);

@@ -68,8 +68,8 @@ class Console:
     def __exit__(self, *_):
         self.socket.close()
 
-    def expect(self, pattern):
-        end = time.monotonic() + LIMIT
+    def expect(self, pattern, limit=LIMIT):
+        end = time.monotonic() + limit
         while not (match := re.search(pattern.encode(), self.said)):
             check(select.select([self.socket], [], [], max(end - time.monotonic(), 0))[0],
                   f"the guest did not say {pattern}, but {self.said[-500:]}")
@@ -257,6 +257,79 @@ def test_a_hundred_clones_are_there_at_once_and_have_little_of_their_own():
         equal(len(fleet.names()), 100)
         print(f"# 100 clones of 512 MiB: {best * 1000:.0f} ms, {max(own)} KiB private at most")
         check(best <= 10 * hutch.PATIENCE, f"{best:.1f} s")
+
+
+# ---- warm starts -------------------------------------------------------------------------
+
+
+def warm(fleet):
+    return json.loads(fleet("warm", "ls", "--json"))
+
+
+def logged(fleet, name, letter, pattern):
+    """What a guest answers, by its log: its console shows first what was said before it was
+    saved, too."""
+    end = time.monotonic() + LIMIT
+    with Console(fleet, name) as console:
+        console.socket.sendall(letter.encode())
+        while time.monotonic() < end:
+            with open(fleet.path(name, "console.log"), encoding="ascii") as log:
+                if match := re.search(pattern, log.read()):
+                    return match
+            time.sleep(0.01)
+    raise AssertionError(f"{name} does not say {pattern}")
+
+
+def kept(fleet, number):
+    """Waits until so many VMs have been kept."""
+    end = time.monotonic() + LIMIT
+    while len(warm(fleet)) < number:
+        check(time.monotonic() < end, f"only {warm(fleet)} are kept")
+        time.sleep(0.02)
+
+
+def test_a_warm_start_goes_on_where_the_first_one_had_booted():
+    with clones() as fleet, tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk = os.path.join(folder, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        os.utime(disk, (1, 1))
+        lives = set()
+        for name in ("one", "two", "three"):
+            fleet.guest(name, "--warm=1", "--disk", disk, "--net", "user")
+            said = logged(fleet, name, "i", r"life ([0-9a-f]{32})")
+            lives.add(said[1])
+            equal("clone ready" in said.string, name == "one", f"{name} has booted")
+            (info,) = fleet.queries(name, "query-block")
+            top = info["inserted"]["image"]["filename"]
+            check(top.startswith(fleet.path(name)), f"it writes to {top}")
+            kept(fleet, 1)
+        equal(len(lives), 3)
+        (entry,) = warm(fleet)
+        check(entry["in-use"] and not entry["stale"], entry)
+        check("in use" in fleet("warm", "rm", entry["name"], status=125), "it was removed")
+        os.utime(disk, (2, 2))
+        check(warm(fleet)[0]["stale"], "the disk was written to")
+        fleet("rm", "--force", "--all")
+        fleet.guest("other", "--warm=1", "--disk", disk, "--net", "user")
+        kept(fleet, 1)
+        end = time.monotonic() + LIMIT
+        while [e["stale"] for e in warm(fleet)] != [False]:
+            check(time.monotonic() < end, f"what is stale stays: {warm(fleet)}")
+            time.sleep(0.02)
+        fleet("rm", "--force", "--all")
+        fleet("warm", "rm", "--all")
+        equal(warm(fleet), [])
+
+
+def test_what_a_warm_start_waits_for_is_said():
+    with clones() as fleet:
+        for how, words in (("agent", "--agent"), ("soon", "number of seconds")):
+            error = fleet("run", "-d", "--name", "x", "--kernel", image("payload", "payload.elf"),
+                          f"--warm={how}", status=125)
+            check(words in error, error)
+        error = fleet("run", "--warm", "--kernel", image("payload", "payload.elf"), status=125)
+        check("--name" in error, error)
 
 
 # ---- what goes wrong ---------------------------------------------------------------------
