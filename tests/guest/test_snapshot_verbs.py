@@ -59,6 +59,25 @@ def test_a_chain_goes_on_when_it_is_merged_exported_and_imported():
         goes_on("back", before)
 
 
+def test_an_archive_is_enough_to_go_on_with_disks():
+    with store() as path:
+        disk, archive = os.path.join(path, "disk.raw"), os.path.join(path, "a.tar.zst")
+        with open(disk, "wb") as f:
+            f.write(os.urandom(1 << 20))
+        with counting("--disk", disk, memory="16M", pages=64) as vm:
+            create("vm", "one")
+            before = count_of(vm)
+            create("vm", "two", "--diff")
+            ends_well(vm)
+        snapshot("export", "two", archive, "-q")
+        snapshot("rm", "one", "two")
+        for name in glob.glob(os.path.join(path, "disk*")):
+            os.remove(name)
+        snapshot("import", archive, "--name", "back", "-q")
+        equal(as_json("check-restore", "back", "--full")["problems"], [])
+        goes_on("back", before)
+
+
 def test_merged_memory_is_what_its_snapshot_had():
     with store(), counting(memory="16M", pages=64) as vm:
         chain(vm)
