@@ -8,6 +8,7 @@ import tempfile
 import time
 
 from base import Bench, Row, real_file, timed
+from clones import CLONES
 from disks import DISKS
 from fleet import FLEET
 from monitors import CannotRun, Guest, first_run, tool
@@ -206,4 +207,4 @@ class NetworkRx(Network):
 
 
 ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS,
-       *FLEET, *SNAPSHOTS)
+       *FLEET, *SNAPSHOTS, *CLONES)
