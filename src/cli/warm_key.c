@@ -10,6 +10,7 @@
 
 #include "hutch-config.h"
 #include "snapshot/store.h"
+#include "snapshot/template.h"
 #include "src/cli/warm.h"
 #include "util/json.h"
 
@@ -137,11 +138,8 @@ bool warm_remove(const char *key, GError **error)
 {
     g_autofree char *folder = store_path(STORE_WARM, key, error);
     g_autofree char *note = note_of(key);
-    int lock = folder ? store_seize(folder, error) : -1;
-    bool ok = lock >= 0 && store_remove(folder, error);
+    bool ok = folder && snapshot_remove_unused(folder, error);
 
-    if (lock >= 0)
-        close(lock);
     if (ok)
         unlink(note);
     return ok;

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "snapshot/disks.h"
 #include "snapshot/manifest.h"
 #include "util/fd.h"
 
@@ -132,6 +133,19 @@ bool template_from_snapshot(const char *snapshot, const char *folder, GError **e
     return false;
 }
 
+bool snapshot_remove_unused(const char *folder, GError **error)
+{
+    autofd lock = store_seize(folder, error);
+    g_autoptr(GPtrArray) by = lock < 0 ? NULL : snapshot_disks_needed(folder, error);
+
+    if (!by)
+        return false;
+    if (by->len)
+        return fail(error, VM_ERROR_BUSY, "'%s' is in use by %s", folder,
+                    (char *)by->pdata[0]);
+    return store_remove(folder, error);
+}
+
 /* ---- without a name -------------------------------------------------------------------
  */
 
@@ -148,10 +162,9 @@ char *template_anonymous(void)
 void template_drop(const char *folder)
 {
     g_autofree char *leaf = g_path_get_basename(folder);
-    autofd lock = g_str_has_prefix(leaf, ANONYMOUS) ? store_seize(folder, NULL) : -1;
 
-    if (lock >= 0)
-        store_remove(folder, NULL);
+    if (g_str_has_prefix(leaf, ANONYMOUS))
+        snapshot_remove_unused(folder, NULL);
 }
 
 /* Another one has the number by now: then it is swept later. */

@@ -237,6 +237,25 @@ def test_what_a_running_vms_clones_share_goes_with_the_last_of_them():
         equal(fleet.anonymous(), [], "what clones that were killed have shared")
 
 
+def test_a_clone_of_a_clone_leaves_that_ones_disk_whole():
+    with clones() as fleet, tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        disk = os.path.join(folder, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        fleet.template("t", "--disk", disk)
+        fleet("clone", "t", "--name", "one")
+        fleet("clone", "one", "--count", 2)
+        fleet("rm", "--force", "one-1", "one-2")
+        (info,) = fleet.queries("one", "query-block")
+        layer = info["inserted"]["image"]["backing-image"]["filename"]
+        check(os.path.exists(layer), f"{layer} went with one's clones")
+        fleet("clone", "one")
+        fleet("rm", "--force", "one")
+        fleet("rm", "--force", "one-1")
+        fleet("template", "ls")
+        equal(fleet.anonymous(), [])
+
+
 # ---- many --------------------------------------------------------------------------------
 
 
