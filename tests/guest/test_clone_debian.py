@@ -43,6 +43,7 @@ class Debian:
 
     def who(self, vm):
         """What says who a guest is."""
+        self.sh(vm, "until ip -4 address show | grep -q 10.0.2.; do sleep 0.2; done")
         told = self.sh(vm, "hostname; cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; "
                            "cat /sys/class/net/e*/address; date +%s; "
                            "ip -4 -brief address show scope global; "
