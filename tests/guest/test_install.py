@@ -124,7 +124,8 @@ class Bash:
     def __init__(self, folder, images):
         runtime = os.path.join(folder, ".run")
         environment = {"XDG_RUNTIME_DIR": runtime, "PATH": f"{installed()[1]}/bin:{os.environ['PATH']}", "TERM": "dumb",
-                       "HUTCH_IMAGES": images, "INPUTRC": "/dev/null", "PS1": "$ "}
+                       "HUTCH_IMAGES": images, "XDG_DATA_HOME": os.path.join(folder, ".data"),
+                       "INPUTRC": "/dev/null", "PS1": "$ "}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
@@ -165,6 +166,11 @@ def bash():
             os.makedirs(os.path.join(folder, ".run", "hutch", name))
             with open(os.path.join(folder, ".run", "hutch", name, "result.json"), "wb"):
                 pass
+        for name in ("morning", "noon", "$(touch pwned)"):
+            os.makedirs(os.path.join(folder, ".data", "hutch", "snapshots", f"{name}.snap"))
+            with open(os.path.join(folder, ".data", "hutch", "snapshots", f"{name}.snap",
+                                   "manifest.json"), "wb"):
+                pass
         shell = Bash(folder, os.path.join(folder, ".images"))
         try:
             yield shell
@@ -174,7 +180,7 @@ def bash():
 
 def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images():
     cases = {
-        "ru": "run", "run --memo": "run --memory", "run --print": "run --print-config",
+        "ru": "run", "run --transp": "run --transport", "run --print": "run --print-config",
         "help ver": "help version", "run deb": "run debian",
         "run --kernel vml": "run --kernel vmlinuz", "run --disk im": "run --disk image.raw",
         "run --disk image.raw,reado": "run --disk image.raw,readonly",
@@ -190,6 +196,9 @@ def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images
         "put web im": "put web image.raw", "agent ping wo": "agent ping worker",
         "metrics we": "metrics web", "config show we": "config show web", "ps --qu": "ps --quiet",
         "run --cpus 2 --no-re": "run --cpus 2 --no-reboot",
+        "snapshot ver": "snapshot verify", "snapshot rm mor": "snapshot rm morning",
+        "check-restore no": "check-restore noon",
+        "snapshot export noon im": "snapshot export noon image.raw",
     }
     with bash() as shell:
         for typed, wanted in cases.items():
