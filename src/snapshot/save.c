@@ -414,6 +414,16 @@ static void remember(Save *s)
     k->last_id = g_strdup(s->manifest->id);
 }
 
+/* It may have its name already: what failed was to put the name on the disk. */
+static void remove_folder(const Save *s)
+{
+    g_autoptr(Manifest) named = manifest_read(s->o->folder, NULL);
+
+    store_remove(s->partial, NULL);
+    if (named && g_str_equal(named->id, s->manifest->id))
+        store_remove(s->o->folder, NULL);
+}
+
 /* The VM goes on as if nothing had been tried: what the logs have told is kept for the
  * next diff, and logs that nothing needs are turned off. */
 static void undo(Save *s)
@@ -430,7 +440,7 @@ static void undo(Save *s)
         pages_clear(&s->keeper->changed);
     }
     if (s->partial)
-        store_remove(s->partial, NULL);
+        remove_folder(s);
 }
 
 static bool claim(SnapshotKeeper *k, GError **error)
