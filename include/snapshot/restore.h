@@ -14,9 +14,10 @@ extern const char *const restore_memory_names[];
 extern const char *const restore_clock_names[]; /* ClockMode's */
 
 typedef struct RestoreOptions {
-    int memory; /* RestoreMemory: how guest RAM comes from the files */
-    int clock;  /* ClockMode */
-    bool clone; /* another life of the guest, beside the one that was saved */
+    int memory;       /* RestoreMemory: how guest RAM comes from the files */
+    int clock;        /* ClockMode */
+    bool working_set; /* its first pages are recorded, and read ahead from then on */
+    bool clone;       /* another life of the guest, beside the one that was saved */
 } RestoreOptions;
 
 typedef struct SnapshotRestore SnapshotRestore;

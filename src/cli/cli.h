@@ -109,7 +109,7 @@ typedef struct RunOptions {
     char *config, *wait, *restore, *warm;
     int memory_from, clock; /* RestoreMemory, ClockMode: of --restore */
     uint64_t wait_timeout;  /* seconds; 0: none */
-    bool print_config, detach, help;
+    bool print_config, detach, help, working_set;
 } RunOptions;
 
 /* The Config's options, then RunOptions'; ends with a NULL name. */

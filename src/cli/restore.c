@@ -179,7 +179,9 @@ static bool apply(Config *cfg, const Arguments *a, GError **error)
 SnapshotRestore *restore_open(const RunOptions *options, const Arguments *a, Config *cfg,
                               GError **error)
 {
-    const RestoreOptions how = {.memory = options->memory_from, .clock = options->clock};
+    const RestoreOptions how = {.memory = options->memory_from,
+                                .clock = options->clock,
+                                .working_set = options->working_set};
     g_autofree char *folder = remote_is_address(options->restore)
                                   ? g_strdup(options->restore)
                                   : store_find(STORE_SNAPSHOTS, options->restore, error);

@@ -35,6 +35,12 @@ static const ParamDesc own[] = {
      .def = "private",
      .help = "with --restore: memory is mapped from the snapshot's files (what cannot "
              "be mapped comes when it is wanted), copied, or comes when it is wanted"},
+    {.key = "working-set",
+     .type = PARAM_BOOL,
+     .offset = offsetof(RunOptions, working_set),
+     .def = "on",
+     .help = "with --restore: the pages that the guest wants first are recorded beside "
+             "the snapshot, and read ahead the next time"},
     {.key = "clock",
      .type = PARAM_ENUM,
      .offset = offsetof(RunOptions, clock),

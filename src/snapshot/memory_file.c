@@ -38,7 +38,8 @@ MemoryFile *memory_file_open(const char *folder, const Manifest *m, GError **err
         return NULL;
     }
     if (m->parent_id &&
-        !(f->runs = memory_runs_load(folder, m->ram_size / GM_PAGE_SIZE, error))) {
+        !(f->runs = memory_runs_load(folder, SNAP_MEMORY_MAP, m->ram_size / GM_PAGE_SIZE,
+                                     error))) {
         memory_file_free(f);
         return NULL;
     }

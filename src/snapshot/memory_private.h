@@ -12,11 +12,12 @@ typedef struct MemoryRun {
 /* ---- memory_runs.c: which pages a diff holds ------------------------------------------
  */
 
-/* Writes memory.map for the bits that are set, one a page, and puts it on the disk. */
-bool memory_runs_save(const char *folder, const uint64_t *held, uint64_t pages,
-                      GError **error);
+/* Makes such a file for the bits that are set, one a page, and puts it on the disk. */
+bool memory_runs_save(const char *folder, const char *name, const uint64_t *held,
+                      uint64_t pages, GError **error);
 /* Reads and checks it: sorted, apart, within `pages`.  An array of MemoryRun. */
-GArray *memory_runs_load(const char *folder, uint64_t pages, GError **error);
+GArray *memory_runs_load(const char *folder, const char *name, uint64_t pages,
+                         GError **error);
 /* The next run of bits that are set at or after *first; false: there is none. */
 bool memory_bits_next(const uint64_t *bits, uint64_t pages, uint64_t *first,
                       uint64_t *count);

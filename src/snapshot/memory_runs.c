@@ -1,7 +1,7 @@
-/* memory.map: which pages a diff holds.  A state file with one section, in it a list of
- * runs: the first page (64 bits), and how many follow (32 bits), both little-endian.  The
- * list is sorted and its runs do not touch each other, so that there is one list for
- * every set of pages. */
+/* memory.map: which pages a diff holds; and working-set, which has the same form.  A
+ * state file with one section, in it a list of runs: the first page (64 bits), and how
+ * many follow (32 bits), both little-endian.  The list is sorted and its runs do not
+ * touch each other, so that there is one list for every set of pages. */
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -65,9 +65,10 @@ static bool add_run(GByteArray *out, uint64_t first, uint64_t count, GError **er
     return true;
 }
 
-static bool store_map(const char *folder, const MemoryMap *map, GError **error)
+static bool store_map(const char *folder, const char *name, const MemoryMap *map,
+                      GError **error)
 {
-    g_autofree char *path = g_build_filename(folder, SNAP_MEMORY_MAP, NULL);
+    g_autofree char *path = g_build_filename(folder, name, NULL);
     g_autoptr(StateWriter) w = state_writer_new();
     g_autoptr(GBytes) bytes = NULL;
     autofd fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -88,8 +89,8 @@ static bool store_map(const char *folder, const MemoryMap *map, GError **error)
     return fsync(fd) == 0 || fail_errno(error, "'%s': put it on the disk", path);
 }
 
-bool memory_runs_save(const char *folder, const uint64_t *held, uint64_t pages,
-                      GError **error)
+bool memory_runs_save(const char *folder, const char *name, const uint64_t *held,
+                      uint64_t pages, GError **error)
 {
     g_autoptr(GByteArray) list = g_byte_array_new();
     uint64_t first = 0, count;
@@ -98,7 +99,7 @@ bool memory_runs_save(const char *folder, const uint64_t *held, uint64_t pages,
     for (; memory_bits_next(held, pages, &first, &count); first += count)
         if (!add_run(list, first, count, error))
             return false;
-    return store_map(folder, &(MemoryMap){pages, {list->data, list->len}}, error);
+    return store_map(folder, name, &(MemoryMap){pages, {list->data, list->len}}, error);
 }
 
 static GBytes *load_file(const char *path, GError **error)
@@ -155,9 +156,10 @@ static GArray *check_runs(const MemoryMap *map, uint64_t pages, GError **error)
     return g_steal_pointer(&runs);
 }
 
-GArray *memory_runs_load(const char *folder, uint64_t pages, GError **error)
+GArray *memory_runs_load(const char *folder, const char *name, uint64_t pages,
+                         GError **error)
 {
-    g_autofree char *path = g_build_filename(folder, SNAP_MEMORY_MAP, NULL);
+    g_autofree char *path = g_build_filename(folder, name, NULL);
     g_autoptr(GBytes) bytes = load_file(path, error);
     g_autoptr(StateReader) r = bytes ? state_reader_new(bytes, error) : NULL;
     GArray *runs = NULL;

@@ -188,8 +188,9 @@ bool snap_memory_finish(SnapMemoryWriter *writer, Manifest *m, GError **error)
         g_prefix_error(error, "'%s': ", w->path);
         return false;
     }
-    if (w->held && (!memory_runs_save(w->folder, w->held, w->pages, error) ||
-                    !manifest_add_file(m, w->folder, SNAP_MEMORY_MAP, error)))
+    if (w->held &&
+        (!memory_runs_save(w->folder, SNAP_MEMORY_MAP, w->held, w->pages, error) ||
+         !manifest_add_file(m, w->folder, SNAP_MEMORY_MAP, error)))
         return false;
     if (w->zstd)
         return compress_file(w, error);

@@ -12,6 +12,7 @@
 #include "snapshot/disks.h"
 #include "snapshot/lazy.h"
 #include "snapshot/store.h"
+#include "snapshot/working_set.h"
 #include "util/fd.h"
 #include "util/log.h"
 
@@ -27,11 +28,12 @@ struct SnapshotRestore {
     char *folder;
     RestoreOptions options;
     Manifest *manifest;
-    SnapMemory *memory;     /* NULL: remote */
-    RemoteSnapshot *remote; /* NULL: a folder of this host */
-    LazyMemory *lazy;       /* NULL: memory is there from the start */
-    GPtrArray *made;        /* files that go again, if it comes to nothing */
-    int hold_fd;            /* -1: it was let go */
+    SnapMemory *memory;      /* NULL: remote */
+    RemoteSnapshot *remote;  /* NULL: a folder of this host */
+    WorkingSet *working_set; /* NULL: not recorded, nor read ahead */
+    LazyMemory *lazy;        /* NULL: memory is there from the start */
+    GPtrArray *made;         /* files that go again, if it comes to nothing */
+    int hold_fd;             /* -1: it was let go */
 };
 
 /* ---- the parts ------------------------------------------------------------------------
@@ -151,8 +153,11 @@ static bool fill(void *opaque, GuestMem *gm, GError **error)
         return false;
     /* Else it was copied: files that are mapped cannot be shared with a helper process,
      * nor lie in huge pages. */
-    if (gm->fd < 0 && !gm->hugepages && snap_memory_mappable(r->memory))
-        gm_set_backed(gm);
+    if (gm->fd >= 0 || gm->hugepages || !snap_memory_mappable(r->memory))
+        return true;
+    gm_set_backed(gm);
+    if (r->options.working_set)
+        r->working_set = working_set_start(r->folder, gm);
     return true;
 }
 
@@ -272,6 +277,7 @@ void snapshot_restore_free(SnapshotRestore *r)
         unlink(r->made->pdata[i]);
     g_ptr_array_unref(r->made);
     state_reader_free(r->machine.state);
+    working_set_close(r->working_set);
     lazy_close(r->lazy);
     snap_memory_close(r->memory);
     remote_close(r->remote);

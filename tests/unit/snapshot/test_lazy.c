@@ -13,6 +13,7 @@
 #include "core/gmlost.h"
 #include "memory_folder.h"
 #include "snapshot/serve.h"
+#include "snapshot/working_set.h"
 #include "util/ioloop.h"
 #include "util/unixsocket.h"
 
@@ -444,6 +445,103 @@ static void another_snapshot_behind_the_address_is_refused(void)
     end_vm(&v);
 }
 
+/* ---- the working set ------------------------------------------------------------------
+ */
+
+static void wait_for_file(const char *path)
+{
+    int64_t limit = clock_ns() + LIMIT_MS * 1000000ll;
+
+    while (access(path, F_OK) < 0) {
+        g_usleep(5000);
+        g_assert_cmpint(clock_ns(), <, limit);
+    }
+}
+
+static WorkingSet *start_mapped(Vm *v)
+{
+    g_autofree char *folder = folder_of(0);
+
+    start_empty(v);
+    v->memory = snap_memory_open(folder, NULL);
+    g_assert_true(snap_memory_map(v->memory, &v->gm, NULL));
+    return working_set_start(folder, &v->gm);
+}
+
+static unsigned resident(const Vm *v, uint64_t page, unsigned n)
+{
+    autofd fd = open("/proc/self/pagemap", O_RDONLY);
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t entry;
+
+        g_assert_cmpint(
+            pread(fd, &entry, 8, (off_t)(((uintptr_t)v->gm.base / PAGE + page + i) * 8)),
+            ==, 8);
+        found += entry >> 63;
+    }
+    return found;
+}
+
+static void first_pages_are_recorded_and_read_ahead(void)
+{
+    g_autofree char *path = NULL;
+    int64_t limit = clock_ns() + LIMIT_MS * 1000000ll;
+    WorkingSet *w;
+    Vm v;
+
+    make_full(false);
+    path = memory_path(SNAP_WORKING_SET);
+    w = start_mapped(&v);
+    g_assert_nonnull(w);
+    for (uint64_t page = 512; page < 640; page++)
+        expect_page(&v, page);
+    v.gm.base[700 * PAGE] = 1; /* what is written counts, too */
+    wait_for_file(path);
+    working_set_close(w);
+    end_vm(&v);
+
+    w = start_mapped(&v);
+    g_assert_nonnull(w);
+    while (resident(&v, 512, 128) < 128 || resident(&v, 700, 1) < 1) {
+        g_usleep(1000);
+        g_assert_cmpint(clock_ns(), <, limit);
+    }
+    g_assert_cmpuint(resident(&v, 1400, 128), ==, 0);
+    g_assert_cmpmem(v.gm.base, FOLDER_RAM, ram, FOLDER_RAM);
+    working_set_close(w);
+    end_vm(&v);
+}
+
+/* Whatever it says, RAM is the snapshot's; and it may end at any time. */
+static void a_hostile_working_set_changes_nothing(void)
+{
+    g_autofree char *path = NULL;
+    WorkingSet *w;
+    Vm v;
+
+    make_full(false);
+    path = memory_path(SNAP_WORKING_SET);
+    for (unsigned i = 0; i < 20; i++) {
+        g_autofree char *noise = g_malloc(4096);
+
+        for (unsigned n = 0; n < 4096; n++)
+            noise[n] = (char)rand();
+        if (i)
+            g_assert_true(g_file_set_contents(path, noise, i * 200, NULL));
+        else
+            g_assert_cmpint(symlink("/etc/passwd", path), ==, 0);
+        w = start_mapped(&v);
+        if (i % 2)
+            g_assert_cmpmem(v.gm.base, FOLDER_RAM, ram, FOLDER_RAM);
+        gm_finish(&v.gm); /* first, as when a machine ends */
+        working_set_close(w);
+        snap_memory_close(v.memory);
+        unlink(path);
+    }
+}
+
 /* ---- hostile peers --------------------------------------------------------------------
  */
 
@@ -655,6 +753,8 @@ int main(int argc, char **argv)
     TEST(a_bus_error_elsewhere_ends_the_process_as_before);
     TEST(a_server_that_dies_stops_who_reads_until_it_is_back);
     TEST(another_snapshot_behind_the_address_is_refused);
+    TEST(first_pages_are_recorded_and_read_ahead);
+    TEST(a_hostile_working_set_changes_nothing);
     TEST(a_server_answers_hostile_clients_within_bounds);
     TEST(a_client_refuses_what_makes_no_sense);
     TEST(addresses_that_are_none_are_refused);
