@@ -59,10 +59,14 @@ static bool compare(const json_t *chain, const char *is, const char *was, GError
                 layer_path(chain, 0), g_strv_length(now) - 1, n - 1);
 }
 
+/* A manifest that knows each image by its contents needs no marks to tell who put them
+ * there, which copies and some file systems have not. */
 static bool look_at(const ManifestDisk *d, const char *path, int backing, GError **error)
 {
     bool inside = !g_path_is_absolute(d->layer) && !strstr(d->layer, "://");
-    json_t *chain = layer_chain_of(path, d->format, backing, error);
+    bool follow = d->layer_id && backing != BLOCK_BACKING_OFF;
+    json_t *chain = layer_chain_of(path, d->format, follow ? BLOCK_BACKING_ON : backing,
+                                   error);
     g_autofree char *is = chain ? layers_identity(chain, inside, error) : NULL;
     bool ok = is && (!d->layer_id || compare(chain, is, d->layer_id, error));
 
@@ -98,8 +102,11 @@ static bool make_overlay(const ManifestDisk *d, const char *layer, const char *p
 
 /* Where O_DIRECT is not possible on an overlay that ends with the VM, it is not needed.
  */
-static void set_image(json_t *disk, const char *path, const char *format)
+static void set_image(json_t *disk, const ManifestDisk *d, const char *path,
+                      const char *format)
 {
+    if (d->layer_id && backing_choice(disk) == BLOCK_BACKING_AUTO)
+        json_object_set_new(disk, "backing", json_string("on")); /* look_at() did */
     json_object_set_new(disk, "path", json_string(path));
     json_object_set_new(disk, "format", json_string(format));
     if (g_str_equal(json_get_text(disk, "cache"), "none"))
@@ -123,14 +130,14 @@ static bool restore(json_t *disk, const ManifestDisk *d, const char *snapshot,
     if (!look_at(d, layer, backing_choice(disk), error))
         return false;
     if (d->readonly) {
-        set_image(disk, layer, d->format);
+        set_image(disk, d, layer, d->format);
         return true;
     }
     overlay = there && !is_layer ? g_strdup(there)
                                  : g_strdup_printf("%s/%s.qcow2", folder, d->id);
     if (!make_overlay(d, layer, overlay, error))
         return false;
-    set_image(disk, overlay, block_format_names[BLOCK_FORMAT_QCOW2]);
+    set_image(disk, d, overlay, block_format_names[BLOCK_FORMAT_QCOW2]);
     g_ptr_array_add(made, g_steal_pointer(&overlay));
     return true;
 }

@@ -2,6 +2,8 @@
  * with a new overlay over it. */
 #include "snapshot/disks.h"
 
+#include <sys/xattr.h>
+
 #include "backend/block.h"
 #include "backend/image.h"
 #include "src/snapshot/layers.h"
@@ -161,6 +163,29 @@ static void a_layer_that_was_written_to_is_refused(void)
     end(&f);
 }
 
+/* As on a tmpfs of Linux before 6.6, where many run folders are. */
+static void layers_without_marks_are_known_by_the_manifest(void)
+{
+    Files f = begin();
+    g_autofree char *base_file = folder_file(f.in, "base.raw");
+    g_autofree char *top_file = folder_file(f.in, "top.qcow2");
+    g_autofree char *base = new_image(base_file, NULL), *top = new_image(top_file, base);
+    g_autoptr(GError) error = NULL;
+    ManifestDisk *d;
+
+    add_disk(&f, top, top, false);
+    d = f.m->disks->pdata[0];
+    removexattr(top, "user.hutch.backing");
+    restore(&f, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_cmpstr(config_text(&f, 0, "backing"), ==, "on");
+    g_clear_pointer(&d->layer_id, g_free); /* now nobody vouches for it */
+    json_object_del(json_array_get(json_object_get(f.config, "disk"), 0), "backing");
+    g_assert_cmpint(remove(f.made->pdata[0]), ==, 0);
+    g_assert_false(restore(&f, NULL, NULL));
+    end(&f);
+}
+
 static void a_layer_in_the_folder_may_be_copied_with_it(void)
 {
     Files f = begin();
@@ -295,6 +320,8 @@ int main(int argc, char **argv)
                          "a.qcow2", a_restored_disk_is_its_own_and_the_layer_stays);
     g_test_add_func("/disks/a_layer_that_was_written_to_is_refused",
                     a_layer_that_was_written_to_is_refused);
+    g_test_add_func("/disks/layers_without_marks_are_known_by_the_manifest",
+                    layers_without_marks_are_known_by_the_manifest);
     g_test_add_func("/disks/a_layer_in_the_folder_may_be_copied_with_it",
                     a_layer_in_the_folder_may_be_copied_with_it);
     g_test_add_func("/disks/a_path_is_where_the_overlay_goes_or_the_layer_went",
