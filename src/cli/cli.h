@@ -108,8 +108,9 @@ bool arguments_apply(const Arguments *a, const ParamTable *table, void *options,
 typedef struct RunOptions {
     char *config, *wait, *restore, *warm;
     int memory_from, clock; /* RestoreMemory, ClockMode: of --restore */
+    int working_set;        /* 0: off */
     uint64_t wait_timeout;  /* seconds; 0: none */
-    bool print_config, detach, help, working_set;
+    bool print_config, detach, help;
 } RunOptions;
 
 /* The Config's options, then RunOptions'; ends with a NULL name. */

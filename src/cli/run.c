@@ -12,6 +12,8 @@
 
 enum { MAX_OPTIONS = 80, MAX_NAMESAKES = 1000 };
 
+static const char *const off_on[] = {"off", "on", NULL};
+
 static const ParamDesc own[] = {
     {.key = "config",
      .type = PARAM_PATH,
@@ -36,8 +38,9 @@ static const ParamDesc own[] = {
      .help = "with --restore: memory is mapped from the snapshot's files (what cannot "
              "be mapped comes when it is wanted), copied, or comes when it is wanted"},
     {.key = "working-set",
-     .type = PARAM_BOOL,
+     .type = PARAM_ENUM,
      .offset = offsetof(RunOptions, working_set),
+     .choices = off_on,
      .def = "on",
      .help = "with --restore: the pages that the guest wants first are recorded beside "
              "the snapshot, and read ahead the next time"},
