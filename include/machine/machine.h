@@ -56,7 +56,9 @@ typedef struct MachineResult {
 void machine_result_clear(MachineResult *result);
 
 /* What a machine is made from that was saved before, instead of being powered on.  Both
- * it and the Config, which says the same machine, must stay as long as the machine. */
+ * it and the Config, which says the same machine, must stay as long as the machine.  It is
+ * another life of the guest, which is told so by a new VM generation ID: what was random
+ * in its memory is in the snapshot, too. */
 typedef struct MachineRestore {
     StateReader *state;
     /* Main thread.  Guest RAM is reserved and its regions are cut, but KVM has none of it
@@ -67,7 +69,6 @@ typedef struct MachineRestore {
     void *opaque;       /* of both; and who saves the machine again finds it here */
     ClockMode clock;    /* what the guest's clocks show */
     int64_t elapsed_ns; /* of the world's time, since it was saved */
-    bool clone;         /* another life of it: a new VM generation ID */
 } MachineRestore;
 
 /* Main thread.  Makes the VM, with every device and every file it needs, but runs

@@ -17,7 +17,6 @@ typedef struct RestoreOptions {
     int memory;       /* RestoreMemory: how guest RAM comes from the files */
     int clock;        /* ClockMode */
     bool working_set; /* its first pages are recorded, and read ahead from then on */
-    bool clone;       /* another life of the guest, beside the one that was saved */
 } RestoreOptions;
 
 typedef struct SnapshotRestore SnapshotRestore;

@@ -161,12 +161,10 @@ static bool find_template(CloneJob *job, const char *name, GError **error)
 
 static bool open_template(CloneJob *job, const char *name, GError **error)
 {
-    const RestoreOptions how = {.clone = true};
-
     if (!find_template(job, name, error))
         return false;
     job->cfg = config_new();
-    job->restore = snapshot_restore_open(job->folder, &how, job->cfg, error);
+    job->restore = snapshot_restore_open(job->folder, &(RestoreOptions){0}, job->cfg, error);
     return job->restore != NULL;
 }
 

@@ -169,7 +169,7 @@ static bool exchange(Config **cfg, json_t *json, GError **error)
 /* What a kept one is not fit for is said only to who looks for it. */
 static SnapshotRestore *go_on(const char *key, Config **cfg, const Place *place)
 {
-    const RestoreOptions how = {.clone = true, .clock = CLOCK_CATCH_UP};
+    const RestoreOptions how = {.clock = CLOCK_CATCH_UP};
     g_autofree char *folder = store_find(STORE_WARM, key, NULL);
     g_autoptr(Config) saved = config_new();
     g_autoptr(SnapshotRestore) r = NULL;

@@ -181,7 +181,7 @@ bool machine_load(Machine *m, GError **error)
     if (r->clock == CLOCK_CATCH_UP)
         board_put_forward(m->board, r->elapsed_ns);
     return state_reader_done(r->state, error) &&
-           (!r->clone || board_new_generation(m->board, error));
+           board_new_generation(m->board, error);
 }
 
 /* ---- the config -----------------------------------------------------------------------

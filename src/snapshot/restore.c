@@ -265,7 +265,6 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
     r->machine.opaque = r;
     r->machine.clock = (ClockMode)options->clock;
     r->machine.elapsed_ns = elapsed_since(r->manifest->created_ns);
-    r->machine.clone = options->clone;
     return g_steal_pointer(&r);
 }
 
