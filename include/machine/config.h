@@ -18,6 +18,8 @@ enum { CONFIG_MAX_CPUS = 64, CONFIG_MAX_SERIALS = 2 };
 typedef struct ConfigDevice {
     const VirtioOps *ops;
     void *options;
+    bool foreign; /* reaches out of the VM, by the word of strangers (snapshot/foreign.h)
+                   */
 } ConfigDevice;
 
 typedef struct Config {
@@ -38,6 +40,7 @@ typedef struct Config {
     uint64_t timeout_s; /* 0: none */
 
     ChardevOptions *serial[CONFIG_MAX_SERIALS]; /* COM1, COM2; NULL: unconnected */
+    bool serial_foreign[CONFIG_MAX_SERIALS];    /* as ConfigDevice's */
     ConfigDevice *devices; /* in virtio_table's order, then in the order given */
     unsigned n_devices;
 

@@ -71,6 +71,7 @@ typedef struct Manifest {
                                  read (manifest_read_chunks()) */
     GPtrArray *disks;         /* ManifestDisk; never NULL */
     bool frozen;              /* file systems in the guest were frozen for the disks */
+    bool foreign;             /* it came in an archive: snapshot/foreign.h */
 } Manifest;
 
 Manifest *manifest_new(void);

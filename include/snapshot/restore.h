@@ -17,6 +17,7 @@ typedef struct RestoreOptions {
     int memory;       /* RestoreMemory: how guest RAM comes from the files */
     int clock;        /* ClockMode */
     bool working_set; /* its first pages are recorded, and read ahead from then on */
+    bool trust; /* a foreign one's config may reach out of the VM: snapshot/foreign.h */
 } RestoreOptions;
 
 typedef struct SnapshotRestore SnapshotRestore;
@@ -27,12 +28,16 @@ typedef struct SnapshotRestore SnapshotRestore;
 SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions *options,
                                        Config *cfg, GError **error);
 
-/* Sleeps.  Gives `cfg`, which is as it is going to be but for this, the snapshot's disks:
+/* Sleeps.  Refuses what a foreign snapshot may not reach (snapshot/foreign.h).  Gives
+ * `cfg`, which is as it is going to be but for this, the snapshot's disks:
  * overlays over them are made in `run_folder`, or where `paths` says, an object of paths
  * by disks' ids (snapshot/disks.h).  NULL: there is none.  What is made is removed again
  * if no machine comes of it. */
 bool snapshot_restore_disks(SnapshotRestore *r, Config *cfg, const char *run_folder,
                             const json_t *paths, GError **error);
+/* Only the first: for who has to know before another VM is ended. */
+bool snapshot_restore_allowed(const SnapshotRestore *r, const Config *cfg,
+                              const json_t *paths, GError **error);
 void snapshot_restore_free(SnapshotRestore *r); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotRestore, snapshot_restore_free)
 

@@ -110,7 +110,7 @@ typedef struct RunOptions {
     int memory_from, clock; /* RestoreMemory, ClockMode: of --restore */
     int working_set;        /* 0: off */
     uint64_t wait_timeout;  /* seconds; 0: none */
-    bool print_config, detach, help;
+    bool print_config, detach, help, trust;
 } RunOptions;
 
 /* The Config's options, then RunOptions'; ends with a NULL name. */

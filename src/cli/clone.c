@@ -58,6 +58,11 @@ static const ParamDesc clone_desc[] = {
      .arg = "SECONDS",
      .help = "wait no longer than that; the VMs go on",
      .max = 1000 * 1000},
+    {.key = "trust",
+     .type = PARAM_BOOL,
+     .offset = offsetof(CloneArgs, trust),
+     .help = "what was imported may open the files, sockets and networks that its config "
+             "names"},
     {.key = "json",
      .type = PARAM_BOOL,
      .offset = offsetof(CloneArgs, json),
@@ -161,10 +166,12 @@ static bool find_template(CloneJob *job, const char *name, GError **error)
 
 static bool open_template(CloneJob *job, const char *name, GError **error)
 {
+    const RestoreOptions how = {.trust = job->args->trust};
+
     if (!find_template(job, name, error))
         return false;
     job->cfg = config_new();
-    job->restore = snapshot_restore_open(job->folder, &(RestoreOptions){0}, job->cfg, error);
+    job->restore = snapshot_restore_open(job->folder, &how, job->cfg, error);
     return job->restore != NULL;
 }
 

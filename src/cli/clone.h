@@ -18,7 +18,7 @@ typedef struct CloneArgs {
     char *name, *wait, *disks;
     char **net;
     int identity; /* CloneIdentityMode */
-    bool json;
+    bool json, trust;
 } CloneArgs;
 
 typedef enum { CLONE_IDENTITY_AUTO, CLONE_IDENTITY_OFF } CloneIdentityMode;

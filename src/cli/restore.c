@@ -104,6 +104,7 @@ static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
         void *old = d->options;
 
         d->options = merged;
+        d->foreign = false;
         merged = old;
     }
     json_decref(was);
@@ -145,6 +146,7 @@ static bool replace_serial(Config *cfg, const ConfigOption *o, unsigned i,
     }
     param_free(o->table, cfg->serial[i]);
     cfg->serial[i] = options;
+    cfg->serial_foreign[i] = false;
     return true;
 }
 
@@ -181,7 +183,8 @@ SnapshotRestore *restore_open(const RunOptions *options, const Arguments *a, Con
 {
     const RestoreOptions how = {.memory = options->memory_from,
                                 .clock = options->clock,
-                                .working_set = options->working_set};
+                                .working_set = options->working_set,
+                                .trust = options->trust};
     g_autofree char *folder = remote_is_address(options->restore)
                                   ? g_strdup(options->restore)
                                   : store_find(STORE_SNAPSHOTS, options->restore, error);

@@ -50,6 +50,11 @@ static const ParamDesc own[] = {
      .choices = restore_clock_names,
      .def = "stopped",
      .help = "with --restore: the guest's clocks go on where they stood, or catch up"},
+    {.key = "trust",
+     .type = PARAM_BOOL,
+     .offset = offsetof(RunOptions, trust),
+     .help = "with --restore: what was imported, or is served, may open the files, "
+             "sockets and networks that its config names"},
     {.key = "warm",
      .type = PARAM_STRING,
      .offset = offsetof(RunOptions, warm),

@@ -84,10 +84,10 @@ const Verb snapshot_verbs[] = {
      .params = &snapshot_import_args,
      .min_names = 1,
      .max_names = 1,
-     .about = "All of it is compared with its hashes before it gets its name.  Its "
-              "config.json says which files, sockets and networks of this host the VM "
-              "will use: of a snapshot from strangers, look at it first ('hutch snapshot "
-              "inspect')."},
+     .about = "All of it is compared with its hashes before it gets its name.  Which "
+              "files, sockets and networks of this host its config.json names, 'hutch "
+              "snapshot inspect' shows: none is opened when it is restored, unless it "
+              "is said anew or --trust is given."},
     {.name = "serve",
      .args = "NAME --listen ADDRESS",
      .help = "let VMs elsewhere be restored from a snapshot over a socket",

@@ -9,6 +9,7 @@
 #include "control/place.h"
 #include "kvm/arch.h"
 #include "snapshot/disks.h"
+#include "snapshot/foreign.h"
 #include "snapshot/memory.h"
 #include "snapshot/state_tables.h"
 #include "src/cli/snapshot.h"
@@ -309,7 +310,7 @@ static void check_memory(Check *c, const json_t *config, const Manifest *m)
 static void check_config(Check *c, const Manifest *m)
 {
     g_autofree char *path = g_build_filename(c->folder, SNAP_CONFIG, NULL);
-    g_autoptr(GError) why = NULL, unread = NULL;
+    g_autoptr(GError) why = NULL, unread = NULL, foreign = NULL;
     json_t *config = snap_read_json(c->folder, SNAP_CONFIG, &unread);
     g_autoptr(Config) cfg = config_new();
 
@@ -319,6 +320,8 @@ static void check_config(Check *c, const Manifest *m)
     }
     if (!config_load(cfg, path, &why))
         note(c->problems, "%s: use the hutch that made it", why->message);
+    else if (m->foreign && !foreign_allowed_as_is(cfg, m, &foreign))
+        note(c->warnings, "%s", foreign->message);
     for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++)
         check_paths_of(c, config, i);
     check_taps(c, config);

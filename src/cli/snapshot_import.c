@@ -286,6 +286,7 @@ static bool judge(Import *im, GError **error)
     Progress p;
     bool ok;
 
+    im->m->foreign = true; /* whatever it says itself */
     if (!manifest_write(im->m, im->partial, error))
         return false;
     progress_begin(&p, &im->args->common.common, "verify", 1);

@@ -18,7 +18,7 @@
 enum { QUIT_MS = 10 * 1000, MAX_OVERLAYS = 1000 };
 
 typedef struct RestoreArgs {
-    bool paused;
+    bool paused, trust;
     int clock;
 } RestoreArgs;
 
@@ -28,6 +28,11 @@ const ParamTable snapshot_restore_args = {
                                  .type = PARAM_BOOL,
                                  .offset = offsetof(RestoreArgs, paused),
                                  .help = "do not let it go on until 'hutch resume'"},
+                                {.key = "trust",
+                                 .type = PARAM_BOOL,
+                                 .offset = offsetof(RestoreArgs, trust),
+                                 .help = "what was imported may open the files, sockets "
+                                         "and networks that its config names"},
                                 {.key = "clock",
                                  .type = PARAM_ENUM,
                                  .offset = offsetof(RestoreArgs, clock),
@@ -83,8 +88,8 @@ static GPtrArray *make_arguments(const RestoreArgs *args, const char *folder,
                                  const char *vm, GError **error)
 {
     g_autoptr(Config) cfg = config_new();
-    g_autoptr(SnapshotRestore)
-        r = snapshot_restore_open(folder, &(RestoreOptions){0}, cfg, error);
+    g_autoptr(SnapshotRestore) r = snapshot_restore_open(
+        folder, &(RestoreOptions){.trust = args->trust}, cfg, error);
     const char *const first[] = {
         "run", "--restore", folder,    "--name",
         vm,    "--detach",  "--clock", restore_clock_names[args->clock],
@@ -93,13 +98,15 @@ static GPtrArray *make_arguments(const RestoreArgs *args, const char *folder,
     const GPtrArray *disks;
     GPtrArray *argv;
 
-    if (!r)
+    if (!r || !snapshot_restore_allowed(r, cfg, NULL, error))
         return NULL;
     argv = g_ptr_array_new_with_free_func(g_free);
     for (unsigned i = 0; first[i]; i++)
         g_ptr_array_add(argv, g_strdup(first[i]));
     if (args->paused)
         g_ptr_array_add(argv, g_strdup("--paused"));
+    if (args->trust)
+        g_ptr_array_add(argv, g_strdup("--trust"));
     disks = snapshot_restore_manifest(r)->disks;
     for (guint i = 0; i < disks->len; i++)
         add_disk(argv, disks->pdata[i], vm);

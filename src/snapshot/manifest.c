@@ -53,6 +53,7 @@ static const ParamTable table = {
          .required = true},
         {.key = "disks", .type = PARAM_JSON, .offset = offsetof(Notation, disks)},
         {ROW("frozen", PARAM_BOOL, frozen)},
+        {ROW("foreign", PARAM_BOOL, foreign)},
         {0},
     }};
 #undef ROW
@@ -226,6 +227,8 @@ static bool check_disk(const Manifest *m, const ManifestDisk *d, GError **error)
         !check_text("layer", d->layer, MAX_PATH, error) ||
         !check_text("layer-id", d->layer_id, MAX_PATH, error))
         return false;
+    if (strchr(d->id, '/')) /* files are named by it */
+        return fail(error, VM_ERROR_CORRUPT, "id: there is a '/' in it");
     for (unsigned i = 0; i < m->disks->len; i++)
         if (g_str_equal(((ManifestDisk *)g_ptr_array_index(m->disks, i))->id, d->id))
             return fail(error, VM_ERROR_CORRUPT, "id: '%s' is there twice", d->id);

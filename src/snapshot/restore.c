@@ -10,6 +10,7 @@
 #include "core/gmlost.h"
 #include "kvm/arch.h"
 #include "snapshot/disks.h"
+#include "snapshot/foreign.h"
 #include "snapshot/lazy.h"
 #include "snapshot/store.h"
 #include "snapshot/working_set.h"
@@ -209,11 +210,23 @@ static bool take_disks(Config *cfg, const json_t *config, GError **error)
     return true;
 }
 
+static bool is_foreign(const SnapshotRestore *r)
+{
+    return (r->remote || r->manifest->foreign) && !r->options.trust;
+}
+
+bool snapshot_restore_allowed(const SnapshotRestore *r, const Config *cfg,
+                              const json_t *paths, GError **error)
+{
+    return !is_foreign(r) || foreign_allowed(cfg, r->manifest, paths, error);
+}
+
 bool snapshot_restore_disks(SnapshotRestore *r, Config *cfg, const char *run_folder,
                             const json_t *paths, GError **error)
 {
     json_t *config = config_to_json(cfg);
-    bool ok = (run_folder || needs_folder(r->manifest, paths, error)) &&
+    bool ok = snapshot_restore_allowed(r, cfg, paths, error) &&
+              (run_folder || needs_folder(r->manifest, paths, error)) &&
               snapshot_disks_restore(config, r->manifest, r->folder, run_folder, paths,
                                      r->made, error) &&
               take_disks(cfg, config, error);
@@ -260,6 +273,8 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
         g_prefix_error(error, "snapshot '%s': ", folder);
         return NULL;
     }
+    if (is_foreign(r))
+        foreign_mark(cfg);
     r->machine.fill = fill;
     r->machine.taken = taken;
     r->machine.opaque = r;

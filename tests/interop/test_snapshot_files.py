@@ -440,6 +440,47 @@ def test_a_manifest_from_strangers_names_nothing_of_this_host():
                                                           "sha256": "0" * 64}])), "has room")
 
 
+def test_what_was_imported_opens_nothing_of_this_host_that_nobody_chose():
+    """A monitor that goes so far as to read the state has opened nothing yet, and says that the
+    state of these folders has no machine in it."""
+    with store() as path:
+        def here(name):
+            return os.path.join(path, name)
+
+        config = {"kernel": "/etc/passwd", "initrd": "/etc/passwd", "control": here("c.sock"),
+                  "metrics": f"unix:{here('m.sock')}", "memory": {"size": MIB},
+                  "serial": [{"file": here("s.log")}],
+                  "console": [{"id": "con0", "socket": here("con.sock")}, {"id": "own", "type": "none"}],
+                  "net": [{"id": "net0", "type": "user"},
+                          {"id": "net1", "type": "user", "restrict": True}],
+                  "disk": [{"id": "disk0", "path": "/etc/passwd", "readonly": True}],
+                  "vsock": [{"id": "vsock0", "cid": 5, "path": here("v.sock")}]}
+        make("mine", 1, f"config={json.dumps(config)}")
+        snapshot("export", "mine", "theirs.tar.zst", "-q", "--no-disks")
+        snapshot("import", "theirs.tar.zst", "-q")
+        snapshot("merge", "theirs", "--into", "again", "-q")
+        run("template", "create", "theirs", "stamp")
+        opens = "(--serial, --disk disk0, --net net0, --console con0, --vsock vsock0)"
+        anew = ("--net", "net0=user,restrict=on", "--console", "con0=none", "--serial", "none",
+                "--vsock", f"vsock0=cid=5,path={here('mine.sock')}")
+
+        def refused_by(word, *arguments):
+            said = run(*arguments, status=125)[1]
+            check(word in said, f"{arguments}: '{word}' is not in: {said}")
+
+        before = sorted(os.listdir(path))
+        for arguments in (("run", "--restore", "theirs"), ("run", "--restore", "again"),
+                          ("clone", "stamp"), ("snapshot", "restore", "vm", "theirs")):
+            refused_by(opens, *arguments)
+        refused_by("(--disk disk0)", "run", "--restore", "theirs", *anew)
+        for arguments in (("run", "--restore", "theirs", "--trust"), ("run", "--restore", "mine")):
+            refused_by("'machine'", *arguments)
+        equal(sorted(os.listdir(path)), before, "files that were made")
+        check(opens in run("check-restore", "theirs")[0].decode(), "check-restore does not tell")
+        check("elsewhere" not in run("check-restore", "mine")[0].decode(), "one's own is foreign")
+        run("template", "rm", "stamp")
+
+
 def test_an_image_in_an_archive_may_lie_above_nothing():
     with store():
         make("full", 1, "0=1")

@@ -231,6 +231,7 @@ static void names_do_not_lead_out_of_the_folder(void)
 
         g_assert_nonnull(says);
     }
+    g_assert_nonnull(judge(with_disk("../../x", "disks/d.qcow2", "qcow2")));
     g_assert_null(judge(with_file("disks/disk0.qcow2")));
     g_assert_null(judge(with_disk("d", "disks/disk0.qcow2", "qcow2")));
     g_assert_null(judge(with_disk("d", "/images/x.raw", "raw")));
