@@ -13,6 +13,7 @@
 
 #include "snapshot/disks.h"
 #include "snapshot/manifest.h"
+#include "snapshot/partial.h"
 #include "util/fd.h"
 
 #define ANONYMOUS ".clone-"
@@ -115,6 +116,7 @@ bool template_from_snapshot(const char *snapshot, const char *folder, GError **e
     autofd hold = store_hold(snapshot, error);
     g_autoptr(Manifest) m = hold < 0 ? NULL : manifest_read(snapshot, error);
     g_autofree char *partial = NULL;
+    autofd lock = -1;
 
     if (!m)
         return false;
@@ -123,7 +125,7 @@ bool template_from_snapshot(const char *snapshot, const char *folder, GError **e
                     "'%s' is a diff, and a template has to be whole: 'hutch snapshot "
                     "merge' makes it so",
                     snapshot);
-    partial = store_begin(folder, error);
+    partial = partial_begin(folder, false, &lock, error);
     if (!partial)
         return false;
     if (take_files(m, snapshot, partial, error) && write_manifest(m, partial, error) &&

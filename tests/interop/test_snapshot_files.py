@@ -349,6 +349,15 @@ def test_disks_travel_as_images_of_their_own():
         os.remove("away.raw")
 
 
+def test_a_template_that_was_begun_and_killed_is_swept_by_the_next():
+    with store():
+        make("full", 1, "0=1")
+        os.makedirs("templates/.stamp.snap.partial-0badcafe/disks")
+        run("template", "create", "full", "stamp")
+        equal(os.listdir("templates"), ["stamp.snap"])
+        run("template", "rm", "stamp")
+
+
 # ---- hostile archives ------------------------------------------------------------------------
 
 
