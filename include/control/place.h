@@ -28,6 +28,7 @@
 #define PLACE_CONSOLE_LOG "console.log"
 #define PLACE_LOG         "log"
 #define PLACE_RESULT      "result.json"
+#define PLACE_ORIGIN      "from.json"
 
 /* ---- for the monitor: having a name --------------------------------------------------
  */

@@ -56,9 +56,9 @@ typedef struct MachineResult {
 void machine_result_clear(MachineResult *result);
 
 /* What a machine is made from that was saved before, instead of being powered on.  Both
- * it and the Config, which says the same machine, must stay as long as the machine.  It is
- * another life of the guest, which is told so by a new VM generation ID: what was random
- * in its memory is in the snapshot, too. */
+ * it and the Config, which says the same machine, must stay as long as the machine.  It
+ * is another life of the guest, which is told so by a new VM generation ID: what was
+ * random in its memory is in the snapshot, too. */
 typedef struct MachineRestore {
     StateReader *state;
     /* Main thread.  Guest RAM is reserved and its regions are cut, but KVM has none of it

@@ -126,6 +126,12 @@ typedef struct ManifestLink {
  * or another than it was, where they go in a circle, or differ in the size of RAM. */
 GPtrArray *manifest_chain(const char *folder, GError **error);
 
+/* Holds (store_hold) a snapshot and all it builds on; the holds go with the array.
+ * *ret_links: how many those are. */
+GArray *manifest_holds_new(void);
+bool manifest_hold_chain(const char *folder, GArray *holds, unsigned *ret_links,
+                         GError **error);
+
 /* ---- verification --------------------------------------------------------------------
  */
 

@@ -45,6 +45,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotRestore, snapshot_restore_free)
 const MachineRestore *snapshot_restore_machine(const SnapshotRestore *r);
 const Manifest *snapshot_restore_manifest(const SnapshotRestore *r);
 
+/* A new object, for people and programs that look at the VM later: "kind" ("snapshot",
+ * "template", "warm start", "VM": what its clones have in common, or "server"), "name",
+ * "path" but for servers, and "id". */
+json_t *snapshot_restore_origin(const MachineRestore *machine);
+
 /* Of a machine that was made by one; the folder is NULL once it was let go. */
 const char *snapshot_restored_folder(const Machine *m); /* NULL: it came from a server */
 bool snapshot_restored_arriving(

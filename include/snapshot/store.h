@@ -63,7 +63,7 @@ bool store_remove(const char *folder, GError **error);
  * (F_OFD_SETLK): VMs restored from it, whose memory it is, for their life. */
 
 /* A file descriptor, whose close gives it back; -1 on failure, VM_ERROR_BUSY if it is
- * being removed.  Who needs a diff holds its parents as well: store_hold_chain(). */
+ * being removed.  Who needs a diff holds its parents as well: manifest_hold_chain(). */
 int store_hold(const char *folder, GError **error);
 bool store_in_use(const char *folder);
 

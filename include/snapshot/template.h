@@ -22,6 +22,8 @@ bool snapshot_remove_unused(const char *folder, GError **error);
 /* A new string: the path of one that is not there yet. */
 char *template_anonymous(void);
 
+bool template_is_anonymous(const char *folder);
+
 /* Removes it if it is one and nobody uses it. */
 void template_drop(const char *folder);
 

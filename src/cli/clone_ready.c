@@ -54,7 +54,21 @@ static GArray *list_cards(const char *vm, GError **error)
     return macs;
 }
 
-static bool talk(const Clone *c, json_t **ret, GError **error)
+/* Saved so, with --freeze. */
+static bool is_frozen(const CloneJob *job)
+{
+    return snapshot_restore_manifest(job->restore)->frozen;
+}
+
+static bool thaw(const CloneJob *job, Agent *agent, GError **error)
+{
+    if (!is_frozen(job) || agent_thaw(agent, NULL, error))
+        return true;
+    g_prefix_error(error, "its file systems are frozen, as they were saved: ");
+    return false;
+}
+
+static bool talk(const CloneJob *job, const Clone *c, json_t **ret, GError **error)
 {
     g_autoptr(GArray) macs = list_cards(c->name, error);
     g_autoptr(Agent) agent = macs ? agent_connect(c->name, CLI_AGENT_MS, error) : NULL;
@@ -66,16 +80,21 @@ static bool talk(const Clone *c, json_t **ret, GError **error)
                    .n_macs = macs ? macs->len : 0,
                    .step_ms = AGENT_STEP_MS};
 
-    *ret = agent ? identity_give(agent, &id, error) : NULL;
+    *ret = NULL;
+    if (!agent || !thaw(job, agent, error))
+        return false;
+    if (job->args->identity == CLONE_IDENTITY_OFF)
+        return true;
+    *ret = identity_give(agent, &id, error);
     failures = *ret ? identity_failures(*ret) : NULL;
     return *ret && (!failures || fail(error, VM_ERROR_IO, "%s", failures));
 }
 
-static void give_identity(Clone *c)
+static void give_identity(const CloneJob *job, Clone *c)
 {
     g_autoptr(GError) inner = NULL;
 
-    if (talk(c, &c->identity, &inner))
+    if (talk(job, c, &c->identity, &inner))
         return;
     c->status = EXIT_CANNOT;
     fail(&c->error, inner->code,
@@ -96,7 +115,7 @@ static void *talker(void *opaque)
 
     while ((i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED)) < t->job->n)
         if (!t->job->clones[i].error)
-            give_identity(&t->job->clones[i]);
+            give_identity(t->job, &t->job->clones[i]);
     return NULL;
 }
 
@@ -134,7 +153,7 @@ void clone_wait(CloneJob *job)
 
     waiting_begin(&waiting, "clone: waits for the VMs", WAITING_EVERY_MS);
     wait_for_all(job, NULL);
-    if (job->cfg->agent && args->identity == CLONE_IDENTITY_AUTO)
+    if (job->cfg->agent && (args->identity == CLONE_IDENTITY_AUTO || is_frozen(job)))
         give_identities(job);
     if (args->wait && !g_str_equal(args->wait, "boot"))
         wait_for_all(job, args->wait);

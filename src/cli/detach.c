@@ -1,6 +1,7 @@
 /* The monitor's end of detach.h.  It writes JSON lines into the pipe:
  *
- *     {"say": "running", "name": ..., "pid": ..., "json": ..., "forward": "ADDR:PORT"}
+ *     {"say": "running", "name": ..., "pid": ..., "json": ..., "forward": "ADDR:PORT",
+ *      "frozen": ..., "paused": ...}
  *     {"say": "boot"}
  *     {"say": "port", "port": ...}
  *     {"say": "failed" or "ended", "status": ..., "detail": ...}
@@ -34,9 +35,10 @@ static void say(const Detach *d, json_t *message)
 void detach_running(Detach *d, const Config *cfg)
 {
     if (d->on)
-        say(d, json_pack("{s:s, s:s, s:i, s:b, s:s}", "say", "running", "name", cfg->name,
-                         "pid", (int)getpid(), "json", cfg->json, "forward",
-                         d->forward ? d->forward : ""));
+        say(d, json_pack("{s:s, s:s, s:i, s:b, s:s, s:b, s:b}", "say", "running", "name",
+                         cfg->name, "pid", (int)getpid(), "json", cfg->json, "forward",
+                         d->forward ? d->forward : "", "frozen", d->frozen, "paused",
+                         cfg->paused));
 }
 
 void detach_event(void *detach, const char *event, const json_t *data)

@@ -20,6 +20,7 @@ typedef struct Detach {
     char *forward; /* where on the host the port is */
     int report_fd;
     bool booted; /* atomic: that was told */
+    bool frozen; /* restored with frozen file systems, which who waits is to thaw */
     LogFile log;
 } Detach;
 

@@ -13,6 +13,7 @@
 
 #include "agent/agent.h"
 #include "src/cli/detach.h"
+#include "src/cli/freeze.h"
 #include "src/cli/waiting.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
@@ -36,7 +37,7 @@ struct DetachWaiter {
     int64_t deadline_ns; /* 0: none */
     uint64_t timeout_s;
     GString *in; /* read, not yet understood */
-    bool running;
+    bool running, frozen, paused;
     char *name;
     bool json;
 
@@ -233,6 +234,8 @@ static int understand(Waiter *w, const json_t *message, GError **error)
         w->name = g_strdup(json_get_text(message, "name"));
         w->json = json_is_true(json_object_get(message, "json"));
         w->where = g_strdup(json_get_text(message, "forward"));
+        w->frozen = json_is_true(json_object_get(message, "frozen"));
+        w->paused = json_is_true(json_object_get(message, "paused"));
         return look_closer(w, error);
     }
     if (g_str_equal(what, "boot"))
@@ -307,6 +310,15 @@ static void print_vm(const Waiter *w)
     json_decref(json);
 }
 
+/* As soon as it runs: a guest does little while its file systems are frozen. */
+static int thaw(const Waiter *w, GError **error)
+{
+    if (w->frozen && w->paused)
+        freeze_say_paused(w->name);
+    return !w->frozen || w->paused || freeze_thaw_restored(w->name, error) ? 0
+                                                                           : EXIT_CANNOT;
+}
+
 static int wait_until_ready(Waiter *w, const char *wait)
 {
     g_autofree char *what = wait ? g_strdup_printf("run: waits for the VM (--wait %s)",
@@ -317,7 +329,11 @@ static int wait_until_ready(Waiter *w, const char *wait)
     int status;
 
     waiting_begin(&waiting, what, WAITING_EVERY_MS);
-    status = detach_waiter_wait(w, wait, &error);
+    status = detach_waiter_wait(w, NULL, &error);
+    if (!status)
+        status = thaw(w, &error);
+    if (!status && wait)
+        status = detach_waiter_wait(w, wait, &error);
     waiting_end(&waiting);
     if (status)
         log_error("%s", error->message);

@@ -35,6 +35,7 @@ static json_t *describe(const FleetVm *vm)
 {
     json_t *json = json_pack("{s:s, s:s}", "name", vm->name, "state", vm->state);
     json_t *config = fleet_read(vm->name, PLACE_CONFIG);
+    json_t *origin = fleet_read(vm->name, PLACE_ORIGIN);
     json_t *result = vm->info.state == PLACE_ENDED ? fleet_read(vm->name, PLACE_RESULT)
                                                    : NULL;
 
@@ -48,6 +49,8 @@ static json_t *describe(const FleetVm *vm)
     }
     if (result)
         json_object_set_new(json, "result", result);
+    if (origin)
+        json_object_set_new(json, "from", origin);
     json_decref(config);
     return json;
 }
@@ -83,18 +86,32 @@ static char *last_column(const json_t *vm)
     return started ? age_text(json_integer_value(started)) : g_strdup("");
 }
 
+/* "restored from snapshot 'noon'", a new string; NULL: it was booted. */
+static char *origin_text(const json_t *vm)
+{
+    json_t *from = json_object_get(vm, "from");
+    const char *kind = json_get_text(from, "kind");
+    bool cloned = g_str_equal(kind, "template") || g_str_equal(kind, "VM");
+
+    return from ? g_strdup_printf("%s from %s '%s'", cloned ? "cloned" : "restored", kind,
+                                  json_get_text(from, "name"))
+                : NULL;
+}
+
 static void print_row(const json_t *vm, int width)
 {
     g_autofree char *memory = image_size_text(
         (uint64_t)json_integer_value(json_object_get(vm, "memory")));
     g_autofree char *last = last_column(vm);
+    g_autofree char *origin = origin_text(vm);
     json_t *pid = json_object_get(vm, "pid");
     g_autofree char *number = pid ? g_strdup_printf("%d", (int)json_integer_value(pid))
                                   : g_strdup("-");
 
-    printf("%-*s  %-12s %8s %4d %10s  %s\n", width, json_get_text(vm, "name"),
+    printf("%-*s  %-12s %8s %4d %10s  %s%s%s\n", width, json_get_text(vm, "name"),
            json_get_text(vm, "state"), number,
-           (int)json_integer_value(json_object_get(vm, "cpus")), memory, last);
+           (int)json_integer_value(json_object_get(vm, "cpus")), memory, last,
+           origin ? ", " : "", origin ? origin : "");
 }
 
 /* ---- ps -------------------------------------------------------------------------------
@@ -300,7 +317,7 @@ static void print_inspection(const json_t *json)
 {
     g_autofree char *memory = image_size_text(
         (uint64_t)json_integer_value(json_object_get(json, "memory")));
-    g_autofree char *last = last_column(json);
+    g_autofree char *last = last_column(json), *origin = origin_text(json);
     const char *file;
     json_t *value;
 
@@ -308,6 +325,10 @@ static void print_inspection(const json_t *json)
            json_get_text(json, "state"), last);
     if (*json_get_text(json, "uuid"))
         printf("%-10s %s\n", "uuid", json_get_text(json, "uuid"));
+    if (origin)
+        printf("%-10s %s%s%s\n", "from", origin,
+               *json_get_text(json_object_get(json, "from"), "path") ? ": " : "",
+               json_get_text(json_object_get(json, "from"), "path"));
     if (json_object_get(json, "pid"))
         printf("%-10s %d\n", "pid",
                (int)json_integer_value(json_object_get(json, "pid")));

@@ -8,6 +8,7 @@
 #include "control/control.h"
 #include "control/metrics.h"
 #include "machine/machine.h"
+#include "snapshot/restore.h"
 #include "util/log.h"
 #include "util/service.h"
 
@@ -27,6 +28,19 @@ static bool write_config(Config *cfg, const Place *place, GError **error)
     text = json_dumps(cfg->said, JSON_INDENT(2));
     ok = place_write(place, PLACE_CONFIG, text ? text : "{}", error);
     free(text);
+    return ok;
+}
+
+/* What it goes on from; none for a VM that boots. */
+static bool write_origin(const MachineRestore *restore, const Place *place,
+                         GError **error)
+{
+    json_t *origin = restore && place->folder ? snapshot_restore_origin(restore) : NULL;
+    char *text = origin ? json_dumps(origin, JSON_COMPACT) : NULL;
+    bool ok = !text || place_write(place, PLACE_ORIGIN, text, error);
+
+    free(text);
+    json_decref(origin);
     return ok;
 }
 
@@ -111,7 +125,8 @@ static bool run_machine(Config *cfg, const MachineRestore *restore, Place *place
     if (!open_control(cfg, place, detach, &control, error) ||
         !metrics_server_open(cfg->metrics, place->folder ? cfg->name : NULL, &metrics,
                              error) ||
-        !write_config(cfg, place, error) || !detach_settle(detach, cfg, place, error) ||
+        !write_config(cfg, place, error) || !write_origin(restore, place, error) ||
+        !detach_settle(detach, cfg, place, error) ||
         !(m = machine_new(cfg, restore, cli_started_ns, error)) ||
         !metrics_server_serve(metrics, m, error) ||
         (control && !control_start(control, m, error))) {

@@ -5,6 +5,7 @@
 #include "agent/agent.h"
 #include "control/place.h"
 #include "src/cli/cli.h"
+#include "src/cli/freeze.h"
 #include "src/cli/monitor.h"
 #include "src/cli/restore.h"
 #include "src/cli/warm.h"
@@ -263,6 +264,19 @@ static bool check_kernel(const Config *cfg, GError **error)
                 "image's name ('hutch run' lists them)");
 }
 
+/* What was saved with --freeze; of a detached VM, who waits for it thaws it. */
+static void thaw(const SnapshotRestore *restore, const Config *cfg, Detach *detach)
+{
+    if (!restore || !snapshot_restore_manifest(restore)->frozen || !cfg->agent)
+        return;
+    if (detach->on)
+        detach->frozen = true;
+    else if (cfg->paused)
+        freeze_say_paused(cfg->name);
+    else
+        freeze_thaw_beside(cfg->name);
+}
+
 static int run(const Arguments *a, const RunOptions *options)
 {
     g_autoptr(Config) cfg = config_new();
@@ -288,6 +302,7 @@ static int run(const Arguments *a, const RunOptions *options)
     }
     if (cfg->run_folder)
         config_make_uuid(cfg);
+    thaw(restore, cfg, &detach);
     return monitor_run(cfg, snapshot_restore_machine(restore), &place, &detach);
 }
 

@@ -340,11 +340,11 @@ static bool check_file(const Export *e, const char *file, GError **error)
 static bool export(Export *e, const char *file, GError **error)
 {
     bool to_stdout = g_str_equal(file, "-");
-    g_autoptr(GArray) holds = snapshot_holds_new();
+    g_autoptr(GArray) holds = manifest_holds_new();
     unsigned links;
 
     if (!check_file(e, file, error) ||
-        !snapshot_hold_chain(e->snap->folder, holds, &links, error) ||
+        !manifest_hold_chain(e->snap->folder, holds, &links, error) ||
         !prepare(e, file, links, error) ||
         !(to_stdout ? write_archive(e, STDOUT_FILENO, error)
                     : export_to_file(e, file, error)))

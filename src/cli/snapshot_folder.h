@@ -9,11 +9,5 @@
 bool snapshot_merge_into(const char *folder, const char *partial, const char *id,
                          const ImageArgs *args, GError **error);
 
-/* Locks a snapshot and all it builds on against removal; the locks are file descriptors,
- * which go with the array.  *ret_links: how many those are. */
-GArray *snapshot_holds_new(void);
-bool snapshot_hold_chain(const char *folder, GArray *ret_fds, unsigned *ret_links,
-                         GError **error);
-
 /* From where `in` stands to its end. */
 bool snapshot_copy_bytes(int in, int out, const char *what, GError **error);

@@ -176,34 +176,6 @@ bool snapshot_merge_into(const char *folder, const char *partial, const char *id
            manifest_write(m, partial, error);
 }
 
-/* ---- holding the chain ---------------------------------------------------------------
- */
-
-bool snapshot_hold_chain(const char *folder, GArray *ret_fds, unsigned *ret_links,
-                         GError **error)
-{
-    g_autoptr(GPtrArray) chain = manifest_chain(folder, error);
-
-    for (unsigned i = 0; chain && i < chain->len; i++) {
-        const ManifestLink *l = g_ptr_array_index(chain, i);
-        int fd = store_hold(l->folder, error);
-
-        if (fd < 0)
-            return false;
-        g_array_append_val(ret_fds, fd);
-    }
-    *ret_links = chain ? chain->len : 0;
-    return chain != NULL;
-}
-
-GArray *snapshot_holds_new(void)
-{
-    GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
-
-    g_array_set_clear_func(fds, (GDestroyNotify)fd_close);
-    return fds;
-}
-
 /* ---- the verb ------------------------------------------------------------------------
  */
 
@@ -222,14 +194,14 @@ static bool exchange(const Snap *s, const char *partial, GArray *holds, GError *
 static bool merge(const MergeArgs *args, const Snap *s, const char *into, GError **error)
 {
     const char *target = into ? into : s->folder;
-    g_autoptr(GArray) holds = snapshot_holds_new();
+    g_autoptr(GArray) holds = manifest_holds_new();
     g_autofree char *id = into ? g_uuid_string_random() : NULL, *partial = NULL;
     autofd lock = -1;
     unsigned links;
     bool ok;
 
     if ((!into && !snapshot_check_users(s, error)) ||
-        !snapshot_hold_chain(s->folder, holds, &links, error))
+        !manifest_hold_chain(s->folder, holds, &links, error))
         return false;
     if (!into && links == 1)
         return fail(error, VM_ERROR_INVALID,

@@ -169,8 +169,8 @@ static bool write_pid(const Place *p, GError **error)
 
 static bool outlives(const char *file)
 {
-    static const char *const kept[] = {PLACE_CONFIG, PLACE_LOG, PLACE_CONSOLE_LOG,
-                                       PLACE_RESULT, NULL};
+    static const char *const kept[] = {PLACE_CONFIG, PLACE_LOG,    PLACE_CONSOLE_LOG,
+                                       PLACE_RESULT, PLACE_ORIGIN, NULL};
     size_t len = strlen(file);
     g_autofree char *whole = g_strndup(file,
                                        len - (g_str_has_suffix(file, ".1") ? 2 : 0));

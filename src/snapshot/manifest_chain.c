@@ -1,8 +1,10 @@
 /* A diff and those it builds on. */
 #include <stdlib.h>
 
+#include "snapshot/store.h"
 #include "src/snapshot/manifest_private.h"
 #include "util/error.h"
+#include "util/fd.h"
 
 char *manifest_parent_folder(const Manifest *m, const char *folder)
 {
@@ -92,4 +94,32 @@ GPtrArray *manifest_chain(const char *folder, GError **error)
         next = manifest_parent_folder(l->manifest, l->folder);
     }
     return g_steal_pointer(&chain);
+}
+
+/* ---- holding it ----------------------------------------------------------------------
+ */
+
+GArray *manifest_holds_new(void)
+{
+    GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
+
+    g_array_set_clear_func(fds, (GDestroyNotify)fd_close);
+    return fds;
+}
+
+bool manifest_hold_chain(const char *folder, GArray *holds, unsigned *ret_links,
+                         GError **error)
+{
+    g_autoptr(GPtrArray) chain = manifest_chain(folder, error);
+
+    for (unsigned i = 0; chain && i < chain->len; i++) {
+        const ManifestLink *l = g_ptr_array_index(chain, i);
+        int fd = store_hold(l->folder, error);
+
+        if (fd < 0)
+            return false;
+        g_array_append_val(holds, fd);
+    }
+    *ret_links = chain ? chain->len : 0;
+    return chain != NULL;
 }

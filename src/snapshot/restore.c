@@ -13,6 +13,7 @@
 #include "snapshot/foreign.h"
 #include "snapshot/lazy.h"
 #include "snapshot/store.h"
+#include "snapshot/template.h"
 #include "snapshot/working_set.h"
 #include "util/fd.h"
 #include "util/log.h"
@@ -26,7 +27,7 @@ const char *const restore_clock_names[] = {
 
 struct SnapshotRestore {
     MachineRestore machine;
-    char *folder;
+    char *folder, *from; /* `from`: as it was asked for */
     RestoreOptions options;
     Manifest *manifest;
     SnapMemory *memory;      /* NULL: remote */
@@ -34,7 +35,7 @@ struct SnapshotRestore {
     WorkingSet *working_set; /* NULL: not recorded, nor read ahead */
     LazyMemory *lazy;        /* NULL: memory is there from the start */
     GPtrArray *made;         /* files that go again, if it comes to nothing */
-    int hold_fd;             /* -1: it was let go */
+    GArray *holds;           /* of the folder and its parents; empty: let go */
 };
 
 /* ---- the parts ------------------------------------------------------------------------
@@ -247,13 +248,30 @@ static void taken(void *opaque)
 /* ---- all of it ------------------------------------------------------------------------
  */
 
+static bool hold(SnapshotRestore *r, GError **error)
+{
+    int fd = store_hold(r->folder, error);
+
+    if (fd >= 0)
+        g_array_append_val(r->holds, fd);
+    return fd >= 0;
+}
+
+/* What comes from a server has them there. */
+static bool hold_parents(SnapshotRestore *r, GError **error)
+{
+    unsigned links;
+
+    return r->remote || !r->manifest->parent_id ||
+           manifest_hold_chain(r->folder, r->holds, &links, error);
+}
+
 static bool open_parts(SnapshotRestore *r, Config *cfg, GError **error)
 {
-    r->hold_fd = store_hold(r->folder, error);
-    if (r->hold_fd < 0)
+    if (!hold(r, error))
         return false;
     r->manifest = manifest_read(r->folder, error);
-    return r->manifest && check_host(r, error) &&
+    return r->manifest && hold_parents(r, error) && check_host(r, error) &&
            manifest_verify_files(r->folder, r->manifest, error) && open_state(r, error) &&
            load_config(r, cfg, error) && open_memory(r, error);
 }
@@ -264,11 +282,12 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
     g_autoptr(SnapshotRestore) r = g_new0(SnapshotRestore, 1);
 
     r->options = *options;
-    r->hold_fd = -1;
+    r->holds = manifest_holds_new();
     r->made = g_ptr_array_new_with_free_func(g_free);
     if (remote_is_address(folder) && !(r->remote = remote_open(folder, error)))
         return NULL;
     r->folder = g_strdup(r->remote ? remote_folder(r->remote) : folder);
+    r->from = g_strdup(folder);
     if (!open_parts(r, cfg, error)) {
         g_prefix_error(error, "snapshot '%s': ", folder);
         return NULL;
@@ -296,8 +315,9 @@ void snapshot_restore_free(SnapshotRestore *r)
     snap_memory_close(r->memory);
     remote_close(r->remote);
     manifest_free(r->manifest);
-    fd_close(&r->hold_fd);
+    g_array_unref(r->holds);
     g_free(r->folder);
+    g_free(r->from);
     g_free(r);
 }
 
@@ -311,6 +331,38 @@ const Manifest *snapshot_restore_manifest(const SnapshotRestore *r)
     return r->manifest;
 }
 
+/* The folder of a store is known by its name there. */
+json_t *snapshot_restore_origin(const MachineRestore *machine)
+{
+    static const struct {
+        StoreKind store;
+        const char *kind;
+    } kinds[] = {{STORE_SNAPSHOTS, "snapshot"},
+                 {STORE_TEMPLATES, "template"},
+                 {STORE_WARM, "warm start"}};
+    const SnapshotRestore *r = machine->opaque;
+    const Manifest *m = r->manifest;
+    json_t *json = json_pack("{s:s, s:s, s:s}", "kind", r->remote ? "server" : "snapshot",
+                             "name", r->from, "id", m->id);
+    g_autofree char *path = g_canonicalize_filename(r->from, NULL);
+
+    for (unsigned i = 0; !r->remote && i < G_N_ELEMENTS(kinds); i++) {
+        g_autofree char *name = store_name(kinds[i].store, path);
+
+        if (g_str_equal(name, path))
+            continue;
+        json_object_set_new(json, "kind", json_string(kinds[i].kind));
+        json_object_set_new(json, "name", json_string(name));
+    }
+    if (!r->remote)
+        json_object_set_new(json, "path", json_string(path));
+    if (template_is_anonymous(path) && m->vm) {
+        json_object_set_new(json, "kind", json_string("VM"));
+        json_object_set_new(json, "name", json_string(m->vm));
+    }
+    return json;
+}
+
 static const SnapshotRestore *restore_of(const Machine *m)
 {
     return machine_restored(m)->opaque;
@@ -320,7 +372,7 @@ const char *snapshot_restored_folder(const Machine *m)
 {
     const SnapshotRestore *r = restore_of(m);
 
-    return r->hold_fd < 0 || r->remote ? NULL : r->folder;
+    return !r->holds->len || r->remote ? NULL : r->folder;
 }
 
 bool snapshot_restored_arriving(const Machine *m)
@@ -347,6 +399,6 @@ void snapshot_restored_let_go(Machine *m)
     if (snapshot_restored_arriving(m))
         return;
     g_clear_pointer(&r->lazy, lazy_close);
-    fd_close(&r->hold_fd);
+    g_array_set_size(r->holds, 0);
     g_clear_pointer(&r->memory, snap_memory_close);
 }

@@ -315,8 +315,11 @@ bool snapshot_serve(const char *folder, const char *address,
                 .files = {-1, -1, -1},
                 .lock = LOCK_INIT,
                 .gone = PTHREAD_COND_INITIALIZER};
-    autofd hold = store_hold(folder, error);
-    g_autoptr(Manifest) m = hold >= 0 ? manifest_read(folder, error) : NULL;
+    g_autoptr(GArray) holds = manifest_holds_new();
+    unsigned links;
+    g_autoptr(Manifest) m = manifest_hold_chain(folder, holds, &links, error)
+                                ? manifest_read(folder, error)
+                                : NULL;
     autofd signals = m ? take_signals(error) : -1;
     WireListener listener = {.fd = -1, .unix_socket.fd = -1};
     bool ok = signals >= 0 && describe(&s, m, error) && open_files(&s, error) &&

@@ -161,11 +161,16 @@ char *template_anonymous(void)
     return g_build_filename(store, leaf, NULL);
 }
 
-void template_drop(const char *folder)
+bool template_is_anonymous(const char *folder)
 {
     g_autofree char *leaf = g_path_get_basename(folder);
 
-    if (g_str_has_prefix(leaf, ANONYMOUS))
+    return g_str_has_prefix(leaf, ANONYMOUS);
+}
+
+void template_drop(const char *folder)
+{
+    if (template_is_anonymous(folder))
         snapshot_remove_unused(folder, NULL);
 }
 

@@ -9,7 +9,8 @@ import subprocess
 
 import hutch
 from hutch import Skip, Vm, check, equal, image
-from test_snapshot import count_of, counting, create, ends_well, hutch_verb, restore, store
+from test_snapshot import (count_of, counting, create, ends_well, hutch_verb, restore, session,
+                           store)
 
 GOLDEN = os.path.join(hutch.ROOT, "tests/state/golden")
 
@@ -78,6 +79,24 @@ def test_an_archive_is_enough_to_go_on_with_disks():
         goes_on("back", before)
 
 
+def test_a_run_that_is_refused_leaves_a_snapshots_disks_as_they_were():
+    """It has opened the disk for writing, and punched a hole after its end."""
+    with store("/var/tmp") as path:
+        disk = os.path.join(path, "disk.raw")
+        with open(disk, "wb") as f:
+            f.write(os.urandom(1 << 20))
+        with counting("--disk", disk, memory="16M", pages=64) as vm:
+            create("vm", "one")
+            ends_well(vm)
+        said = hutch_verb("run", "--kernel", image("payload", "payload.elf"), "--disk", disk,
+                          status=125)
+        check("in which a VM went on" in said, said)
+        equal(as_json("check-restore", "one")["problems"], [])
+        with restore("one") as copy:
+            count_of(copy)
+            ends_well(copy)
+
+
 def test_merged_memory_is_what_its_snapshot_had():
     with store(), counting(memory="16M", pages=64) as vm:
         chain(vm)
@@ -100,6 +119,48 @@ def test_a_snapshot_that_a_vm_lives_on_stays():
             create("lives", "child")
             ends_well(copy)
         snapshot("rm", "base", "child")
+
+
+def test_a_vm_holds_all_that_its_snapshot_builds_on():
+    """A parent may be anywhere, out of sight of rm's look for what builds on it."""
+    with store(), counting(memory="16M", pages=64) as vm:
+        chain(vm)
+        ends_well(vm)
+        with restore("three", as_name="lives") as copy:
+            count_of(copy)
+            equal({r["name"]: r["in-use"] for r in as_json("snapshot", "list")},
+                  {"one": True, "two": True, "three": True})
+            ends_well(copy)
+        equal({r["in-use"] for r in as_json("snapshot", "list")}, {False})
+
+
+def test_what_a_vm_was_restored_from_is_told():
+    with store() as path, counting(memory="16M", pages=64) as vm:
+        create("vm", "one")
+        ends_well(vm)
+        with restore("one", as_name="lives") as copy:
+            count_of(copy)
+            origin = as_json("inspect", "lives")["from"]
+            equal((origin["kind"], origin["name"], origin["path"]),
+                  ("snapshot", "one", os.path.join(path, "one.snap")))
+            check("restored from snapshot 'one'" in hutch_verb("ps"), "ps does not tell")
+            ends_well(copy)
+
+
+def test_a_guest_that_was_saved_frozen_is_thawed_by_who_restores_it():
+    """This one has no agent that could; test_agent.py has one."""
+    with store(), counting("--agent", memory="16M", pages=64) as vm:
+        qmp = session("vm", vm)
+        qmp("x-hutch-snapshot-create", name="cold", frozen=True)
+        qmp.close()
+        ends_well(vm)
+        told = hutch_verb("run", "--restore", "cold", "--name", "waits", "-d", "--paused")
+        hutch_verb("rm", "--force", "waits")
+        check("waits" in told, told)
+        told = hutch_verb("run", "--restore", "cold", "--name", "runs", "-d", status=125)
+        check("are frozen" in told and "hutch agent thaw runs" in told, told)
+        equal(hutch_verb("status", "runs").strip(), "running")
+        hutch_verb("rm", "--force", "runs")
 
 
 def test_inspect_knows_each_section_of_a_real_machine():
