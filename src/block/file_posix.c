@@ -209,8 +209,13 @@ static bool can_discard(const BlockFile *f)
     if (f->is_device)
         return device_discards(&st);
     /* A hole after the end changes nothing, but tells. */
-    return fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)beyond,
-                     FILE_PHYSICAL) == 0;
+    if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)beyond,
+                  FILE_PHYSICAL) < 0)
+        return false;
+    /* Nor may the time of the last write change, by which a snapshot knows its layers: a
+     * VM that is refused has opened its disks as well. */
+    futimens(f->fd, (struct timespec[]){{.tv_nsec = UTIME_OMIT}, st.st_mtim});
+    return true;
 }
 
 /* ---- the functions of a file ------------------------------------------------------- */
