@@ -4,7 +4,10 @@
 
 #define NO_OBJECTS                                                                       \
     "there is no tree of objects in hutch; x-hutch-query-devices lists devices"
-#define NO_MIGRATION "a VM cannot be moved to another host yet"
+#define NO_MIGRATION                                                                     \
+    "a running VM is not moved; 'hutch snapshot create --stop' saves it, and 'hutch "    \
+    "run "                                                                               \
+    "--restore' goes on with it there, from a copy or from 'hutch snapshot serve'"
 #define NO_VMSTATE                                                                       \
     "memory is not saved inside of disk images; x-hutch-snapshot-create makes a folder " \
     "with memory, devices and disks, see 'hutch snapshot --help'"
