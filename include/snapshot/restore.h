@@ -38,7 +38,10 @@ bool snapshot_restore_disks(SnapshotRestore *r, Config *cfg, const char *run_fol
 /* Only the first: for who has to know before another VM is ended. */
 bool snapshot_restore_allowed(const SnapshotRestore *r, const Config *cfg,
                               const json_t *paths, GError **error);
-void snapshot_restore_free(SnapshotRestore *r); /* NULL is fine */
+/* Removes those files if no machine has taken them; NULL is fine.  Before the run folder
+ * is given back: its name may be another VM's by the next moment. */
+void snapshot_restore_undo(SnapshotRestore *r);
+void snapshot_restore_free(SnapshotRestore *r); /* NULL is fine; undoes as well */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotRestore, snapshot_restore_free)
 
 /* For machine_new(); NULL for NULL. */

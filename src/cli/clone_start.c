@@ -39,6 +39,7 @@ static int be_clone(CloneJob *job, const Clone *c, int pipe_end)
         status = monitor_run(job->cfg, snapshot_restore_machine(job->restore), &place,
                              &detach);
     } else {
+        snapshot_restore_undo(job->restore);
         place_release(&place);
         detach_failed(&detach, error->message, EXIT_CANNOT);
     }

@@ -180,6 +180,8 @@ int monitor_run(Config *cfg, const MachineRestore *restore, Place *place, Detach
         write_result(&result, place);
     if (ran)
         detach_ended(detach, sentence, status);
+    if (!ran && restore)
+        snapshot_restore_undo(restore->opaque);
     if (ran && detach->on)
         place_keep(place);
     else

@@ -295,6 +295,7 @@ static int run(const Arguments *a, const RunOptions *options)
         (restore && !restore_disks(restore, a, cfg, place.folder, &error)) ||
         (options->warm && !warm_begin(options->warm, &cfg, &place, &restore, &error)) ||
         (!restore && !check_kernel(cfg, &error))) {
+        snapshot_restore_undo(restore);
         place_release(&place);
         log_error("%s", error->message);
         detach_failed(&detach, error->message, EXIT_CANNOT);

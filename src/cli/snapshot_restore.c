@@ -114,6 +114,19 @@ static GPtrArray *make_arguments(const RestoreArgs *args, const char *folder,
     return argv;
 }
 
+/* One that runs, or has left something. */
+static bool check_vm(const char *vm, const char *snapshot, GError **error)
+{
+    PlaceInfo info;
+
+    return place_check_name(vm, error) && place_look(vm, &info, error) &&
+           (info.state != PLACE_NONE ||
+            fail(error, VM_ERROR_NOT_FOUND,
+                 "there is no VM named '%s' that could go back; 'hutch run --restore %s "
+                 "--name %s' starts one",
+                 vm, snapshot, vm));
+}
+
 static bool end_old(const char *vm, GError **error)
 {
     autofd pidfd = -1;
@@ -146,7 +159,7 @@ bool snapshot_act_restore(void *options, char **names, int *status, GError **err
     GPtrArray *argv = NULL;
     bool ok;
 
-    if (!folder || !place_check_name(names[0], error))
+    if (!folder || !check_vm(names[0], names[1], error))
         return false;
     argv = make_arguments(options, folder, names[0], error);
     ok = argv && end_old(names[0], error);

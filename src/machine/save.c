@@ -180,8 +180,7 @@ bool machine_load(Machine *m, GError **error)
             return false;
     if (r->clock == CLOCK_CATCH_UP)
         board_put_forward(m->board, r->elapsed_ns);
-    return state_reader_done(r->state, error) &&
-           board_new_generation(m->board, error);
+    return state_reader_done(r->state, error) && board_new_generation(m->board, error);
 }
 
 /* ---- the config -----------------------------------------------------------------------

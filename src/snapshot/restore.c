@@ -302,12 +302,20 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
     return g_steal_pointer(&r);
 }
 
-void snapshot_restore_free(SnapshotRestore *r)
+void snapshot_restore_undo(SnapshotRestore *r)
 {
     if (!r)
         return;
     for (guint i = 0; i < r->made->len; i++)
         unlink(r->made->pdata[i]);
+    g_ptr_array_set_size(r->made, 0);
+}
+
+void snapshot_restore_free(SnapshotRestore *r)
+{
+    if (!r)
+        return;
+    snapshot_restore_undo(r);
     g_ptr_array_unref(r->made);
     state_reader_free(r->machine.state);
     working_set_close(r->working_set);

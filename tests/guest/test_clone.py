@@ -373,6 +373,18 @@ def test_what_cannot_be_is_refused_and_starts_nothing():
         equal(fleet.names(), ["one"])
 
 
+def test_a_clone_that_failed_takes_nothing_from_the_next_of_its_name():
+    """What it had made for its disks went by its path, after its name was free again."""
+    with clones() as fleet:
+        with tempfile.NamedTemporaryFile(dir="/var/tmp", suffix=".raw") as disk:
+            disk.truncate(1 << 20)
+            fleet.template("t", "--disk", disk.name, "--net", "user")
+            for _ in range(20):
+                fleet("clone", "t", "--name", "one", "--wait", "tcp:22", status=125)
+                fleet("clone", "t", "--name", "one")
+                fleet("rm", "--force", "one")
+
+
 def test_a_clone_command_that_is_killed_leaves_vms_that_can_be_removed():
     with clones() as fleet:
         fleet.guest("one")

@@ -97,6 +97,15 @@ def test_a_run_that_is_refused_leaves_a_snapshots_disks_as_they_were():
             ends_well(copy)
 
 
+def test_going_back_needs_a_vm_and_says_how_to_start_one():
+    with store(), counting(memory="16M", pages=64) as vm:
+        create("vm", "one")
+        ends_well(vm)
+        said = hutch_verb("snapshot", "restore", "none", "one", status=125)
+        check("hutch run --restore one --name none" in said, said)
+        equal(said.count("\n"), 1, said)
+
+
 def test_merged_memory_is_what_its_snapshot_had():
     with store(), counting(memory="16M", pages=64) as vm:
         chain(vm)
