@@ -78,20 +78,40 @@ static void keep_rest(json_t *now, const json_t *was, const ParamTable *table)
     }
 }
 
+/* What was said, of which the rest may be missing: it comes from what was. */
+static bool parse_some(const ParamTable *table, void *given, const char *text,
+                       GError **error)
+{
+    g_autofree ParamDesc *desc = NULL;
+    ParamTable some = *table;
+    unsigned n = 0;
+
+    while (table->desc[n].key)
+        n++;
+    desc = g_memdup2(table->desc, (n + 1) * sizeof(*desc));
+    for (unsigned i = 0; i < n; i++)
+        desc[i].required = false;
+    some.desc = desc;
+    some.check = NULL; /* all of it is checked in the end */
+    return param_parse(&some, given, text, error);
+}
+
 /* Its new options: those that the guest knows of stay. */
 static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
                     GError **error)
 {
     void *given = param_new(table), *merged = param_new(table);
     json_t *was = param_to_json(table, d->options), *now = NULL;
-    bool ok = param_parse(table, given, text, error);
+    json_t *unsaid = param_to_json(table, given);
+    bool ok = parse_some(table, given, text, error);
 
     if (ok)
         now = param_to_json(table, given);
     for (const char *const *key = fixed_keys; ok && *key; key++) {
-        json_t *kept = json_object_get(was, *key);
+        json_t *kept = json_object_get(was, *key), *said = json_object_get(now, *key);
 
-        if (json_object_get(now, *key) && !json_equal(json_object_get(now, *key), kept))
+        if (said && !json_equal(said, kept) &&
+            !json_equal(said, json_object_get(unsaid, *key)))
             ok = fail(error, VM_ERROR_INVALID,
                       "%s: the guest knows it already, and it stays", *key);
         else if (kept)
@@ -109,6 +129,7 @@ static bool replace(ConfigDevice *d, const ParamTable *table, const char *text,
     }
     json_decref(was);
     json_decref(now);
+    json_decref(unsaid);
     param_free(table, given);
     param_free(table, merged);
     return ok;

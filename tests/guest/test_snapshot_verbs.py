@@ -106,6 +106,22 @@ def test_going_back_needs_a_vm_and_says_how_to_start_one():
         equal(said.count("\n"), 1, said)
 
 
+def test_a_vsock_device_gets_another_path_and_keeps_its_address():
+    """As any device does: what the guest knows need not be said, and cannot be changed."""
+    with store() as path:
+        sockets = [os.path.join(path, name) for name in ("a.sock", "b.sock")]
+        with counting("--vsock", f"cid=9,path={sockets[0]}", memory="16M", pages=64) as vm:
+            create("vm", "one")
+            with restore("one", "--vsock", f"vsock0=path={sockets[1]}") as copy:
+                count_of(copy)
+                check(all(map(os.path.exists, sockets)), os.listdir(path))
+                ends_well(copy)
+            said = hutch_verb("run", "--restore", "one", "--name", "x", "--vsock",
+                              f"vsock0=cid=10,path={sockets[1]}", status=125)
+            check("cid: the guest knows it" in said, said)
+            ends_well(vm)
+
+
 def test_merged_memory_is_what_its_snapshot_had():
     with store(), counting(memory="16M", pages=64) as vm:
         chain(vm)
