@@ -10,6 +10,10 @@
 #include "util/bits.h"
 #include "util/fd.h"
 
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+
 /* Linux 6.1 has a device whose permissions say who may; before, and without it, the
  * system call asks for CAP_SYS_PTRACE or vm.unprivileged_userfaultfd.
  * UFFD_USER_MODE_ONLY, which anybody may have, is of no use: KVM's own faults would be
@@ -165,4 +169,18 @@ void uffd_release(Uffd *u)
     struct uffdio_range range = {(uintptr_t)u->base, u->size};
 
     ioctl(u->fd, UFFDIO_UNREGISTER, &range); /* wakes who waits */
+}
+
+/* Write protection that nobody is told of, and of which there is none: what is left is
+ * that the kernel maps nothing around a fault (uffd_disable_fault_around()). */
+int uffd_touch_alone(uint8_t *base, uint64_t size)
+{
+    Uffd u = {.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY)};
+    struct uffdio_register range = {.range = {(uintptr_t)base, size},
+                                    .mode = UFFDIO_REGISTER_MODE_WP};
+
+    if (u.fd >= 0 &&
+        (!agree(&u, UFFD_FEATURE_WP_ASYNC) || ioctl(u.fd, UFFDIO_REGISTER, &range) < 0))
+        fd_close(&u.fd);
+    return u.fd;
 }

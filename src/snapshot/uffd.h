@@ -38,3 +38,9 @@ void uffd_wake(Uffd *u, uint64_t offset, uint64_t len);
 
 /* All that is missing now is zero from now on, and nobody is asked any more. */
 void uffd_release(Uffd *u);
+
+/* For RAM that is mapped from files, and needs no right: until the descriptor is closed,
+ * a fault brings in the page that was touched and none of its neighbours, so that
+ * /proc/self/pagemap tells what was touched.  Nobody is ever asked for anything.
+ * -1: this host cannot (Linux before 6.7); 16 neighbours and more come with each. */
+int uffd_touch_alone(uint8_t *base, uint64_t size);

@@ -1,5 +1,11 @@
 /* See snapshot/working_set.h.  The thread "working-set" lives for as long as it takes to
- * read ahead, or for RECORD_MS; it waits for nobody. */
+ * read ahead, or for RECORD_MS; it waits for nobody.
+ *
+ * What costs is not the amount that is read, but the order: a page that is not in the
+ * page cache makes the kernel read what lies around it, too (mm/filemap.c; as much as
+ * /sys/class/bdi/N/read_ahead_kb says, up to megabytes), and the guest waits for all of
+ * that, a page after the other.  So while pages that are known to be wanted are being
+ * asked for, all of them at once, nothing else is read but what a fault is for. */
 #include "snapshot/working_set.h"
 
 #include <errno.h>
@@ -13,6 +19,7 @@
 
 #include "core/gmlost.h"
 #include "memory_private.h"
+#include "uffd.h"
 #include "util/fd.h"
 #include "util/ioloop.h"
 #include "util/log.h"
@@ -34,6 +41,7 @@ struct WorkingSet {
     GuestMem *gm; /* NULL: it is stopped */
     char *folder;
     GArray *runs; /* to be read ahead; NULL: record */
+    int exact_fd; /* while it records: see uffd_touch_alone() */
     pthread_t thread;
     Lock lock; /* guards how it is told to stop */
     pthread_cond_t told;
@@ -66,6 +74,7 @@ static void read_ahead(WorkingSet *w)
 {
     advise(w, MADV_WILLNEED);
     advise(w, MADV_POPULATE_READ);
+    madvise(w->gm->base, w->gm->size, MADV_NORMAL);
 }
 
 /* ---- recording ------------------------------------------------------------------------
@@ -140,11 +149,13 @@ static void *working_set_thread(void *opaque)
     WorkingSet *w = opaque;
 
     thread_set_name("working-set");
-    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
-    if (w->runs)
+    if (w->runs) { /* the guest is about to wait for it */
         read_ahead(w);
-    else
-        record(w);
+        return NULL;
+    }
+    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+    record(w);
+    fd_close(&w->exact_fd);
     return NULL;
 }
 
@@ -166,6 +177,7 @@ static void free_working_set(WorkingSet *w)
 {
     if (w->runs)
         g_array_unref(w->runs);
+    fd_close(&w->exact_fd);
     pthread_cond_destroy(&w->told);
     lock_finish(&w->lock);
     g_free(w->folder);
@@ -178,6 +190,7 @@ static WorkingSet *new_working_set(const char *folder, GuestMem *gm)
     pthread_condattr_t monotonic;
 
     w->gm = gm;
+    w->exact_fd = -1;
     w->folder = g_strdup(folder);
     lock_init(&w->lock);
     pthread_condattr_init(&monotonic);
@@ -200,6 +213,10 @@ WorkingSet *working_set_start(const char *folder, GuestMem *gm)
         w->runs = memory_runs_load(folder, SNAP_WORKING_SET, gm->size / GM_PAGE_SIZE,
                                    NULL);
     /* One that is damaged is recorded anew. */
+    if (w->runs)
+        madvise(gm->base, gm->size, MADV_RANDOM);
+    else
+        w->exact_fd = uffd_touch_alone(gm->base, gm->size);
     if (pthread_create(&w->thread, NULL, working_set_thread, w)) {
         free_working_set(w);
         return NULL;

@@ -14,6 +14,9 @@
 #include "memory_folder.h"
 #include "snapshot/serve.h"
 #include "snapshot/working_set.h"
+#include "src/snapshot/memory_private.h"
+#include "src/snapshot/uffd.h"
+#include "util/fd.h"
 #include "util/ioloop.h"
 #include "util/unixsocket.h"
 
@@ -514,6 +517,36 @@ static void first_pages_are_recorded_and_read_ahead(void)
     end_vm(&v);
 }
 
+/* Though what lies around it is in the page cache, and would come with it. */
+static void what_is_recorded_is_what_was_touched(void)
+{
+    g_autofree char *path = NULL, *folder = folder_of(0);
+    g_autoptr(GArray) runs = NULL;
+    uint64_t recorded = 0;
+    WorkingSet *w;
+    Vm v;
+    int fd;
+
+    make_full(false);
+    path = memory_path(SNAP_WORKING_SET);
+    w = start_mapped(&v);
+    for (uint64_t page = 128; page < 1152; page += 16)
+        expect_page(&v, page);
+    wait_for_file(path);
+    working_set_close(w);
+    runs = memory_runs_load(folder, SNAP_WORKING_SET, PAGES, NULL);
+    g_assert_nonnull(runs);
+    for (unsigned i = 0; i < runs->len; i++)
+        recorded += g_array_index(runs, MemoryRun, i).count;
+    fd = uffd_touch_alone(v.gm.base, FOLDER_RAM);
+    if (fd >= 0)
+        g_assert_cmpuint(recorded, ==, 64);
+    else
+        g_test_message("not on this host: %" G_GUINT64_FORMAT " pages", recorded);
+    fd_close(&fd);
+    end_vm(&v);
+}
+
 /* Whatever it says, RAM is the snapshot's; and it may end at any time. */
 static void a_hostile_working_set_changes_nothing(void)
 {
@@ -754,6 +787,7 @@ int main(int argc, char **argv)
     TEST(a_server_that_dies_stops_who_reads_until_it_is_back);
     TEST(another_snapshot_behind_the_address_is_refused);
     TEST(first_pages_are_recorded_and_read_ahead);
+    TEST(what_is_recorded_is_what_was_touched);
     TEST(a_hostile_working_set_changes_nothing);
     TEST(a_server_answers_hostile_clients_within_bounds);
     TEST(a_client_refuses_what_makes_no_sense);
