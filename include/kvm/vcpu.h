@@ -69,6 +69,7 @@ void vcpu_free(Vcpu *c);
  * machine never resumes costs nothing. */
 void vcpu_request_pause(Vcpu *c);
 void vcpu_wait_parked(Vcpu *c);
+bool vcpu_wait_parked_for(Vcpu *c, int ms); /* false: it is not yet */
 void vcpu_resume(Vcpu *c); /* also of one that has not parked yet, which then does not */
 
 /* Any thread, any state, does not wait: a non-maskable interrupt for the vCPU, which has

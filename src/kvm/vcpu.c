@@ -66,6 +66,19 @@ void vcpu_wait_parked(Vcpu *c)
         pthread_cond_wait(&c->changed, &c->lock.mutex);
 }
 
+bool vcpu_wait_parked_for(Vcpu *c, int ms)
+{
+    int64_t until = clock_ns() + (int64_t)ms * 1000000;
+    struct timespec at = {until / 1000000000, until % 1000000000};
+    LOCK_GUARD(&c->lock);
+
+    while (!c->parked)
+        if (pthread_cond_clockwait(&c->changed, &c->lock.mutex, CLOCK_MONOTONIC, &at) ==
+            ETIMEDOUT)
+            return c->parked;
+    return true;
+}
+
 void vcpu_resume(Vcpu *c)
 {
     LOCK_GUARD(&c->lock);

@@ -189,9 +189,15 @@ static void on_ejected(void *opaque)
     Hotplug *h = opaque;
 
     for_each_going(h, PCI_REMOVAL_EJECTED, silence);
-    machine_park(h->machine);
+    if (!machine_park(h->machine))
+        return; /* hotplug_thawed() */
     for_each_going(h, PCI_REMOVAL_EJECTED, unplug);
     machine_unpark(h->machine);
+}
+
+void hotplug_thawed(Hotplug *h)
+{
+    ioloop_post(h->main, &h->ejected);
 }
 
 /* A vCPU's write. */

@@ -1,6 +1,7 @@
 /* See machine/machine.h. */
 #include "machine/machine.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -216,6 +217,8 @@ static void on_signal(void *opaque, uint32_t events)
 /* ---- pause, resume, reset
  * --------------------------------------------------------------- */
 
+enum { PARK_LOOK_MS = 2 };
+
 static void park_vcpus(Machine *m)
 {
     for (unsigned i = 0; i < m->n_vcpus; i++)
@@ -230,11 +233,36 @@ static void unpark_vcpus(Machine *m)
         vcpu_resume(m->vcpus[i]);
 }
 
-/* A paused machine's vCPUs are parked already, and stay so. */
-void machine_park(Machine *m)
+/* A vCPU that sleeps because RAM was lost does not come; what was lost is told by an
+ * event, which stays for on_lost(). */
+static bool comes_to_park(Machine *m, Vcpu *c)
 {
-    if (!m->pauses)
+    struct pollfd lost = {m->gm.lost->fd, POLLIN, 0};
+
+    while (!vcpu_wait_parked_for(c, PARK_LOOK_MS))
+        if (poll(&lost, 1, 0) == 1)
+            return false;
+    return true;
+}
+
+bool machine_park(Machine *m)
+{
+    if (m->pauses)
+        return true;
+    if (m->frozen)
+        return false;
+    if (!m->gm.lost) {
         park_vcpus(m);
+        return true;
+    }
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        vcpu_request_pause(m->vcpus[i]);
+    for (unsigned i = 0; i < m->n_vcpus; i++)
+        if (!comes_to_park(m, m->vcpus[i])) {
+            unpark_vcpus(m); /* on_lost() is next */
+            return false;
+        }
+    return true;
 }
 
 void machine_unpark(Machine *m)
@@ -380,6 +408,7 @@ static void thaw(Machine *m)
     gm_retry(&m->gm);
     unpark_vcpus(m);
     ioloop_post(m->main, &m->reset_post); /* if one was asked for meanwhile */
+    hotplug_thawed(m->hotplug);
 }
 
 void machine_cont(Machine *m)

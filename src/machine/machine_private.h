@@ -58,8 +58,10 @@ Hotplug *machine_hotplug(Machine *m);
 Board *machine_board(Machine *m);
 
 /* Parks the vCPUs and nothing else, for straight code that changes the topology; devices
- * go on.  Harmless while the machine is paused.  Does not nest. */
-void machine_park(Machine *m);
+ * go on.  Harmless while the machine is paused.  Does not nest.  False: it cannot be now,
+ * since a page of guest RAM cannot be read and a vCPU may sleep for it; nothing is parked
+ * then, and hotplug_thawed() follows when it can be tried again. */
+bool machine_park(Machine *m);
 void machine_unpark(Machine *m);
 
 /* ---- save.c ----------------------------------------------------------------------- */
@@ -99,6 +101,7 @@ Hotplug *hotplug_new(Machine *m, IoLoop *main, Board *board);
 bool hotplug_add_configured(Hotplug *h, const Config *config, const SavedMachine *saved,
                             GError **error);
 void hotplug_quiesce(Hotplug *h); /* waits for what is leaving to touch no RAM any more */
+void hotplug_thawed(Hotplug *h);  /* what was ejected meanwhile goes now */
 void hotplug_hurry(Hotplug *h);   /* the VM ends: see VirtioOps */
 void hotplug_reset(Hotplug *h);   /* vCPUs parked: removals that were asked for happen */
 void hotplug_finish(Hotplug *h);  /* before board_free(); NULL is fine */

@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 
 import hutch
-from hutch import check, equal
+from hutch import Vm, check, equal, image
 from test_snapshot import (count_of, counting, create, ends_well, hutch_verb, restore, session,
                            store)
 
@@ -217,6 +218,92 @@ def test_a_mapped_file_that_is_cut_off_stops_the_vm_until_it_is_whole():
             count_of(copy)
             qmp.close()
             ends_well(copy)
+
+
+TOUCHED = 16384  # pages: 64 MiB
+
+
+@contextmanager
+def touching(*options, words=""):
+    """A snapshot "one" of a guest that touches all of its memory when it is asked to, and has
+    ended; the file of its memory."""
+    with store() as folder:
+        with Vm("--kernel", image("payload", "payload.elf"), "--cmdline",
+                f"test=touch pages={TOUCHED} of={TOUCHED} {words}", "--memory", "96M", "--name",
+                "vm", *options) as vm:
+            vm.expect("touch ready", limit=120)
+            create("vm", "one")
+        yield os.path.join(folder, "one.snap/memory")
+
+
+def is_filling(vm):
+    task = f"/proc/{vm.process.pid}/task"
+    for tid in os.listdir(task):
+        try:
+            with open(f"{task}/{tid}/comm", encoding="ascii") as comm:
+                if comm.read() == "fill\n":
+                    return True
+        except OSError:  # it has ended
+            pass
+    return False
+
+
+def cut_while_it_comes(vm, path):
+    """Whether the guest misses what was cut off: all may have come before."""
+    end = time.monotonic() + 60 * hutch.PATIENCE
+    while not is_filling(vm):
+        check(time.monotonic() < end and vm.process.poll() is None, f"nothing comes: {vm.tail()}")
+    os.truncate(path, 8 << 20)
+    qmp = session("copy", vm)
+    vm.send("x")
+    while b"touched" not in vm.output:
+        check(time.monotonic() < end, f"the guest stands still: {vm.tail()}")
+        if qmp("query-status")["status"] == "io-error":
+            return qmp
+        vm.read(0.01)
+    qmp.close()
+    return None
+
+
+def test_a_file_that_is_cut_off_while_memory_comes_stops_the_vm_until_it_is_whole():
+    with touching() as path:
+        with open(path, "rb") as file:
+            data = file.read()
+        for _ in range(20):
+            with restore("one", "--memory-from", "lazy") as copy:
+                qmp = cut_while_it_comes(copy, path)
+                with open(path, "r+b") as file:
+                    file.write(data)
+                if not qmp:
+                    continue
+                qmp("cont")
+                copy.expect("touched")  # and all of it was right
+                equal(qmp("query-status")["status"], "running")
+                qmp.close()
+                return
+        raise AssertionError("memory was there before its file was cut off, 20 times")
+
+
+def test_a_device_ejected_while_memory_is_lost_goes_when_it_is_back():
+    """Taking it away parks the vCPU, which waits for an I/O thread, which sleeps for memory."""
+    with touching("--rng", "--rng", words="slot=2") as path:
+        with open(path, "rb") as file:
+            data = file.read()
+        for _ in range(5):
+            with restore("one", "--working-set", "off") as copy:
+                qmp = session("copy", copy)
+                copy.send("?")
+                copy.expect("here")
+                os.truncate(path, 8 << 20)
+                copy.send("e")
+                stops_for_memory(qmp, "")
+                with open(path, "r+b") as file:
+                    file.write(data)
+                qmp("cont")
+                copy.expect("touched")
+                event = qmp.event("DEVICE_DELETED", limit=60)
+                equal(event["data"]["device"], "rng1")
+                qmp.close()
 
 
 if __name__ == "__main__":
