@@ -16,6 +16,7 @@ SMALL, LARGE = 128, 16 * 1024   # MiB
 FULL, FULL_PAGES = 512, 32768   # MiB, and pages that are not zero: a quarter
 DIFF = 8 * 1024
 DIFF_PAGES = DIFF * 1024 * 1024 // 4096 // 100
+WANTED, FILLED = 1000, 24576    # pages that a guest wants after it was restored, and has
 
 
 class Machine:
@@ -47,16 +48,22 @@ class Machine:
             self.text += data
         self.text = self.text[self.text.index(words) + len(words):]
 
-    def ask(self):
+    def ask(self, key=b"x", answer=b"dirty "):
         """One byte, and the guest's answer.  What is typed before a VM has come in is lost
         with QEMU, so it is typed again every millisecond."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            self.process.stdin.write(b"x")
+            self.process.stdin.write(key)
             self.process.stdin.flush()
             if select.select([self.process.stdout], [], [], 0.001)[0]:
                 break
-        self.said(b"dirty ")
+        self.said(answer)
+
+    def faults(self):
+        """(minor, major) of all threads of the process."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            words = file.read().rpartition(")")[2].split()
+        return int(words[7]), int(words[9])
 
 
 class Hutch:
@@ -66,10 +73,10 @@ class Hutch:
         self.folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
         self.env = {**os.environ, "XDG_RUNTIME_DIR": self.folder, "HUTCH_SNAPSHOTS": self.folder}
 
-    def boot(self, mib, pages):
+    def boot(self, mib, pages, test="dirty"):
         m = Machine([HUTCH, "run", "--name", "bench", "--kernel", payload("payload.elf"),
-                     "--cmdline", f"test=dirty pages={pages}", "--memory", f"{mib}M"], self.env)
-        m.said(b"dirty ready")
+                     "--cmdline", f"test={test} pages={pages}", "--memory", f"{mib}M"], self.env)
+        m.said(b" ready")
         return m
 
     def save(self, _machine, name, *arguments):
@@ -81,8 +88,8 @@ class Hutch:
         figures = json.loads(done.stdout)
         return {"took": figures["total-us"] / 1000, "pause": figures["pause-us"] / 1000}
 
-    def restore(self, name):
-        return Machine([HUTCH, "run", "--name", "again", "--restore", name], self.env)
+    def restore(self, name, *arguments):
+        return Machine([HUTCH, "run", "--name", "again", "--restore", name, *arguments], self.env)
 
 
 class Qemu:
@@ -219,4 +226,108 @@ class Diff(Bench):
         return self.save("--diff")
 
 
-SNAPSHOTS = (Restore, Create, Diff)
+HOW = {
+    "off": ("--working-set", "off"),
+    "ahead": (),
+    "lazy": ("--memory-from", "lazy"),
+    "copy": ("--memory-from", "copy"),
+}
+
+
+def fault_rows(name):
+    """What the working set, which is on by default, does, and other ways beside none of it."""
+    for cache in ("warm", "cold"):
+        for how in ("ahead", "lazy", "copy"):
+            for figure, unit in (("first", "ms"), ("all", "ms"), ("minor", ""), ("major", "")):
+                yield Row(f"{name}-{cache}-{how}-{figure}", figure, unit, f"{how} {cache}",
+                          f"off {cache}")
+
+
+class Faults(Bench):
+    """first: from exec to the guest's first answer.  all: until it has also touched the pages it
+    wants, which lie far apart, and checked them.  The faults are those in between.  Cold: none
+    of the file of its memory is in the page cache."""
+
+    runs = 5
+    mib = SMALL
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        self.maker = Hutch(self.stack)
+        machine = self.maker.boot(self.mib, f"{WANTED} of={FILLED}", "touch")
+        try:
+            machine.ask(b"?", b"here")
+            self.maker.save(machine, "saved")
+        finally:
+            machine.kill()
+        self.snapshot = os.path.join(self.maker.folder, "saved.snap")
+        self.record()
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def record(self):
+        machine = self.maker.restore("saved")
+        try:
+            self.want(machine)
+            end = time.monotonic() + PATIENCE
+            while not os.path.exists(os.path.join(self.snapshot, "working-set")):
+                if time.monotonic() > end:
+                    raise CannotRun("what the guest touched is not recorded")
+                time.sleep(0.01)
+        finally:
+            machine.kill()
+
+    @staticmethod
+    def want(machine):
+        machine.process.stdin.write(b"x")
+        machine.process.stdin.flush()
+        machine.said(b"touched ")
+
+    def set_cache(self, cache):
+        with open(os.path.join(self.snapshot, "memory"), "rb") as file:
+            if cache == "cold":
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                return
+            at = 0
+            while (at := self.data_at(file, at)) is not None:
+                at += len(os.pread(file.fileno(), 1 << 20, at))
+
+    @staticmethod
+    def data_at(file, at):
+        try:
+            return os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError:
+            return None
+
+    def sample(self, monitor):
+        how, cache = monitor.split()
+        self.set_cache(cache)
+        start = time.monotonic()
+        machine = self.maker.restore("saved", *HOW[how])
+        try:
+            machine.ask(b"?", b"here")
+            first, before = time.monotonic(), machine.faults()
+            self.want(machine)
+            end, after = time.monotonic(), machine.faults()
+        finally:
+            machine.kill()
+        return {"first": (first - start) * 1000, "all": (end - start) * 1000,
+                "minor": after[0] - before[0], "major": after[1] - before[1]}
+
+
+class FaultsSmall(Faults):
+    name = "restore-faults"
+    help = f"{WANTED} pages of a restored guest of {SMALL} MiB: read ahead, lazily, copied, or not"
+    rows = tuple(fault_rows("faults"))
+
+
+class FaultsLarge(Faults):
+    name = "restore-faults-large"
+    help = f"the same of {LARGE >> 10} GiB, nearly all of it zero"
+    mib = LARGE
+    rows = tuple(fault_rows("faults-large"))
+
+
+SNAPSHOTS = (Restore, Create, Diff, FaultsSmall, FaultsLarge)
