@@ -41,6 +41,10 @@ bool snap_memory_read(SnapMemory *s, uint64_t page, unsigned n, void *buf,
 /* Any thread.  The next run of pages, at or after *page, that may not be zero; false:
  * there is none.  With snap_memory_open_alone() of a diff: the pages that it holds. */
 bool snap_memory_next(SnapMemory *s, uint64_t *page, uint64_t *n);
+/* Whether the files that are not compressed have the size they had: of one that was cut
+ * off, snap_memory_next() takes what is missing for zeroes.  To be asked before and after
+ * it, wherever zeroes matter. */
+bool snap_memory_is_whole(const SnapMemory *s, GError **error);
 
 /* Main thread, before memory slots are made.  Puts the RAM at gm->base: by MAP_PRIVATE of
  * the files, in a time that does not depend on the size of RAM but on how many separate

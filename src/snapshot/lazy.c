@@ -320,8 +320,16 @@ static bool local_read(PageSource *s, uint64_t page, unsigned n, uint8_t *buf,
 
 static bool local_next(PageSource *s, uint64_t *page, uint64_t *n, GError **error)
 {
-    if (!snap_memory_next(((LocalSource *)s)->memory, page, n))
+    SnapMemory *memory = ((LocalSource *)s)->memory;
+    uint64_t at = *page;
+
+    if (!snap_memory_is_whole(memory, error))
+        return false;
+    if (!snap_memory_next(memory, &at, n))
         *n = 0;
+    if (!snap_memory_is_whole(memory, error))
+        return false;
+    *page = at;
     return true;
 }
 

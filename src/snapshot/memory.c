@@ -6,6 +6,7 @@
 #include "memory_private.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 static void add_extent(GArray *to, uint64_t first, uint64_t end, unsigned file)
 {
@@ -132,6 +133,19 @@ void snap_memory_close(SnapMemory *s)
 uint64_t snap_memory_size(const SnapMemory *s)
 {
     return s->pages * GM_PAGE_SIZE;
+}
+
+bool snap_memory_is_whole(const SnapMemory *s, GError **error)
+{
+    for (unsigned i = 0; i < s->files->len; i++) {
+        const MemoryFile *f = memory_file(s, i);
+        struct stat st;
+
+        if (!f->zst &&
+            (fstat(f->fd, &st) < 0 || (uint64_t)st.st_size != s->pages * GM_PAGE_SIZE))
+            return fail(error, VM_ERROR_IO, "'%s' was cut off", f->path);
+    }
+    return true;
 }
 
 bool snap_memory_mappable(const SnapMemory *s)

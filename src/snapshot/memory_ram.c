@@ -51,7 +51,7 @@ bool snap_memory_copy(SnapMemory *s, GuestMem *gm, GError **error)
     for (unsigned i = 0; i < s->extents->len; i++)
         if (!copy_extent(s, gm, memory_extent(s, i), true, error))
             return false;
-    return true;
+    return snap_memory_is_whole(s, error);
 }
 
 /* ---- mapped ---------------------------------------------------------------------------

@@ -104,9 +104,13 @@ static int answer_next(Server *s, const WireRequest *q, uint8_t *to, GError **er
 {
     uint64_t page = q->at, n = 0;
 
+    if (!snap_memory_is_whole(s->memory, error))
+        return -1;
     if (page >= snap_memory_size(s->memory) / GM_PAGE_SIZE ||
         !snap_memory_next(s->memory, &page, &n))
         n = 0;
+    if (!snap_memory_is_whole(s->memory, error))
+        return -1;
     store_le64(to, page);
     store_le64(to + 8, n);
     return 16;
