@@ -350,6 +350,39 @@ static void a_file_cut_off_stops_who_reads_until_it_is_back(void)
     end_vm(&v);
 }
 
+/* Of which SEEK_DATA says that nothing but zeroes follows. */
+static void a_file_cut_off_before_anything_came_is_not_all_zeroes(void)
+{
+    g_autofree char *path = NULL, *data = NULL, *folder = folder_of(0);
+    g_autoptr(GError) error = NULL;
+    Reader r;
+    gsize len;
+    Vm v;
+
+    if (!can())
+        return;
+    make_full(false);
+    path = memory_path(SNAP_MEMORY);
+    g_assert_true(g_file_get_contents(path, &data, &len, NULL));
+    start_empty(&v);
+    v.memory = snap_memory_open(folder, NULL);
+    g_assert_cmpint(truncate(path, 0), ==, 0);
+    v.lazy = lazy_open(v.memory, NULL, &v.gm, &error);
+    g_assert_no_error(error);
+    g_usleep(100 * 1000); /* the filler has looked; if it has not, nothing is found out */
+    reader_start(&r, &v, 700);
+    expect_lost(&v, &r, path);
+    {
+        autofd fd = open(path, O_WRONLY);
+
+        g_assert_cmpint(pwrite(fd, data, len, 0), ==, (gssize)len);
+    }
+    gm_retry(&v.gm);
+    reader_finish(&r);
+    expect_all(&v);
+    end_vm(&v);
+}
+
 static void a_mapped_file_cut_off_stops_who_reads_until_it_is_back(void)
 {
     g_autofree char *path = NULL, *data = NULL, *folder = folder_of(0);
@@ -782,6 +815,7 @@ int main(int argc, char **argv)
     TEST(cleared_ram_stays_clear);
     TEST(what_is_served_is_what_is_restored);
     TEST(a_file_cut_off_stops_who_reads_until_it_is_back);
+    TEST(a_file_cut_off_before_anything_came_is_not_all_zeroes);
     TEST(a_mapped_file_cut_off_stops_who_reads_until_it_is_back);
     TEST(a_bus_error_elsewhere_ends_the_process_as_before);
     TEST(a_server_that_dies_stops_who_reads_until_it_is_back);
