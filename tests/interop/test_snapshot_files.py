@@ -479,7 +479,7 @@ def test_what_was_imported_opens_nothing_of_this_host_that_nobody_chose():
 
         before = sorted(os.listdir(path))
         for arguments in (("run", "--restore", "theirs"), ("run", "--restore", "again"),
-                          ("clone", "stamp"), ("snapshot", "restore", "vm", "theirs")):
+                          ("clone", "stamp")):
             refused_by(opens, *arguments)
         refused_by("(--disk disk0)", "run", "--restore", "theirs", *anew)
         for arguments in (("run", "--restore", "theirs", "--trust"), ("run", "--restore", "mine")):
