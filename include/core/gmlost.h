@@ -36,5 +36,9 @@ void gm_lose(GuestMem *gm, const char *why);
 /* Main thread, when fd is readable: a new sentence, or NULL if it was for nothing. */
 char *gm_lost_take(GuestMem *gm);
 
+/* Main thread: RAM was lost and nobody has tried again, so that threads may sleep for it.
+ */
+bool gm_is_lost(const GuestMem *gm);
+
 /* Main thread: who sleeps tries again, and may well be back at once. */
 void gm_retry(GuestMem *gm);

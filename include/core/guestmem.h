@@ -25,8 +25,8 @@ typedef struct GuestMem {
     uint64_t size;  /* of all regions together */
     int fd;         /* memfd when shared, else -1 */
     bool hugepages; /* explicit 2 MiB pages */
-    bool backed; /* parts of it are mapped from a snapshot's files, copied when written */
-    bool cleared;        /* by gm_clear(), at least once */
+    bool backed; /* atomic: in part mapped from a snapshot's files, copied when written */
+    bool cleared;        /* atomic: by gm_clear(), at least once */
     struct GmLost *lost; /* core/gmlost.h; NULL: all of it can be had at any time */
     uint64_t *dirty_log; /* atomic; a bit per page of the RAM file; NULL: not logging */
 } GuestMem;

@@ -101,9 +101,9 @@ void machine_cont(Machine *m);
 MachineState machine_state(const Machine *m);
 
 /* Any thread; NULL is fine.  True: a page of guest RAM cannot be read (core/gmlost.h),
- * the state is STATE_IO_ERROR, and vCPUs or I/O threads may sleep in the middle of an
- * access.  Nothing can be paused, so that all that is left is machine_cont(), which tries
- * again, and machine_quit(). */
+ * the state is STATE_IO_ERROR or the VM has ended, and vCPUs or I/O threads may sleep in
+ * the middle of an access.  Nothing can be paused, so that all that is left is
+ * machine_cont(), which tries again, and machine_quit(). */
 bool machine_frozen(const Machine *m);
 const char *machine_state_name(MachineState state);
 

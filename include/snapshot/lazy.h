@@ -32,6 +32,11 @@ bool lazy_possible(GError **error);
 LazyMemory *lazy_open(SnapMemory *s, RemoteSnapshot *remote, GuestMem *gm,
                       GError **error);
 
+/* Main thread.  Threads of the machine, which is still there, may sleep for what could
+ * not be read: to close this would give them zeroes, so that it goes with the process.
+ * NULL is fine. */
+bool lazy_is_awaited(const LazyMemory *l);
+
 /* Main thread, no vCPU runs, nobody touches RAM, which may be gone already.  NULL is
  * fine.
  */

@@ -21,7 +21,8 @@ typedef struct SnapshotOptions {
     /* Runs fn on the main thread and returns when it is done; false: the VM has ended,
      * and it has not run. */
     bool (*on_main)(void *opaque, void (*fn)(void *arg), void *arg, GError **error);
-    /* Any thread, must not wait: another stage has begun.  May be NULL. */
+    /* The caller's thread, and may wait for main: another stage has begun.  May be NULL.
+     */
     void (*changed)(void *opaque);
     const bool *ending; /* atomic: the VM has ended; may be NULL */
     void *opaque;

@@ -75,6 +75,7 @@ struct ControlServer {
     unsigned n_sessions;
     int64_t patience_ns;
     Pool pool;
+    bool left; /* the machine ended frozen: threads of the pool may sleep for ever */
 
     Lock lock;  /* guards what follows */
     bool ended; /* atomic, too: changes under the lock */
@@ -544,7 +545,8 @@ static void end_calls(ControlServer *s)
     }
 }
 
-/* Waits for what sleeps; what had to wait for a thread is refused. */
+/* Waits for what sleeps, but not for who wants guest RAM that cannot be had, and goes
+ * with the process; what had to wait for a thread is refused. */
 static void stop_pool(ControlServer *s)
 {
     PoolTask *left = pool_stop(&s->pool);
@@ -571,7 +573,9 @@ void control_stop(ControlServer *s)
     if (s->awake.opaque)
         ioloop_poller_remove(s->owner.loop, &s->awake);
     end_calls(s);
-    stop_pool(s);
+    s->left = machine_frozen(s->owner.context.machine);
+    if (!s->left)
+        stop_pool(s);
     take_in(s);
     while (s->sessions) {
         Session *session = s->sessions;
@@ -586,10 +590,12 @@ void control_free(ControlServer *s)
 {
     if (!s)
         return;
-    stop_pool(s);
-    pool_finish(&s->pool);
     while (s->n_listeners)
         unix_unlisten(&s->listeners[--s->n_listeners].socket);
+    if (s->left)
+        return; /* it is theirs */
+    stop_pool(s);
+    pool_finish(&s->pool);
     parts_clear(&s->parts);
     pthread_cond_destroy(&s->called);
     lock_finish(&s->lock);

@@ -108,6 +108,16 @@ char *gm_lost_take(GuestMem *gm)
     return g_strdup(l->why);
 }
 
+bool gm_is_lost(const GuestMem *gm)
+{
+    GmLost *l = gm->lost;
+
+    if (!l)
+        return false;
+    LOCK_GUARD(&l->lock);
+    return l->why || __atomic_load_n(&l->address, __ATOMIC_ACQUIRE);
+}
+
 void gm_retry(GuestMem *gm)
 {
     GmLost *l = gm->lost;

@@ -72,7 +72,7 @@ bool gm_init(GuestMem *gm, const GuestMemOptions *o, GError **error)
 
 void gm_set_backed(GuestMem *gm)
 {
-    gm->backed = true;
+    __atomic_store_n(&gm->backed, true, __ATOMIC_RELAXED);
     advise(gm, false);
 }
 
@@ -109,7 +109,7 @@ static bool unback(GuestMem *gm)
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
              0) == MAP_FAILED)
         return false;
-    gm->backed = false;
+    __atomic_store_n(&gm->backed, false, __ATOMIC_RELAXED);
     advise(gm, true);
     return true;
 }
@@ -118,7 +118,7 @@ void gm_clear(GuestMem *gm)
 {
     if (gm->lost && gm->lost->forget)
         gm->lost->forget(gm->lost->opaque);
-    gm->cleared = true;
+    __atomic_store_n(&gm->cleared, true, __ATOMIC_RELAXED);
     if (gm->backed) {
         if (!unback(gm))
             memset(gm->base, 0, gm->size);

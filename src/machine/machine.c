@@ -783,6 +783,8 @@ void machine_run(Machine *m, MachineResult *ret)
     ioloop_run(m->main);
     m->ended_ns = clock_ns();
     hotplug_hurry(m->hotplug);
+    if (gm_is_lost(&m->gm)) /* also of a VM that was paused: who sleeps is left alone */
+        __atomic_store_n(&m->frozen, true, __ATOMIC_RELAXED);
     if (!m->frozen)
         machine_pause(m);
     describe_result(m, ret);

@@ -30,7 +30,7 @@ bool snapshot_detach_memory(Machine *m, const bool *ending, uint64_t *ret_bytes,
     uint64_t page = 0, n;
 
     *ret_bytes = 0;
-    if (!gm->backed || !snapshot_restored_folder(m))
+    if (!__atomic_load_n(&gm->backed, __ATOMIC_RELAXED) || !snapshot_restored_folder(m))
         return true;
     file = snap_memory_open(snapshot_restored_folder(m), error);
     if (!file)

@@ -17,5 +17,5 @@ typedef struct SnapshotKeeper {
     char *last_folder, *last_id; /* the last snapshot; NULL: none that a diff can be to */
 } SnapshotKeeper;
 
-/* Any thread but main only while the machine is not being saved: makes it if need be. */
+/* Main thread: makes it if need be.  It stays as long as the machine. */
 SnapshotKeeper *keeper_of(Machine *m);

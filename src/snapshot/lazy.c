@@ -464,6 +464,11 @@ LazyMemory *lazy_open(SnapMemory *s, RemoteSnapshot *remote, GuestMem *gm, GErro
     return l;
 }
 
+bool lazy_is_awaited(const LazyMemory *l)
+{
+    return l && l->gm && gm_is_lost(l->gm);
+}
+
 void lazy_close(LazyMemory *l)
 {
     if (!l)

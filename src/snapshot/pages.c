@@ -163,7 +163,7 @@ bool pages_add_used(PageSet *s, const GuestMem *gm, SnapMemory *from, GError **e
             pages_fill(s);
         return true;
     }
-    if (!gm->backed || !from)
+    if (!__atomic_load_n(&gm->backed, __ATOMIC_RELAXED) || !from)
         return add_by_pagemap(s, gm, is_used, error);
     if (!add_by_pagemap(s, gm, is_own_copy, error))
         return false;
@@ -174,7 +174,8 @@ bool pages_add_used(PageSet *s, const GuestMem *gm, SnapMemory *from, GError **e
 
 bool pages_add_changed(PageSet *s, const GuestMem *gm, GError **error)
 {
-    if (gm->cleared || gm->fd >= 0) { /* nothing of it is mapped */
+    if (__atomic_load_n(&gm->cleared, __ATOMIC_RELAXED) ||
+        gm->fd >= 0) { /* nothing of it is mapped */
         pages_fill(s);
         return true;
     }

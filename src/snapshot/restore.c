@@ -304,7 +304,7 @@ SnapshotRestore *snapshot_restore_open(const char *folder, const RestoreOptions 
 
 void snapshot_restore_undo(SnapshotRestore *r)
 {
-    if (!r)
+    if (!r || lazy_is_awaited(r->lazy))
         return;
     for (guint i = 0; i < r->made->len; i++)
         unlink(r->made->pdata[i]);

@@ -57,6 +57,11 @@ typedef struct Save {
     PageSet todo; /* to be copied; what is in it differs from the file */
     bool was_logging;
 
+    /* Of a restored VM, as the main thread saw it in the beginning: a reset since then is
+     * in the logs as a write to all of RAM. */
+    char *from;    /* the snapshot's folder; NULL: it does without */
+    bool arriving; /* its memory is still coming */
+
     /* Filled in by the pause. */
     GBytes *state;
     json_t *config;
@@ -125,12 +130,32 @@ static bool find_parent(Save *s)
     return true;
 }
 
+static void look_at_restored(Save *s)
+{
+    if (!machine_restored(s->m))
+        return;
+    s->arriving = snapshot_restored_arriving(s->m);
+    if (machine_memory(s->m)->backed)
+        s->from = g_strdup(snapshot_restored_folder(s->m));
+}
+
+/* Devices' threads may sleep in the middle of an access, until 'cont': a pause would wait
+ * for them on the very thread that 'cont' needs. */
+static bool can_pause(const Save *s)
+{
+    return !machine_frozen(s->m) || fail(s->error, VM_ERROR_BUSY,
+                                         "a part of the guest's memory cannot be read, "
+                                         "and the VM stands still until "
+                                         "then: 'cont' tries again");
+}
+
 /* Everything that can be refused is refused here, with nothing paused or written. */
 static void begin(void *opaque)
 {
     Save *s = opaque;
     g_autofree char *why = machine_pinned(s->m);
 
+    look_at_restored(s);
     if (why)
         fail(s->error, VM_ERROR_UNSUPPORTED, "the VM cannot be saved: %s", why);
     else if (machine_state(s->m) == STATE_SHUTDOWN)
@@ -151,8 +176,9 @@ static void forget_logs(void *opaque)
 {
     Save *s = opaque;
 
-    machine_log_stop(s->m);
-    s->ok = true;
+    s->ok = can_pause(s); /* else they stay on, and the next snapshot has the use */
+    if (s->ok)
+        machine_log_stop(s->m);
 }
 
 /* ---- copying --------------------------------------------------------------------------
@@ -199,8 +225,7 @@ static bool copy_pages(Save *s, GError **error)
 static bool list_pages(Save *s, GError **error)
 {
     const GuestMem *gm = machine_memory(s->m);
-    const char *from = machine_restored(s->m) ? snapshot_restored_folder(s->m) : NULL;
-    SnapMemory *memory;
+    SnapMemory *memory = NULL;
     bool ok;
 
     if (s->o->diff) {
@@ -209,12 +234,11 @@ static bool list_pages(Save *s, GError **error)
         pages_add(&s->todo, &s->keeper->changed);
         return true;
     }
-    if (machine_restored(s->m) && snapshot_restored_arriving(s->m)) {
+    if (s->arriving) {
         pages_fill(&s->todo); /* who reads them has them come */
         return true;
     }
-    memory = gm->backed && from ? snap_memory_open(from, error) : NULL;
-    if (gm->backed && from && !memory)
+    if (s->from && !(memory = snap_memory_open(s->from, error)))
         return false;
     ok = pages_add_used(&s->todo, gm, memory, error);
     snap_memory_close(memory);
@@ -300,6 +324,8 @@ static void pause_and_save(void *opaque)
     Save *s = opaque;
     int64_t start = clock_ns();
 
+    if (!can_pause(s))
+        return;
     machine_pause(s->m);
     s->ok = save_instant(s);
     s->paused = s->ok && s->o->stop;
@@ -511,5 +537,6 @@ bool snapshot_create(Machine *m, const SnapshotOptions *o, SnapshotFigures *ret,
         g_bytes_unref(s.state);
     fd_close(&s.partial_fd);
     g_free(s.partial);
+    g_free(s.from);
     return ok;
 }

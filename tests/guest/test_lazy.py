@@ -200,6 +200,21 @@ def test_a_vm_that_waits_for_memory_can_be_ended():
         cable.close()
 
 
+def test_a_vm_can_be_ended_while_a_save_of_it_waits_for_memory():
+    with saved() as folder, serving(f"unix:{folder}/s.sock") as address:
+        cable = Cable(f"{folder}/cable.sock", address, SOME)
+        with restore(cable.address, "--paused") as copy:
+            qmp = session("copy", copy)
+            saving = subprocess.Popen([hutch.HUTCH, "snapshot", "create", "copy", "two"],
+                                      stderr=subprocess.DEVNULL)
+            event = qmp.event("X_HUTCH_MEMORY_ERROR", limit=60)
+            check("cable.sock" in event["data"]["reason"], event)
+            qmp("quit")
+            equal(copy.wait(), 128 + signal.SIGTERM, "status")
+            equal(saving.wait(60 * hutch.PATIENCE), 125, "status of create")
+        cable.close()
+
+
 def test_a_mapped_file_that_is_cut_off_stops_the_vm_until_it_is_whole():
     with saved() as folder:
         path = os.path.join(folder, "one.snap/memory")
