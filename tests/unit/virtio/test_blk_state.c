@@ -192,7 +192,8 @@ static void writes(unsigned mode)
             collect(&w);
             break;
         case 3:
-            disk_fails = w.sent < WRITES && g_test_rand_bit();
+            __atomic_store_n(&disk_fails, w.sent < WRITES && g_test_rand_bit(),
+                             __ATOMIC_RELAXED);
             break;
         default:
             write_next(&w);
@@ -225,12 +226,12 @@ static GBytes *saved_with_a_stopped_write(void)
     w.place[0] = (Place){.header = vqg_alloc(&bed.g, 128),
                          .data = vqg_alloc(&bed.g, 512),
                          .status = vqg_alloc(&bed.g, 1)};
-    disk_fails = true;
+    __atomic_store_n(&disk_fails, true, __ATOMIC_RELAXED);
     write_next(&w);
     vqg_kick(&bed.g);
     state = vqg_save(&bed.g);
     g_assert_cmpuint(bed.stops, ==, 1);
-    disk_fails = false;
+    __atomic_store_n(&disk_fails, false, __ATOMIC_RELAXED);
     vqg_replace(&bed.g, bed.options);
     return state;
 }
