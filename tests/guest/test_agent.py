@@ -23,7 +23,8 @@ class Guest:
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(dir="/var/tmp")
         copy_of_debian(self.folder.name)
-        self.env = {"HUTCH_IMAGES": self.folder.name, "XDG_RUNTIME_DIR": self.folder.name}
+        self.env = {"HUTCH_IMAGES": self.folder.name, "XDG_RUNTIME_DIR": self.folder.name,
+                    "HUTCH_SNAPSHOTS": os.path.join(self.folder.name, "snapshots")}
         self.vm = None
 
     def boot(self):
@@ -207,6 +208,14 @@ def an_overlay_of_a_frozen_guest_is_consistent(guest):
     equal(guest.hutch("agent", "thaw", NAME).stdout, b"1 file system thawed\n")
 
 
+def a_guest_that_was_saved_frozen_is_thawed_by_who_restores_it(guest):
+    guest.hutch("snapshot", "create", NAME, "cold", "--freeze", "--quiet")
+    guest.hutch("run", "--restore", "cold", "--name", "copy", "--detach")
+    done = guest.hutch("exec", "copy", "--", "sh", "-c", "echo written >/root/new; cat /root/new")
+    equal(done.stdout, b"written\n")
+    guest.hutch("rm", "--force", "copy")
+
+
 def a_killed_agent_is_a_sentence(guest):
     guest.vm.send("systemctl stop qemu-guest-agent; echo sto''pped\n")
     guest.vm.expect("stopped", 60)
@@ -225,6 +234,7 @@ CHECKS = [
     the_agent_tells_addresses_and_sets_the_clock,
     files_and_folders_are_copied_both_ways,
     an_overlay_of_a_frozen_guest_is_consistent,
+    a_guest_that_was_saved_frozen_is_thawed_by_who_restores_it,
     a_killed_agent_is_a_sentence,
 ]
 
