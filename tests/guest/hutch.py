@@ -155,6 +155,12 @@ def refused(*arguments, words=(), status=125, leaves=(), cwd=None, **options):
     return err
 
 
+def sanitized():
+    """Whether the hutch that is tested has AddressSanitizer in it, which has memory of its own."""
+    with open(HUTCH, "rb") as binary:
+        return b"__asan_init" in binary.read()
+
+
 def check(condition, message):
     if not condition:
         raise AssertionError(message)
