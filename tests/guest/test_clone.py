@@ -113,7 +113,8 @@ def rollup(pid, key):
 
 def test_each_clone_has_its_own_identity_and_the_guest_is_told():
     with clones() as fleet:
-        fleet.guest("web", "--net", "user,hostfwd=tcp:127.0.0.1:1-:22,mac=02:00:00:00:00:07")
+        address = f"127.{os.getpid() >> 16 & 255}.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+        fleet.guest("web", "--net", f"user,hostfwd=tcp:{address}:1-:22,mac=02:00:00:00:00:07")
         told = fleet.clone("web", "--count", 3)
         equal([c["name"] for c in told], ["web-1", "web-2", "web-3"])
         names = ["web", *(c["name"] for c in told)]
