@@ -1,16 +1,16 @@
 /* What is known of snapshots' folders, and who has them open. */
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "control/place.h"
+#include "snapshot/file.h"
 #include "src/cli/snapshot.h"
-#include "util/fd.h"
 
 enum { MAX_JSON = 8 << 20 };
 
@@ -118,33 +118,10 @@ char *snap_time_text(int64_t ns)
 /* ---- its files -----------------------------------------------------------------------
  */
 
-/* NULL on failure. */
-static GBytes *read_file(const char *folder, const char *name, size_t max, GError **error)
-{
-    g_autofree char *path = g_build_filename(folder, name, NULL);
-    autofd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    g_autofree char *data = NULL;
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        fail_errno(error, "'%s': open it", path);
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max) {
-        fail(error, VM_ERROR_CORRUPT, "'%s': it is not a file, or too large a one", path);
-        return NULL;
-    }
-    data = g_try_malloc((size_t)st.st_size + 1);
-    if (!data || !fd_pread_all(fd, data, (size_t)st.st_size, 0, error)) {
-        g_prefix_error(error, "'%s': ", path);
-        return NULL;
-    }
-    return g_bytes_new_take(g_steal_pointer(&data), (size_t)st.st_size);
-}
-
 StateReader *snap_read_state(const char *folder, GError **error)
 {
-    g_autoptr(GBytes) bytes = read_file(folder, SNAP_STATE, STATE_MAX_FILE, error);
+    g_autofree char *path = g_build_filename(folder, SNAP_STATE, NULL);
+    g_autoptr(GBytes) bytes = snap_file_read(path, STATE_MAX_FILE, error);
     StateReader *r = bytes ? state_reader_new(bytes, error) : NULL;
 
     if (bytes && !r)
@@ -154,7 +131,8 @@ StateReader *snap_read_state(const char *folder, GError **error)
 
 json_t *snap_read_json(const char *folder, const char *name, GError **error)
 {
-    g_autoptr(GBytes) bytes = read_file(folder, name, MAX_JSON, error);
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+    g_autoptr(GBytes) bytes = snap_file_read(path, MAX_JSON, error);
     json_error_t where;
     json_t *json;
     const char *text;
@@ -165,8 +143,7 @@ json_t *snap_read_json(const char *folder, const char *name, GError **error)
     text = g_bytes_get_data(bytes, &len);
     json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
     if (!json)
-        fail(error, VM_ERROR_CORRUPT, "'%s/%s': line %d is not JSON", folder, name,
-             where.line);
+        fail(error, VM_ERROR_CORRUPT, "'%s': line %d is not JSON", path, where.line);
     return json;
 }
 

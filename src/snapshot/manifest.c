@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "core/param.h"
+#include "snapshot/file.h"
 #include "snapshot/hash.h"
 #include "src/snapshot/manifest_private.h"
 #include "util/fd.h"
@@ -409,11 +410,13 @@ Manifest *manifest_parse(const char *text, size_t len, const char *what, GError 
 Manifest *manifest_read(const char *folder, GError **error)
 {
     g_autofree char *path = g_build_filename(folder, SNAP_MANIFEST, NULL);
-    g_autofree char *text = NULL;
+    g_autoptr(GBytes) bytes = snap_file_read(path, MAX_TEXT, error);
+    const char *text;
     size_t len;
 
-    if (!manifest_load(path, MAX_TEXT, &text, &len, error))
+    if (!bytes)
         return NULL;
+    text = g_bytes_get_data(bytes, &len);
     return manifest_parse(text, len, path, error);
 }
 

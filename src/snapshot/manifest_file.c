@@ -1,36 +1,12 @@
 /* The manifest's files as such, and memory.sums: a line for each chunk of memory, its
  * hash or "-". */
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "snapshot/file.h"
 #include "snapshot/hash.h"
 #include "src/snapshot/manifest_private.h"
 #include "util/fd.h"
-
-bool manifest_load(const char *path, size_t max, char **ret, size_t *ret_len,
-                   GError **error)
-{
-    autofd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    g_autofree char *text = NULL;
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return fail_errno(error, "'%s': open it", path);
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)
-        return fail(error, VM_ERROR_CORRUPT, "'%s': it is not a file, or too large a one",
-                    path);
-    text = g_malloc((size_t)st.st_size + 1);
-    if (!fd_pread_all(fd, text, (size_t)st.st_size, 0, error)) {
-        g_prefix_error(error, "'%s': ", path);
-        return false;
-    }
-    text[st.st_size] = 0;
-    *ret = g_steal_pointer(&text);
-    *ret_len = (size_t)st.st_size;
-    return true;
-}
 
 bool manifest_store(const char *folder, const char *name, const char *text,
                     GError **error)
@@ -87,19 +63,19 @@ bool manifest_write_chunks(const Manifest *m, const char *folder, GError **error
     return manifest_store(folder, SNAP_MEMORY_SUMS, out->str, error);
 }
 
-/* One line, which it ends; NULL: the text is over, or the line is none. */
-static char *take_line(char **at)
+/* One line; NULL: the text is over, or the line is none. */
+static char *take_line(const char **at)
 {
-    char *line = *at, *end = strchr(line, '\n');
+    const char *end = strchr(*at, '\n');
+    g_autofree char *line = end ? g_strndup(*at, (size_t)(end - *at)) : NULL;
     uint8_t hash[HASH_BYTES];
 
-    if (!end)
+    if (!line)
         return NULL;
-    *end = 0;
     *at = end + 1;
     if (g_str_equal(line, "-"))
         return g_strdup("");
-    return hash_from_text(line, hash) ? g_strdup(line) : NULL;
+    return hash_from_text(line, hash) ? g_steal_pointer(&line) : NULL;
 }
 
 bool manifest_read_chunks(Manifest *m, const char *folder, GError **error)
@@ -107,13 +83,15 @@ bool manifest_read_chunks(Manifest *m, const char *folder, GError **error)
     g_autofree char *path = g_build_filename(folder, SNAP_MEMORY_SUMS, NULL);
     g_autoptr(GPtrArray) chunks = g_ptr_array_new_with_free_func(g_free);
     uint64_t n = manifest_n_chunks(m);
-    g_autofree char *text = NULL, *sum = NULL;
-    char *at, *line;
+    g_autoptr(GBytes) bytes = snap_file_read(path, n * (HASH_TEXT + 1), error);
+    g_autofree char *sum = NULL;
+    const char *text, *at;
+    char *line;
     size_t len;
 
-    if (!manifest_load(path, n * (HASH_TEXT + 1), &text, &len, error))
+    if (!bytes)
         return false;
-    at = text;
+    text = at = g_bytes_get_data(bytes, &len);
     while (chunks->len < n && (line = take_line(&at)))
         g_ptr_array_add(chunks, line);
     if (chunks->len != n || at != text + len)

@@ -3,9 +3,9 @@
  * many follow (32 bits), both little-endian.  The list is sorted and its runs do not
  * touch each other, so that there is one list for every set of pages. */
 #include <fcntl.h>
-#include <sys/stat.h>
 
 #include "memory_private.h"
+#include "snapshot/file.h"
 #include "state/state.h"
 #include "util/fd.h"
 
@@ -102,30 +102,6 @@ bool memory_runs_save(const char *folder, const char *name, const uint64_t *held
     return store_map(folder, name, &(MemoryMap){pages, {list->data, list->len}}, error);
 }
 
-static GBytes *load_file(const char *path, GError **error)
-{
-    autofd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    g_autofree uint8_t *data = NULL;
-    struct stat st;
-
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        fail_errno(error, "open it");
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode) || st.st_size > STATE_MAX_SECTION) {
-        fail(error, VM_ERROR_CORRUPT, "it is not a file, or too large a one");
-        return NULL;
-    }
-    data = g_try_malloc((size_t)st.st_size + 1);
-    if (!data) {
-        fail(error, VM_ERROR_IO, "no room in memory for it");
-        return NULL;
-    }
-    if (!fd_pread_all(fd, data, (size_t)st.st_size, 0, error))
-        return NULL;
-    return g_bytes_new_take(g_steal_pointer(&data), (gsize)st.st_size);
-}
-
 static GArray *check_runs(const MemoryMap *map, uint64_t pages, GError **error)
 {
     g_autoptr(GArray) runs = g_array_new(false, false, sizeof(MemoryRun));
@@ -160,7 +136,7 @@ GArray *memory_runs_load(const char *folder, const char *name, uint64_t pages,
                          GError **error)
 {
     g_autofree char *path = g_build_filename(folder, name, NULL);
-    g_autoptr(GBytes) bytes = load_file(path, error);
+    g_autoptr(GBytes) bytes = snap_file_read(path, STATE_MAX_SECTION, error);
     g_autoptr(StateReader) r = bytes ? state_reader_new(bytes, error) : NULL;
     GArray *runs = NULL;
     MemoryMap map;
@@ -169,7 +145,7 @@ GArray *memory_runs_load(const char *folder, const char *name, uint64_t pages,
         runs = check_runs(&map, pages, error);
         state_clear(&map_table, &map);
     }
-    if (!runs)
+    if (bytes && !runs)
         g_prefix_error(error, "'%s': ", path);
     return runs;
 }

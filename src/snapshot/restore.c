@@ -1,21 +1,18 @@
 /* See snapshot/restore.h. */
 #include "snapshot/restore.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "core/gmlost.h"
 #include "kvm/arch.h"
 #include "snapshot/disks.h"
+#include "snapshot/file.h"
 #include "snapshot/foreign.h"
 #include "snapshot/lazy.h"
 #include "snapshot/store.h"
 #include "snapshot/template.h"
 #include "snapshot/working_set.h"
-#include "util/fd.h"
 #include "util/log.h"
 
 const char *const restore_memory_names[] = {"private", "copy", "lazy", NULL};
@@ -54,49 +51,14 @@ static bool check_host(const SnapshotRestore *r, GError **error)
                                   : "");
 }
 
-static GBytes *read_whole(const char *path, uint64_t most, GError **error)
-{
-    autofd fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    struct stat st;
-    g_autofree uint8_t *data = NULL;
-    size_t size, at = 0;
-
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        fail_errno(error, "open '%s'", path);
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > most) {
-        fail(error, VM_ERROR_CORRUPT, "'%s' is no state of hutch's: it has %lld bytes",
-             path, (long long)st.st_size);
-        return NULL;
-    }
-    size = (size_t)st.st_size;
-    data = g_try_malloc(size + 1);
-    while (data && at < size) {
-        ssize_t n = read(fd, data + at, size - at);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        at += (size_t)n;
-    }
-    if (!data || at < size) {
-        fail_errno(error, "read '%s'", path);
-        return NULL;
-    }
-    return g_bytes_new_take(g_steal_pointer(&data), size);
-}
-
 static bool open_state(SnapshotRestore *r, GError **error)
 {
     g_autofree char *path = g_build_filename(r->folder, SNAP_STATE, NULL);
-    GBytes *bytes = read_whole(path, STATE_MAX_FILE, error);
+    g_autoptr(GBytes) bytes = snap_file_read(path, STATE_MAX_FILE, error);
 
     if (!bytes)
         return false;
     r->machine.state = state_reader_new(bytes, error);
-    g_bytes_unref(bytes);
     return r->machine.state != NULL;
 }
 
