@@ -1,85 +1,16 @@
-/* Headers of tar; see snapshot_tar.h.  A sparse file is GNU's old format (type 'S'): up
- * to four runs in the header and 21 in each block after it, so that a file with holes
- * travels as what it holds. */
+/* See snapshot_tar.h.  A sparse file is GNU's old format: up to four runs in the header
+ * and 21 in each block after it, so that a file with holes travels as what it holds. */
 #include "src/cli/snapshot_tar.h"
 
 #include <string.h>
 
+#include "src/cli/tar.h"
 #include "util/bits.h"
-
-enum { RUNS_HERE = 4, RUNS_MORE = 21, MAX_SIZE_BITS = 56 };
-
-typedef struct Run {
-    char offset[12], len[12];
-} Run;
-
-typedef struct Header {
-    char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], checksum[8], type;
-    char link[100], magic[8], user[32], group[32], major[8], minor[8];
-    char atime[12], ctime[12], offset[12], longnames[4], unused;
-    Run runs[RUNS_HERE];
-    char extended, real_size[12], pad[17];
-} Header;
-_Static_assert(sizeof(Header) == TAR_BLOCK, "a header is a block");
-
-typedef struct More {
-    Run runs[RUNS_MORE];
-    char extended, pad[7];
-} More;
-_Static_assert(sizeof(More) == TAR_BLOCK, "what continues it is one, too");
-
-/* ---- numbers -------------------------------------------------------------------------
- */
-
-/* Octal, or binary behind a byte 0x80 where that is too long. */
-static void put_number(char *field, size_t len, uint64_t value)
-{
-    bool fits = value >> (3 * (len - 1)) == 0;
-
-    memset(field, 0, len);
-    for (size_t i = fits ? len - 1 : len; i-- > (fits ? 0 : 1);) {
-        field[i] = fits ? (char)('0' + (value & 7)) : (char)(value & 0xff);
-        value >>= fits ? 3 : 8;
-    }
-    if (!fits)
-        *field = (char)0x80;
-}
-
-static bool get_number(const char *field, size_t len, uint64_t *ret)
-{
-    uint64_t value = 0;
-    size_t i = 0;
-
-    if ((unsigned char)*field == 0x80) {
-        for (i = 1; i < len && value < BIT64(MAX_SIZE_BITS); i++)
-            value = value << 8 | (unsigned char)field[i];
-    } else {
-        while (i < len && field[i] == ' ')
-            i++;
-        for (; i < len && field[i] >= '0' && field[i] <= '7'; i++)
-            value = value << 3 | (uint64_t)(field[i] - '0');
-        if (i < len && field[i] && field[i] != ' ')
-            return false;
-    }
-    *ret = value;
-    return value < BIT64(MAX_SIZE_BITS);
-}
-
-static unsigned sum_of(const Header *h)
-{
-    const unsigned char *bytes = (const unsigned char *)h;
-    unsigned sum = 0;
-
-    for (size_t i = 0; i < TAR_BLOCK; i++)
-        sum += i >= offsetof(Header, checksum) && i < offsetof(Header, type) ? ' '
-                                                                             : bytes[i];
-    return sum;
-}
 
 /* ---- writing -------------------------------------------------------------------------
  */
 
-static bool fill_header(Header *h, const char *name, char type, uint64_t stored,
+static bool fill_header(TarHeader *h, const char *name, char type, uint64_t stored,
                         GError **error)
 {
     memset(h, 0, sizeof(*h));
@@ -87,26 +18,25 @@ static bool fill_header(Header *h, const char *name, char type, uint64_t stored,
         return fail(error, VM_ERROR_INVALID, "'%s' is too long a name for an archive",
                     name);
     memcpy(h->name, name, strlen(name));
-    put_number(h->mode, sizeof(h->mode), 0600);
-    put_number(h->uid, sizeof(h->uid), 0);
-    put_number(h->gid, sizeof(h->gid), 0);
-    put_number(h->size, sizeof(h->size), stored);
-    put_number(h->mtime, sizeof(h->mtime), 0);
+    tar_put_number(h->mode, sizeof(h->mode), 0600);
+    tar_put_number(h->uid, sizeof(h->uid), 0);
+    tar_put_number(h->gid, sizeof(h->gid), 0);
+    tar_put_number(h->size, sizeof(h->size), stored);
+    tar_put_number(h->mtime, sizeof(h->mtime), 0);
     memcpy(h->magic, "ustar  ", sizeof(h->magic)); /* GNU's */
     h->type = type;
     return true;
 }
 
-static bool put_header(PackOut *out, Header *h, GError **error)
+static bool put_header(PackOut *out, TarHeader *h, GError **error)
 {
-    put_number(h->checksum, 7, sum_of(h));
-    h->checksum[7] = ' ';
+    tar_put_sum(h);
     return pack_write(out, h, sizeof(*h), error);
 }
 
 bool tar_begin(PackOut *out, const char *name, uint64_t size, GError **error)
 {
-    Header h;
+    TarHeader h;
 
     return fill_header(&h, name, '0', size, error) && put_header(out, &h, error);
 }
@@ -117,14 +47,14 @@ static TarRun run_at(const TarRun *runs, unsigned n, uint64_t size, unsigned i)
     return i < n ? runs[i] : (TarRun){size, 0};
 }
 
-static unsigned put_runs(Run *to, unsigned room, const TarRun *runs, unsigned n,
+static unsigned put_runs(TarRunField *to, unsigned room, const TarRun *runs, unsigned n,
                          uint64_t size, unsigned at)
 {
     for (unsigned i = 0; i < room && at <= n; i++, at++) {
         TarRun run = run_at(runs, n, size, at);
 
-        put_number(to[i].offset, sizeof(to[i].offset), run.offset);
-        put_number(to[i].len, sizeof(to[i].len), run.len);
+        tar_put_number(to[i].offset, sizeof(to[i].offset), run.offset);
+        tar_put_number(to[i].len, sizeof(to[i].len), run.len);
     }
     return at;
 }
@@ -134,21 +64,21 @@ bool tar_begin_sparse(PackOut *out, const char *name, uint64_t size, const TarRu
 {
     uint64_t stored = 0;
     unsigned at;
-    Header h;
+    TarHeader h;
 
     for (unsigned i = 0; i < n; i++)
         stored += runs[i].len;
     if (!fill_header(&h, name, 'S', stored, error))
         return false;
-    put_number(h.real_size, sizeof(h.real_size), size);
-    at = put_runs(h.runs, RUNS_HERE, runs, n, size, 0);
-    h.extended = at <= n;
+    tar_put_number(h.gnu.real_size, sizeof(h.gnu.real_size), size);
+    at = put_runs(h.gnu.runs, TAR_RUNS_HERE, runs, n, size, 0);
+    h.gnu.extended = at <= n;
     if (!put_header(out, &h, error))
         return false;
     while (at <= n) {
-        More more = {0};
+        TarMoreRuns more = {0};
 
-        at = put_runs(more.runs, RUNS_MORE, runs, n, size, at);
+        at = put_runs(more.runs, TAR_RUNS_MORE, runs, n, size, at);
         more.extended = at <= n;
         if (!pack_write(out, &more, sizeof(more), error))
             return false;
@@ -156,16 +86,11 @@ bool tar_begin_sparse(PackOut *out, const char *name, uint64_t size, const TarRu
     return true;
 }
 
-static uint64_t pad_of(uint64_t size)
-{
-    return align_up(size, TAR_BLOCK) - size;
-}
-
 bool tar_pad(PackOut *out, uint64_t size, GError **error)
 {
     static const char zero[TAR_BLOCK];
 
-    return pack_write(out, zero, (size_t)pad_of(size), error);
+    return pack_write(out, zero, tar_padding(size), error);
 }
 
 bool tar_end(PackOut *out, GError **error)
@@ -183,14 +108,14 @@ static bool fail_format(GError **error, const char *what)
     return fail(error, VM_ERROR_CORRUPT, "the archive %s", what);
 }
 
-static bool add_run(TarEntry *e, const Run *run, GError **error)
+static bool add_run(TarEntry *e, const TarRunField *run, GError **error)
 {
     const TarRun *last = e->runs->len ? &g_array_index(e->runs, TarRun, e->runs->len - 1)
                                       : NULL;
     TarRun r;
 
-    if (!get_number(run->offset, sizeof(run->offset), &r.offset) ||
-        !get_number(run->len, sizeof(run->len), &r.len) ||
+    if (!tar_get_number(run->offset, sizeof(run->offset), &r.offset) ||
+        !tar_get_number(run->len, sizeof(run->len), &r.len) ||
         !range_within(r.offset, r.len, e->size) ||
         (last && r.offset < last->offset + last->len))
         return fail_format(error, "has a sparse file whose parts are out of order, or "
@@ -204,7 +129,7 @@ static bool add_run(TarEntry *e, const Run *run, GError **error)
 }
 
 /* Ends with the first that is not used. */
-static bool add_runs(TarEntry *e, const Run *runs, unsigned n, GError **error)
+static bool add_runs(TarEntry *e, const TarRunField *runs, unsigned n, GError **error)
 {
     for (unsigned i = 0; i < n && *runs[i].offset; i++)
         if (!add_run(e, &runs[i], error))
@@ -212,24 +137,24 @@ static bool add_runs(TarEntry *e, const Run *runs, unsigned n, GError **error)
     return true;
 }
 
-static bool read_sparse(PackIn *in, const Header *h, TarEntry *e, GError **error)
+static bool read_sparse(PackIn *in, const TarHeader *h, TarEntry *e, GError **error)
 {
-    bool more = h->extended;
+    bool more = h->gnu.extended;
     uint64_t stored = 0;
 
     e->sparse = true;
     e->runs = g_array_new(FALSE, FALSE, sizeof(TarRun));
-    if (!get_number(h->real_size, sizeof(h->real_size), &e->size))
+    if (!tar_get_number(h->gnu.real_size, sizeof(h->gnu.real_size), &e->size))
         return fail_format(error, "has a size that no file has");
-    if (!add_runs(e, h->runs, RUNS_HERE, error))
+    if (!add_runs(e, h->gnu.runs, TAR_RUNS_HERE, error))
         return false;
     for (unsigned blocks = 0; more; blocks++) {
-        More next;
+        TarMoreRuns next;
 
-        if (blocks > TAR_MAX_RUNS / RUNS_MORE)
+        if (blocks > TAR_MAX_RUNS / TAR_RUNS_MORE)
             return fail_format(error, "has a sparse file with too many parts");
         if (!pack_read(in, &next, sizeof(next), error) ||
-            !add_runs(e, next.runs, RUNS_MORE, error))
+            !add_runs(e, next.runs, TAR_RUNS_MORE, error))
             return false;
         more = next.extended;
     }
@@ -264,9 +189,8 @@ void tar_entry_clear(TarEntry *e)
 
 bool tar_next(PackIn *in, TarEntry *e, bool *ret_end, GError **error)
 {
-    static const Header zero;
-    uint64_t sum;
-    Header h;
+    static const TarHeader zero;
+    TarHeader h;
 
     tar_entry_clear(e);
     *ret_end = false;
@@ -276,9 +200,9 @@ bool tar_next(PackIn *in, TarEntry *e, bool *ret_end, GError **error)
         *ret_end = true;
         return true;
     }
-    if (!get_number(h.checksum, sizeof(h.checksum), &sum) || sum != sum_of(&h))
+    if (!tar_check_sum(&h))
         return fail_format(error, "is not a tar archive");
-    if (!get_number(h.size, sizeof(h.size), &e->stored))
+    if (!tar_get_number(h.size, sizeof(h.size), &e->stored))
         return fail_format(error, "has a size that no file has");
     memcpy(e->name, h.name, TAR_MAX_NAME);
     if (h.name[TAR_MAX_NAME] || !is_plain(e->name))
@@ -294,5 +218,5 @@ bool tar_skip_pad(PackIn *in, const TarEntry *e, GError **error)
 {
     char pad[TAR_BLOCK];
 
-    return pack_read(in, pad, (size_t)pad_of(e->stored), error);
+    return pack_read(in, pad, tar_padding(e->stored), error);
 }

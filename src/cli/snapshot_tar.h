@@ -7,7 +7,7 @@
 
 #include "util/error.h"
 
-enum { TAR_BLOCK = 512, TAR_MAX_NAME = 99, TAR_MAX_RUNS = 1 << 20 };
+enum { TAR_MAX_NAME = 99, TAR_MAX_RUNS = 1 << 20 };
 
 /* Where a sparse file has data; the rest of it is zeroes. */
 typedef struct TarRun {

@@ -1,5 +1,4 @@
-/* See src/cli/untar.h.  The format is POSIX's ustar (pax, "ustar Interchange Format")
- * with what GNU and busybox add to it: long names (types L and K), and sizes in binary.
+/* See src/cli/untar.h.  Names may be long, as GNU and busybox have them (types L and K).
  *
  * A path is followed part by part with O_NOFOLLOW, so that a link which the stream made
  * leads nowhere. */
@@ -10,22 +9,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "util/bits.h"
+#include "src/cli/tar.h"
 #include "util/fd.h"
 
-enum { BLOCK = 512, MAX_NAME_LEN = 4096 };
-
-typedef struct Header {
-    char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], checksum[8], type;
-    char link[100], magic[8], user[32], group[32], major[8], minor[8], prefix[155];
-    char pad[12];
-} Header;
-_Static_assert(sizeof(Header) == BLOCK, "a header is a block");
+enum { MAX_NAME_LEN = 4096 };
 
 struct Untar {
     int root_fd;
-    Header header;
-    size_t have;   /* bytes of the header; BLOCK: it is complete, its data follows */
+    TarHeader header;
+    size_t have;   /* bytes of the header; TAR_BLOCK: it is complete, its data follows */
     uint64_t left; /* bytes of data to come, */
     uint64_t pad;  /* and then of padding */
     GString *into; /* the data is a name; NULL: it is not */
@@ -43,45 +35,17 @@ static bool fail_format(GError **error, const char *what)
 /* ---- the header -----------------------------------------------------------------------
  */
 
-/* Octal digits, or binary behind a byte 0x80. */
 static bool number(const char *field, size_t len, uint64_t *ret, GError **error)
 {
-    uint64_t value = 0;
-    size_t i = 0;
-
-    if ((unsigned char)*field == 0x80) {
-        for (i = 1; i < len && value < BIT64(48); i++)
-            value = value << 8 | (unsigned char)field[i];
-    } else {
-        while (i < len && field[i] == ' ')
-            i++;
-        for (; i < len && field[i] >= '0' && field[i] <= '7'; i++)
-            value = value << 3 | (uint64_t)(field[i] - '0');
-        if (i < len && field[i] != ' ' && field[i])
-            return fail_format(error, "has a number that is none");
-    }
-    *ret = value;
-    return value < BIT64(48) || fail_format(error, "has a size that no file has");
-}
-
-static bool check_sum(const Header *h, GError **error)
-{
-    const unsigned char *bytes = (const unsigned char *)h;
-    uint64_t told, sum = 0;
-
-    if (!number(h->checksum, sizeof(h->checksum), &told, error))
-        return false;
-    for (size_t i = 0; i < BLOCK; i++)
-        sum += i >= offsetof(Header, checksum) && i < offsetof(Header, type) ? ' '
-                                                                             : bytes[i];
-    return sum == told || fail_format(error, "is not a tar archive");
+    return tar_get_number(field, len, ret) ||
+           fail_format(error, "has a number that is none, or that no file has");
 }
 
 static char *name_of(const Untar *u)
 {
-    const Header *h = &u->header;
+    const TarHeader *h = &u->header;
     g_autofree char *name = g_strndup(h->name, sizeof(h->name));
-    g_autofree char *prefix = g_strndup(h->prefix, sizeof(h->prefix));
+    g_autofree char *prefix = g_strndup(h->ustar.prefix, sizeof(h->ustar.prefix));
 
     if (u->long_name->len)
         return g_strdup(u->long_name->str);
@@ -195,23 +159,25 @@ static bool make(Untar *u, GError **error)
 /* ---- the stream -----------------------------------------------------------------------
  */
 
-static bool is_name(const Header *h)
+static bool is_name(const TarHeader *h)
 {
     return h->type == 'L' || h->type == 'K';
 }
 
 static bool begin_entry(Untar *u, GError **error)
 {
-    static const Header zero;
-    const Header *h = &u->header;
+    static const TarHeader zero;
+    const TarHeader *h = &u->header;
 
     if (!memcmp(h, &zero, sizeof(zero))) {
         u->ended = true;
         return true;
     }
-    if (!check_sum(h, error) || !number(h->size, sizeof(h->size), &u->left, error))
+    if (!tar_check_sum(h))
+        return fail_format(error, "is not a tar archive");
+    if (!number(h->size, sizeof(h->size), &u->left, error))
         return false;
-    u->pad = align_up(u->left, BLOCK) - u->left;
+    u->pad = tar_padding(u->left);
     if (h->type == 'x')
         return fail_format(error, "is in the pax format, which hutch does not read");
     if (h->type == 'g')
@@ -250,11 +216,11 @@ bool untar_feed(Untar *u, const char *data, size_t len, GError **error)
     while (!u->ended && len) {
         size_t n;
 
-        if (u->have < BLOCK) {
-            n = MIN(len, BLOCK - u->have);
+        if (u->have < TAR_BLOCK) {
+            n = MIN(len, TAR_BLOCK - u->have);
             memcpy((char *)&u->header + u->have, data, n);
             u->have += n;
-            if (u->have == BLOCK && !begin_entry(u, error))
+            if (u->have == TAR_BLOCK && !begin_entry(u, error))
                 return false;
         } else if (u->left) {
             n = MIN(len, u->left);
@@ -266,7 +232,7 @@ bool untar_feed(Untar *u, const char *data, size_t len, GError **error)
         }
         data += n;
         len -= n;
-        if (u->have == BLOCK && !u->left && !u->pad)
+        if (u->have == TAR_BLOCK && !u->left && !u->pad)
             end_entry(u);
     }
     return true;
