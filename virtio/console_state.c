@@ -32,36 +32,26 @@ const StateTable virtio_console_state_table = {
     .fields = state_fields,
 };
 
-typedef struct StateCall {
-    Console *c;
-    StateWriter *w;
-    StateReader *r;
-    GError **error;
-    bool ok;
-} StateCall;
-
-static void save_on_loop(void *opaque)
+static void save_on_loop(VirtioDevice *v, StateWriter *w)
 {
-    StateCall *call = opaque;
-    Console *c = call->c;
+    Console *c = (Console *)v;
     const ConsoleState s = {
         .tx_done = c->tx_done,
         .size = __atomic_load_n(&c->size, __ATOMIC_RELAXED),
         .tell = (uint8_t)c->tell,
-        .host_open = c->v.restored ? c->was_open : c->host_open,
+        .host_open = v->restored ? c->was_open : c->host_open,
         .guest_open = __atomic_load_n(&c->guest_open, __ATOMIC_RELAXED),
         .spoken = c->spoken,
     };
     char name[64];
 
-    state_put(call->w, virtio_section(&c->v, "console", name),
-              &virtio_console_state_table, &s);
-    chardev_save(c->chardev, virtio_section(&c->v, "chardev", name), call->w);
+    state_put(w, virtio_section(v, "console", name), &virtio_console_state_table, &s);
+    chardev_save(c->chardev, virtio_section(v, "chardev", name), w);
 }
 
 void console_save(VirtioDevice *v, StateWriter *w)
 {
-    ioloop_call(v->loop, save_on_loop, &(StateCall){.c = (Console *)v, .w = w});
+    virtio_save_on_loop(v, save_on_loop, w);
 }
 
 /* A size that the host does not know stays as the guest has it. */
@@ -74,32 +64,27 @@ static void load_size(Console *c, uint32_t size)
         __atomic_store_n(&c->size, size, __ATOMIC_RELAXED);
 }
 
-static void load_on_loop(void *opaque)
+static bool load_on_loop(VirtioDevice *v, StateReader *r, GError **error)
 {
-    StateCall *call = opaque;
-    Console *c = call->c;
+    Console *c = (Console *)v;
     ConsoleState s;
     char name[64];
 
-    if (!state_get(call->r, virtio_section(&c->v, "console", name),
-                   &virtio_console_state_table, &s, call->error))
-        return;
+    if (!state_get(r, virtio_section(v, "console", name), &virtio_console_state_table, &s,
+                   error))
+        return false;
     c->tx_done = s.tx_done;
     c->tell = s.tell;
     c->spoken = s.spoken;
     c->was_open = s.host_open;
     console_set_open(c, s.guest_open);
     load_size(c, s.size);
-    call->ok = chardev_load(c->chardev, virtio_section(&c->v, "chardev", name), call->r,
-                            call->error);
+    return chardev_load(c->chardev, virtio_section(v, "chardev", name), r, error);
 }
 
 bool console_load(VirtioDevice *v, StateReader *r, GError **error)
 {
-    StateCall call = {.c = (Console *)v, .r = r, .error = error};
-
-    ioloop_call(v->loop, load_on_loop, &call);
-    return call.ok;
+    return virtio_load_on_loop(v, load_on_loop, r, error);
 }
 
 /* Whoever was at the other end is not there any more, or somebody is. */

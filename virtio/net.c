@@ -314,35 +314,23 @@ const StateTable virtio_net_state_table = {
     .fields = state_fields,
 };
 
-typedef struct StateCall {
-    Net *net;
-    StateWriter *w;
-    StateReader *r;
-    GError **error;
-    bool ok;
-} StateCall;
-
-static void save_on_loop(void *opaque)
+static void save_on_loop(VirtioDevice *v, StateWriter *w)
 {
-    StateCall *call = opaque;
     char name[64];
 
-    netdev_save(call->net->nd, virtio_section(&call->net->v, "user", name), call->w);
+    netdev_save(net_of(v)->nd, virtio_section(v, "user", name), w);
 }
 
-static void load_on_loop(void *opaque)
+static bool load_on_loop(VirtioDevice *v, StateReader *r, GError **error)
 {
-    StateCall *call = opaque;
     char name[64];
 
-    call->ok = netdev_load(call->net->nd, virtio_section(&call->net->v, "user", name),
-                           call->r, call->error);
+    return netdev_load(net_of(v)->nd, virtio_section(v, "user", name), r, error);
 }
 
 static void net_save(VirtioDevice *v, StateWriter *w)
 {
     Net *n = net_of(v);
-    StateCall call = {.net = n, .w = w};
     const NetState s = {
         .mac = __atomic_load_n(&n->mac, __ATOMIC_RELAXED),
         .own_mac = n->own_mac,
@@ -352,7 +340,7 @@ static void net_save(VirtioDevice *v, StateWriter *w)
     char name[64];
 
     state_put(w, virtio_section(v, "net", name), &virtio_net_state_table, &s);
-    ioloop_call(v->loop, save_on_loop, &call);
+    virtio_save_on_loop(v, save_on_loop, w);
 }
 
 /* A driver that has begun uses the address that it knows, and frames for that one have to
@@ -368,7 +356,6 @@ static void load_mac(Net *n, const NetState *s)
 static bool net_load(VirtioDevice *v, StateReader *r, GError **error)
 {
     Net *n = net_of(v);
-    StateCall call = {.net = n, .r = r, .error = error};
     NetState s;
     char name[64];
 
@@ -378,8 +365,7 @@ static bool net_load(VirtioDevice *v, StateReader *r, GError **error)
     n->offloads = s.offloads;
     __atomic_store_n(&n->status, s.status, __ATOMIC_RELAXED);
     net_rx_start(n);
-    ioloop_call(v->loop, load_on_loop, &call);
-    return call.ok;
+    return virtio_load_on_loop(v, load_on_loop, r, error);
 }
 
 /* The network may be another, or see the guest at another place: it is asked to make

@@ -81,6 +81,48 @@ const char *virtio_section(const VirtioDevice *v, const char *part, char name[64
     return name;
 }
 
+/* ---- on the device's loop --------------------------------------------------------- */
+
+typedef struct LoopCall {
+    VirtioDevice *v;
+    void (*save)(VirtioDevice *v, StateWriter *w);
+    bool (*load)(VirtioDevice *v, StateReader *r, GError **error);
+    StateWriter *w;
+    StateReader *r;
+    GError **error;
+    bool ok;
+} LoopCall;
+
+static void call_save(void *opaque)
+{
+    LoopCall *call = opaque;
+
+    call->save(call->v, call->w);
+}
+
+static void call_load(void *opaque)
+{
+    LoopCall *call = opaque;
+
+    call->ok = call->load(call->v, call->r, call->error);
+}
+
+void virtio_save_on_loop(VirtioDevice *v, void (*save)(VirtioDevice *v, StateWriter *w),
+                         StateWriter *w)
+{
+    ioloop_call(v->loop, call_save, &(LoopCall){.v = v, .save = save, .w = w});
+}
+
+bool virtio_load_on_loop(VirtioDevice *v,
+                         bool (*load)(VirtioDevice *v, StateReader *r, GError **error),
+                         StateReader *r, GError **error)
+{
+    LoopCall call = {.v = v, .load = load, .r = r, .error = error};
+
+    ioloop_call(v->loop, call_load, &call);
+    return call.ok;
+}
+
 /* ---- saving ----------------------------------------------------------------------- */
 
 const char *virtio_pinned(const VirtioDevice *v)

@@ -278,31 +278,23 @@ const StateTable virtio_vsock_state_table = {
     .fields = state_fields,
 };
 
-typedef struct SaveCall {
-    const Vsock *vs;
-    VsockSaved s;
-} SaveCall;
-
 /* In a pause sockets are still heard. */
-static void save_on_loop(void *opaque)
+static void save_on_loop(VirtioDevice *v, StateWriter *w)
 {
-    SaveCall *call = opaque;
-    const Vsock *vs = call->vs;
-
-    call->s = (VsockSaved){
+    const Vsock *vs = (const Vsock *)v;
+    const VsockSaved s = {
         .cid = vs->cid,
         .last_port = vs->last_port,
-        .reset_owed = vs->v.live && (vs->reset_owed || vsock_conns_known(vs)),
+        .reset_owed = v->live && (vs->reset_owed || vsock_conns_known(vs)),
     };
+    char name[64];
+
+    state_put(w, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &s);
 }
 
 static void vsock_save(VirtioDevice *v, StateWriter *w)
 {
-    SaveCall call = {.vs = (const Vsock *)v};
-    char name[64];
-
-    ioloop_call(v->loop, save_on_loop, &call);
-    state_put(w, virtio_section(v, "vsock", name), &virtio_vsock_state_table, &call.s);
+    virtio_save_on_loop(v, save_on_loop, w);
 }
 
 static bool vsock_load(VirtioDevice *v, StateReader *r, GError **error)

@@ -9,6 +9,14 @@
 /* "ID/PART" into `name`, which it returns. */
 const char *virtio_section(const VirtioDevice *v, const char *part, char name[64]);
 
+/* Main thread, in VirtioOps.save and .load: what belongs to the device's loop is saved or
+ * loaded there; they return when that is done, and the second what `load` did. */
+void virtio_save_on_loop(VirtioDevice *v, void (*save)(VirtioDevice *v, StateWriter *w),
+                         StateWriter *w);
+bool virtio_load_on_loop(VirtioDevice *v,
+                         bool (*load)(VirtioDevice *v, StateReader *r, GError **error),
+                         StateReader *r, GError **error);
+
 /* Main thread, in VirtioOps.save: the requests of a queue that are held in spite of the
  * pause, each with its pieces as they were popped.  No section if there are none. */
 void virtio_save_held(const VirtioDevice *v, unsigned queue, const VqReq *const *reqs,
