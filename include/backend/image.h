@@ -161,8 +161,9 @@ char *image_identity(const char *path, bool by_time, GError **error);
 /* Whether somebody, a VM of ours or QEMU's or a tool, holds locks on the file. */
 bool image_in_use(const char *path, bool *ret, GError **error);
 
-/* Copies the file of an image, holes as holes, to a new one, with the mark that says that
- * hutch put its backing image there; it is on the disk afterwards. */
+/* Copies a file, which is no link, where link(2) cannot: holes as holes, to a new one of
+ * the same mode (less the umask), with the mark that says of an image that hutch put its
+ * backing image there.  It is on the disk afterwards. */
 bool image_copy_file(const char *from, const char *to, GError **error);
 
 typedef struct ImageCheck {

@@ -107,11 +107,12 @@ static bool copy_data(int from, int to)
 
 bool image_copy_file(const char *from, const char *to, GError **error)
 {
-    autofd in = open(from, O_RDONLY | O_CLOEXEC), out = -1;
+    autofd in = open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), out = -1;
+    struct stat st;
 
-    if (in < 0)
+    if (in < 0 || fstat(in, &st) < 0)
         return fail_errno(error, "'%s': open it", from);
-    out = open(to, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    out = open(to, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, st.st_mode & 0666);
     if (out < 0)
         return fail_errno(error, "'%s': make it", to);
     errno = EIO; /* of a write that was cut short */

@@ -4,13 +4,13 @@
 #include "snapshot/template.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/image.h"
 #include "snapshot/disks.h"
 #include "snapshot/manifest.h"
 #include "snapshot/partial.h"
@@ -18,59 +18,8 @@
 
 #define ANONYMOUS ".clone-"
 
-enum { PIECE = 1 << 20 };
-
 /* ---- of a snapshot --------------------------------------------------------------------
  */
-
-static bool copy_range(int from, int to, off_t at, off_t end, GError **error)
-{
-    g_autofree char *buf = g_malloc(PIECE);
-
-    while (at < end) {
-        ssize_t n = pread(from, buf, (size_t)MIN(end - at, PIECE), at);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail_errno(error, "read");
-        if (pwrite(to, buf, (size_t)n, at) != n)
-            return fail_errno(error, "write");
-        at += n;
-    }
-    return true;
-}
-
-static bool copy_data(int from, int to, off_t size, GError **error)
-{
-    off_t at = 0;
-
-    if (ftruncate(to, size) < 0)
-        return fail_errno(error, "write");
-    while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < size) {
-        off_t end = lseek(from, at, SEEK_HOLE);
-
-        if (end < 0 || !copy_range(from, to, at, MIN(end, size), error))
-            return false;
-        at = end;
-    }
-    return true;
-}
-
-static bool copy_file(const char *from, const char *to, GError **error)
-{
-    autofd in = open(from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    autofd out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    struct stat st;
-
-    if (out < 0 || fstat(in, &st) < 0)
-        return fail_errno(error, "copy '%s'", from);
-    if (copy_data(in, out, st.st_size, error) &&
-        (fsync(out) == 0 || fail_errno(error, "write")))
-        return true;
-    g_prefix_error(error, "copy '%s' to '%s': ", from, to);
-    return false;
-}
 
 /* A file that is not there is one of those that not every snapshot has. */
 static bool take_file(const char *snapshot, const char *partial, const char *name,
@@ -84,7 +33,7 @@ static bool take_file(const char *snapshot, const char *partial, const char *nam
         return true;
     if (mkdir(folder, 0700) < 0 && errno != EEXIST)
         return fail_errno(error, "make the folder '%s'", folder);
-    return link(from, to) == 0 || copy_file(from, to, error);
+    return link(from, to) == 0 || image_copy_file(from, to, error);
 }
 
 static bool take_files(const Manifest *m, const char *snapshot, const char *partial,

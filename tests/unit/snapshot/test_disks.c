@@ -298,16 +298,24 @@ static void a_copied_image_is_the_same_and_marked(void)
     g_autofree char *base_file = folder_file(f.in, "base.raw");
     g_autofree char *top_file = folder_file(f.in, "top.qcow2");
     g_autofree char *copy = folder_file(f.in, "copy.qcow2");
+    g_autofree char *alias = folder_file(f.in, "link.qcow2");
     g_autofree char *base = new_image(base_file, NULL), *top = new_image(top_file, base);
+    struct stat st;
     g_autoptr(GError) error = NULL;
 
     image_io(base, true, 0, 1);
     image_io(top, true, SIZE - PIECE, 2);
+    g_assert_cmpint(chmod(top, 0600), ==, 0);
     image_copy_file(top, copy, &error);
     g_assert_no_error(error);
+    g_assert_cmpint(stat(copy, &st), ==, 0);
+    g_assert_cmpint(st.st_mode & 0777, ==, 0600);
     image_io(copy, false, 0, 1); /* so it follows its mark */
     image_io(copy, false, SIZE - PIECE, 2);
     g_assert_false(image_copy_file(top, copy, NULL));
+    unlink(copy);
+    g_assert_cmpint(symlink(top, alias), ==, 0);
+    g_assert_false(image_copy_file(alias, copy, NULL)); /* nor would link(2) follow it */
     end(&f);
 }
 
