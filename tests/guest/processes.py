@@ -11,12 +11,17 @@ def content(path):
 
 
 def helpers(pid):
-    """The children of a process, children of children included."""
-    found = []
-    for children in glob.glob(f"/proc/{pid}/task/*/children"):
-        for child in content(children).split():
-            found += [int(child), *helpers(child)]
-    return found
+    """The children of a process, children of children included.  They are listed by the thread
+    that has them, and are another's when it ends: then it is looked again."""
+    while True:
+        found = []
+        try:
+            for children in glob.glob(f"/proc/{pid}/task/*/children"):
+                for child in content(children).split():
+                    found += [int(child), *helpers(child)]
+            return found
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def runs(pid):
