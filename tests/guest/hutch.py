@@ -247,7 +247,7 @@ def main(stock_kernels=False, cpus=1, memory="3G", limit=900):
     if stock_kernels and not stock_kernels_run():
         sys.exit(0 if through_nested_host([name for name, _ in tests], cpus, memory, limit) else 1)
     # Python ignores the first, a background job or nohup(1) the others: not so what we start.
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     failed = False
