@@ -46,6 +46,7 @@ class Cable:
 
     def __init__(self, path, server, most):
         self.server, self.left, self.links, self.n = server, most, [], 0
+        self.lock = threading.Lock()  # guards left and links
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(16)
@@ -61,8 +62,10 @@ class Cable:
             self.n += 1
             far = socket.socket(socket.AF_UNIX)
             far.connect(self.server.removeprefix("unix:"))
-            self.links += [client, far]
-            if self.left <= 0:
+            with self.lock:
+                self.links += [client, far]
+                broken = self.left <= 0
+            if broken:
                 self.cut()
                 continue
             counted = self.n > 1  # the first one is for the files
@@ -72,11 +75,12 @@ class Cable:
     def carry(self, source, to, counted):
         try:
             while data := source.recv(65536):
-                if counted:
-                    self.left -= len(data)
-                    if self.left <= 0:
-                        self.cut()
-                        return
+                with self.lock:
+                    self.left -= len(data) if counted else 0
+                    broken = counted and self.left <= 0
+                if broken:
+                    self.cut()
+                    break
                 to.sendall(data)
         except OSError:
             pass
@@ -87,15 +91,17 @@ class Cable:
                 pass
 
     def cut(self):
-        for link in self.links:
+        with self.lock:
+            links, self.links = self.links, []
+        for link in links:
             try:
                 link.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        self.links = []
 
     def mend(self):
-        self.left = 1 << 40
+        with self.lock:
+            self.left = 1 << 40
 
     def close(self):
         self.listener.close()
