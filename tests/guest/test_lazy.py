@@ -66,7 +66,7 @@ class Cable:
                 self.links += [client, far]
                 broken = self.left <= 0
             if broken:
-                self.cut()
+                self.cut(client, far)
                 continue
             counted = self.n > 1  # the first one is for the files
             for pair in ((client, far, False), (far, client, counted)):
@@ -79,23 +79,18 @@ class Cable:
                     self.left -= len(data) if counted else 0
                     broken = counted and self.left <= 0
                 if broken:
-                    self.cut()
                     break
                 to.sendall(data)
         except OSError:
             pass
-        for end in (source, to):
+        self.cut(source, to)
+
+    @staticmethod
+    def cut(*ends):
+        """Those alone: by now there may be others, that were made since it was mended."""
+        for end in ends:
             try:
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def cut(self):
-        with self.lock:
-            links, self.links = self.links, []
-        for link in links:
-            try:
-                link.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
 
@@ -105,7 +100,7 @@ class Cable:
 
     def close(self):
         self.listener.close()
-        self.cut()
+        self.cut(*self.links)
 
 
 def stops_for_memory(qmp, why):
