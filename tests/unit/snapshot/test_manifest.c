@@ -231,13 +231,20 @@ static void names_do_not_lead_out_of_the_folder(void)
 
         g_assert_nonnull(says);
     }
-    g_assert_nonnull(judge(with_disk("../../x", "disks/d.qcow2", "qcow2")));
     g_assert_null(judge(with_file("disks/disk0.qcow2")));
     g_assert_null(judge(with_disk("d", "disks/disk0.qcow2", "qcow2")));
     g_assert_null(judge(with_disk("d", "/images/x.raw", "raw")));
     g_assert_null(judge(with_parent("base.snap")));
     g_assert_null(judge(with_parent("/srv/base.snap")));
-    g_assert_nonnull(judge(with_disk("d", "/images/x.vmdk", "vmdk")));
+}
+
+static void disks_have_an_id_and_a_format_that_could_be_ours(void)
+{
+    g_autofree char *id = judge(with_disk("../../x", "disks/d.qcow2", "qcow2"));
+    g_autofree char *format = judge(with_disk("d", "/images/x.vmdk", "vmdk"));
+
+    g_assert_nonnull(id);
+    g_assert_nonnull(format);
 }
 
 static void arrays_without_end_are_refused(void)
@@ -486,6 +493,7 @@ int main(int argc, char **argv)
     ADD(values_out_of_their_range_are_refused_by_name);
     ADD(what_is_required_is_missed);
     ADD(names_do_not_lead_out_of_the_folder);
+    ADD(disks_have_an_id_and_a_format_that_could_be_ours);
     ADD(arrays_without_end_are_refused);
     ADD(a_text_cut_anywhere_is_refused);
     ADD(hashes_of_memory_are_checked);
