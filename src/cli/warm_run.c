@@ -94,17 +94,21 @@ static bool wait_for_output(ControlClient *c)
     return false;
 }
 
+/* The port is free for others again when this returns. */
+static bool agent_answers(const char *vm)
+{
+    g_autoptr(Agent) agent = agent_connect(vm, BOOT_MS, NULL);
+
+    return agent != NULL;
+}
+
 static bool has_booted(ControlClient *c, const char *vm, WarmWhen when)
 {
-    Agent *agent;
-
     switch (when.kind) {
     case WARM_SECONDS:
         return pass(c, when.seconds * 1000ll);
     case WARM_AGENT:
-        agent = agent_connect(vm, BOOT_MS, NULL);
-        agent_free(agent);
-        return agent && pass(c, SETTLE_MS);
+        return agent_answers(vm) && pass(c, SETTLE_MS);
     case WARM_BOOT:
         break;
     }
