@@ -1,0 +1,43 @@
+/* Where a running network is found: the switch's run folder,
+ * $XDG_RUNTIME_DIR/hutch-net/NAME
+ * (/run/hutch-net/NAME for root without it).  In it are
+ *
+ *     lock          held by the switch while it lives (its process id is in it)
+ *     port.sock     for VMs of hutch: include/network/port.h
+ *     stream.sock   for others: frames behind a 4-byte big-endian length, the wire format
+ *                   of QEMU's -netdev stream and of passt
+ *     control.sock  JSON, a line a message: {"execute": COMMAND, "arguments": {...}} is
+ *                   answered with {"return": ...} or {"error": {"class", "desc"}}
+ *     log           what the switch says
+ *
+ * The first user starts the switch and it ends some time after the last one left.  Who
+ * starts and who ends holds `start.lock`, so that nobody joins a switch that is about to
+ * go.  Any thread, but it waits: up to NETWORK_START_MS for a switch to begin. */
+#pragma once
+
+#include <jansson.h>
+
+#include "util/error.h"
+
+enum { NETWORK_START_MS = 10000 };
+
+#define NETWORK_PORT    "port.sock"
+#define NETWORK_STREAM  "stream.sock"
+#define NETWORK_CONTROL "control.sock"
+
+/* A new string; no folder is made. */
+char *network_place(const char *name, const char *file, GError **error);
+
+/* Whether its switch runs now. */
+bool network_is_up(const char *name);
+
+/* A connected stream socket to one of the sockets above, whose switch is started if need
+ * be; -1 with VM_ERROR_NOT_FOUND if there is no such network.  The switch is the program
+ * hutch-switch beside this one, or $HUTCH_SWITCH. */
+int network_join(const char *name, const char *socket, GError **error);
+
+/* One command over control.sock, of a switch that runs (`start`: or is started), and what
+ * it returned, a new reference.  Takes `arguments`, which may be NULL.  VM_ERROR_BUSY: it
+ * does not run. */
+json_t *network_call(const char *name, bool start, const char *command, json_t *arguments,
+                     GError **error);

@@ -1,0 +1,63 @@
+/* The two rings of a port: frames between a monitor and a switch, in memory that both
+ * have.  Each ring has one producer and one consumer, in two processes that do not trust
+ * each other: whoever reads a length copies it, checks it, and then uses it, and the
+ * worst that nonsense does is to lose the ring's frames.
+ *
+ * A record is a length of four bytes (of the virtio header and the frame), then those,
+ * then padding to eight.  A record never wraps: a length of RING_SKIP says that the next
+ * one is at the ring's beginning.  Who finds the ring empty may begin there again, so
+ * that a ring that is never full stays in the cache, and its other pages are never
+ * touched.
+ *
+ * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its eventfd;
+ * the producer signals only then.  A producer that finds no room says so (`starved`), and
+ * the consumer signals the other eventfd when half of the ring is free.
+ *
+ * One thread on each side; nothing allocates. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "util/error.h"
+
+/* Each index on a cache line of its own; free-running byte counts. */
+typedef struct RingShared {
+    uint32_t head; /* the producer's */
+    uint32_t starved;
+    uint8_t pad0[56];
+    uint32_t tail; /* the consumer's */
+    uint32_t asleep;
+    uint8_t pad1[56];
+} RingShared;
+
+enum { RING_BYTES = 512 * 1024, RING_SKIP = 0xffffffff };
+
+/* One end's view. */
+typedef struct Ring {
+    RingShared *shared;
+    uint8_t *data; /* RING_BYTES */
+    uint32_t head, tail;
+    int wake_fd; /* the other side sleeps on it; -1: none */
+} Ring;
+
+/* The bytes of a mapping for `queues` pairs of rings: all shared parts, then the data;
+ * that to the switch first.  The switch makes the memory and the eventfds and hands them
+ * out. */
+size_t ring_memory(unsigned queues);
+void ring_attach(Ring *r, void *memory, unsigned queues, unsigned queue, bool to_switch,
+                 int wake_fd);
+
+/* Producer.  False: no room (starved is noted, `room` is signalled later). */
+bool ring_put(Ring *r, const struct iovec *iov, unsigned n);
+void ring_flush(Ring *r); /* publishes what was put, and wakes who sleeps */
+
+/* Consumer.  The next record's bytes, in place (the other side may still write to them);
+ * NULL: there is none.  ring_take() goes past it. */
+const uint8_t *ring_peek(Ring *r, uint32_t *ret_len);
+void ring_take(Ring *r);
+void ring_release(Ring *r); /* publishes what was taken; wakes a starved producer */
+bool ring_sleep(Ring *r);   /* true: nothing there, kicks are on; false: look again */
+void ring_awake(Ring *r);   /* kicks off: we are looking anyway */

@@ -1,0 +1,28 @@
+/* Anti-spoofing: what a port may say of itself.  On unless the port is trusted, or the
+ * network's config says spoof=on.
+ *
+ * Ethernet source: the port's MAC.  ARP and ND: the sender's addresses are the port's. IP
+ * source: given by hand (ip=), leased by DHCP, formed by SLAAC within the network's
+ * prefix or link-local, and nobody else's; where the network serves no DHCP the first few
+ * that are used and that nobody has.  Never: DHCP servers' replies, router
+ * advertisements, redirects. */
+#pragma once
+
+#include "src/switch/switch.h"
+
+Guard *guard_new(Port *port); /* with no address */
+void guard_free(Guard *guard);
+
+/* False: it is spoofed, and to be dropped.  Learns addresses. */
+bool guard_check(Port *port, const Frame *f);
+
+/* Addresses by hand or lease.  Refused if another port of the network has it, naming it.
+ */
+bool guard_add(Guard *guard, const Ip *ip, GError **error);
+void guard_remove(Guard *guard, const Ip *ip);
+bool guard_has(const Guard *guard, const Ip *ip);
+/* Its addresses; returns how many, at most `max`. */
+unsigned guard_list(const Guard *guard, Ip *ret, unsigned max);
+
+/* Whose address it is on this network; NULL: nobody's. */
+Port *guard_owner(Switch *sw, const Ip *ip);

@@ -1,0 +1,5 @@
+/* The program: `hutch-switch NETWORK`, which hutch starts. */
+int main(void)
+{
+    return 2;
+}
