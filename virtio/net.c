@@ -48,7 +48,7 @@ static const ParamDesc net_param_list[] = {
 
 static bool net_check(void *options, GError **error)
 {
-    const NetOptions *o = options;
+    NetOptions *o = options;
 
     if (o->mac[0] & 1)
         return fail(

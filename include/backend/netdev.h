@@ -32,10 +32,15 @@ enum {
     NET_OFFLOADS = 31, /* all of them */
 };
 
-typedef enum { NETDEV_USER, NETDEV_TAP } NetDevType;
+/* Zero: not given, which netdev_check() refuses or finds out. */
+typedef enum { NETDEV_USER = 1, NETDEV_TAP } NetDevType;
+
+enum { NETDEV_MAX_QUEUES = 8 };
 
 typedef struct NetDevOptions {
     int type;
+    uint64_t queues; /* pairs that the card has, 1 to NETDEV_MAX_QUEUES; a backend that
+                        gains nothing by several takes no notice */
     /* user */
     char **hostfwd; /* "tcp:ADDR:PORT-ADDR:PORT", ADDRs may be empty */
     bool restrict_; /* key "restrict": nothing beyond host and forwards is reached */
@@ -52,8 +57,16 @@ extern const char *const netdev_type_names[];
      .type = PARAM_ENUM,                                                                 \
      .offset = offsetof(type_, member.type),                                             \
      .choices = netdev_type_names,                                                       \
-     .required = true,                                                                   \
+     .min = 1,                                                                           \
      .help = "user: NAT in this process, no privilege; tap: a host interface"},          \
+        {.key = "queues",                                                                \
+         .type = PARAM_UINT,                                                             \
+         .offset = offsetof(type_, member.queues),                                       \
+         .arg = "N",                                                                     \
+         .def = "1",                                                                     \
+         .help = "pairs of queues that the card has",                                    \
+         .min = 1,                                                                       \
+         .max = NETDEV_MAX_QUEUES},                                                      \
         {.key = "hostfwd",                                                               \
          .type = PARAM_LIST,                                                             \
          .offset = offsetof(type_, member.hostfwd),                                      \
@@ -79,8 +92,9 @@ extern const char *const netdev_type_names[];
     }
 
 /* Any thread; opens nothing.  Refuses options that do not go together, and malformed
- * forwards; for a device's table of options to call. */
-bool netdev_check(const NetDevOptions *options, GError **error);
+ * forwards, and fills in a type that follows from others; for a device's table of options
+ * to call. */
+bool netdev_check(NetDevOptions *options, GError **error);
 
 /* Opens the backend; errors name it and the way out (busy tap, no permission). */
 NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error);

@@ -8,19 +8,23 @@
 
 const char *const netdev_type_names[] = {"user", "tap", NULL};
 
-static const NetDevOps *ops_of(const NetDevOptions *options)
-{
-    return options->type == NETDEV_TAP ? &netdev_tap_ops : &netdev_user_ops;
-}
+static const NetDevOps *const ops_of[] = {
+    [NETDEV_USER] = &netdev_user_ops,
+    [NETDEV_TAP] = &netdev_tap_ops,
+};
 
-bool netdev_check(const NetDevOptions *options, GError **error)
+bool netdev_check(NetDevOptions *options, GError **error)
 {
-    return ops_of(options)->check(options, error);
+    if (!options->type)
+        return fail(error, VM_ERROR_INVALID,
+                    "key 'type' is missing: begin with the kind of network, as in "
+                    "'--net user'");
+    return ops_of[options->type]->check(options, error);
 }
 
 NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error)
 {
-    const NetDevOps *ops = ops_of(options);
+    const NetDevOps *ops = ops_of[options->type];
     NetDev *nd;
 
     if (!ops->check(options, error))

@@ -448,7 +448,7 @@ static void a_deleted_interface_leaves_a_silent_card(void)
 static void options_of_another_kind_are_refused(void)
 {
     char *fwd[] = {(char *)"tcp::2222-:22", NULL};
-    const NetDevOptions bad[] = {
+    NetDevOptions bad[] = {
         {.type = NETDEV_TAP, .hostfwd = fwd},
         {.type = NETDEV_TAP, .restrict_ = true},
         {.type = NETDEV_TAP, .hostname = (char *)"burrow"},

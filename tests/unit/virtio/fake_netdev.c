@@ -47,7 +47,7 @@ void fake_ready(void)
 
 /* ---- what the card calls ---------------------------------------------------------- */
 
-bool netdev_check(const NetDevOptions *options, GError **error)
+bool netdev_check(NetDevOptions *options, GError **error)
 {
     return true;
 }
