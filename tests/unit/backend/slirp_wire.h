@@ -84,6 +84,7 @@ static inline void wire_open(Wire *w, NetDevOptions o)
     g_autoptr(GError) error = NULL;
 
     memset(w, 0, sizeof(*w));
+    o.type = NETDEV_USER;
     w->loop = ioloop_new(&error);
     g_assert_no_error(error);
     w->nd = netdev_open(&o, w->loop, &error);

@@ -336,7 +336,7 @@ static void bad_options_are_refused_with_their_reason(void)
 
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         char *list[] = {(char *)bad[i].fwd, NULL};
-        NetDevOptions o = {.hostfwd = list};
+        NetDevOptions o = {.type = NETDEV_USER, .hostfwd = list};
         g_autoptr(GError) error = NULL;
 
         g_assert_false(netdev_check(&o, &error));
@@ -344,7 +344,7 @@ static void bad_options_are_refused_with_their_reason(void)
         g_assert_nonnull(strstr(error->message, bad[i].says));
     }
     for (unsigned i = 0; i < 2; i++) {
-        NetDevOptions o = {.hostname = (char *)(i ? "two words" : "")};
+        NetDevOptions o = {.type = NETDEV_USER, .hostname = (char *)(i ? "two words" : "")};
         g_autoptr(GError) error = NULL;
 
         g_assert_false(netdev_check(&o, &error));
@@ -361,7 +361,7 @@ static void a_busy_port_is_named(void)
         g_autofree char *fwd = g_strdup_printf("%s:127.0.0.1:%u-:22", i ? "udp" : "tcp",
                                                port);
         char *list[] = {fwd, NULL};
-        NetDevOptions o = {.hostfwd = list};
+        NetDevOptions o = {.type = NETDEV_USER, .hostfwd = list};
         g_autoptr(GError) error = NULL;
         g_autoptr(IoLoop) loop = ioloop_new(NULL);
 
