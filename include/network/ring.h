@@ -5,9 +5,9 @@
  *
  * A record is a length of four bytes (of the virtio header and the frame), then those,
  * then padding to eight.  A record never wraps: a length of RING_SKIP says that the next
- * one is at the ring's beginning.  Who finds the ring empty may begin there again, so
- * that a ring that is never full stays in the cache, and its other pages are never
- * touched.
+ * one is at the ring's beginning.  A producer that finds the ring empty begins there
+ * again and says in `restart` from where, so that a ring that is never full stays in the
+ * cache, and its other pages are never touched.
  *
  * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its eventfd;
  * the producer signals only then.  A producer that finds no room says so (`starved`), and
@@ -25,22 +25,31 @@
 
 /* Each index on a cache line of its own; free-running byte counts. */
 typedef struct RingShared {
-    uint32_t head; /* the producer's */
-    uint32_t starved;
-    uint8_t pad0[56];
-    uint32_t tail; /* the consumer's */
-    uint32_t asleep;
+    uint32_t head;    /* the producer's */
+    uint32_t restart; /* n + 1: a consumer at n goes on at the next lap's beginning */
+    uint32_t starved; /* set by the producer, cleared by who wakes it */
+    uint8_t pad0[52];
+    uint32_t tail;   /* the consumer's */
+    uint32_t asleep; /* set by the consumer, cleared by who wakes it */
     uint8_t pad1[56];
 } RingShared;
 
-enum { RING_BYTES = 512 * 1024, RING_SKIP = 0xffffffff };
+#define RING_SKIP UINT32_MAX
+enum {
+    RING_BYTES = 512 * 1024,
+    RING_ALIGN = 8,
+    RING_MAX_RECORD = 128 * 1024, /* bytes that a record may carry */
+};
 
 /* One end's view. */
 typedef struct Ring {
     RingShared *shared;
-    uint8_t *data; /* RING_BYTES */
-    uint32_t head, tail;
-    int wake_fd; /* the other side sleeps on it; -1: none */
+    uint8_t *data;       /* RING_BYTES */
+    uint32_t head, tail; /* ours: as of now; the other's: as last seen */
+    uint32_t next;       /* consumer: past the record that was peeked at */
+    uint32_t restart;    /* producer: what it wrote there */
+    int wake_fd;         /* the other side sleeps on it; -1: none */
+    uint64_t nonsense;   /* consumer: how often the ring's frames were lost */
 } Ring;
 
 /* The bytes of a mapping for `queues` pairs of rings: all shared parts, then the data;
@@ -50,7 +59,9 @@ size_t ring_memory(unsigned queues);
 void ring_attach(Ring *r, void *memory, unsigned queues, unsigned queue, bool to_switch,
                  int wake_fd);
 
-/* Producer.  False: no room (starved is noted, `room` is signalled later). */
+/* Producer.  False: no room (starved is noted, and our eventfd is signalled when there is
+ * some), or the frame is longer than RING_MAX_RECORD, which the caller looks at before.
+ */
 bool ring_put(Ring *r, const struct iovec *iov, unsigned n);
 void ring_flush(Ring *r); /* publishes what was put, and wakes who sleeps */
 
