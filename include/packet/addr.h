@@ -59,17 +59,19 @@ uint32_t ip_to_v4(const Ip *ip);
 Ip ip_from_v4_bytes(const uint8_t b[4]);
 int ip_compare(const Ip *a, const Ip *b); /* as memcmp() */
 
-/* The address `n` places on within 2^32. */
+/* The address `n` places on; an IPv4 one stays one. */
 Ip ip_plus(const Ip *ip, uint32_t n);
 Ip ip_link_local_of(const Mac *mac); /* fe80::, EUI-64 (RFC 4291, appendix A) */
 Ip ip_in_prefix_of(const IpPrefix *prefix, const Mac *mac); /* likewise, by SLAAC */
 
+/* Of one family: ::/0 holds no IPv4. */
 bool ip_within(const Ip *ip, const IpPrefix *prefix);
 bool ip_prefixes_overlap(const IpPrefix *a, const IpPrefix *b);
 Ip ip_prefix_last(const IpPrefix *prefix); /* IPv4: its broadcast address */
 
-/* "10.5.0.7", "2001:db8::1"; with a '/' for prefixes, whose host bits must be zero unless
- * `host` takes them away.  A prefix without '/' is one address. */
+/* "10.5.0.7", "2001:db8::1"; with a '/' for prefixes, whose host bits must be zero.  A
+ * prefix without '/' is one address.  "::ffff:10.5.0.7" is refused: one address, one
+ * text. */
 bool ip_parse(const char *text, Ip *ret, GError **error);
 bool ip_prefix_parse(const char *text, IpPrefix *ret, GError **error);
 bool mac_parse(const char *text, Mac *ret, GError **error);

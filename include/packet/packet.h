@@ -67,5 +67,6 @@ enum {
 bool packet_parse(const uint8_t *frame, size_t len, Packet *ret);
 
 /* The packet that an ICMP error quotes, as far as it is there: false: it is no error, or
- * too little is quoted.  Only from, to, proto, ports and icmp_id are set. */
+ * too little is quoted.  A redirect is none.  Only kind, from, to, proto, ports,
+ * icmp_type, icmp_code and icmp_id are set. */
 bool packet_parse_quoted(const Packet *p, const uint8_t *frame, size_t len, Packet *ret);
