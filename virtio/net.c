@@ -201,8 +201,11 @@ static void open_on_loop(void *opaque)
 {
     OpenCall *call = opaque;
     Net *n = call->net;
+    NetDevCard card = {
+        .vm = n->v.env->name, .id = n->v.id, .queues = (unsigned)call->options->queues};
 
-    n->nd = netdev_open(call->options, n->v.loop, call->error);
+    store_le(card.mac, n->mac, sizeof(card.mac));
+    n->nd = netdev_open(call->options, &card, n->v.loop, call->error);
     if (n->nd)
         netdev_set_handlers(n->nd, on_readable, on_writable, n);
     if (n->nd)

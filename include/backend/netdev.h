@@ -32,13 +32,25 @@ enum {
     NET_OFFLOADS = 31, /* all of them */
 };
 
-/* Zero: not given, which netdev_check() refuses or finds out. */
-typedef enum { NETDEV_USER = 1, NETDEV_TAP } NetDevType;
-
 enum { NETDEV_MAX_QUEUES = 8 };
 
+typedef enum {
+    NETDEV_NONE, /* not given, which netdev_check() refuses or finds out */
+    NETDEV_USER,
+    NETDEV_TAP,
+    NETDEV_BRIDGE,
+    NETDEV_MACVTAP,
+    NETDEV_PASST,
+    NETDEV_STREAM,
+    NETDEV_NETWORK,
+    NETDEV_TYPES,
+} NetDevType;
+
+/* A name of one of these cannot be a network's. */
+extern const char *const netdev_type_names[]; /* [0] is that of NETDEV_USER */
+
 typedef struct NetDevOptions {
-    int type;
+    int type;        /* NetDevType */
     uint64_t queues; /* pairs that the card has, 1 to NETDEV_MAX_QUEUES; a backend that
                         gains nothing by several takes no notice */
     /* user */
@@ -46,19 +58,40 @@ typedef struct NetDevOptions {
     bool restrict_; /* key "restrict": nothing beyond host and forwards is reached */
     bool ipv6;      /* on unless ipv6=off */
     char *hostname; /* given by DHCP */
-    /* tap */
-    char *ifname; /* empty: the kernel names it */
+    /* tap, bridge, macvtap: the interface we attach to, or make */
+    char *ifname;   /* NULL: the kernel names it */
+    char *bridge;   /* bridge: of the host */
+    char *parent;   /* macvtap: interface of the host */
+    char *mode;     /* macvtap, passt: one of that kind's; NULL: its own choice */
+    char *path;     /* stream: unix socket */
+    bool listen;    /* stream: we are the one that is connected to */
+    char *network;  /* network: its name */
+    char **ip;      /* network: addresses by hand */
+    char **group;   /* network: labels for rules */
+    char *firewall; /* network: file of rules */
+    uint64_t vlan;  /* network: access VLAN; 0: untagged */
+    char **trunk;   /* network: tagged VLANs */
+    bool trust;     /* network: no anti-spoofing */
 } NetDevOptions;
 
-extern const char *const netdev_type_names[];
+/* The card at this end, for who has to say so; strings live for the call. */
+typedef struct NetDevCard {
+    const char *vm; /* NULL: it has no name */
+    const char *id; /* "net0" */
+    uint8_t mac[6];
+    unsigned queues; /* pairs that it will use, at least 1 */
+} NetDevCard;
 
 #define NETDEV_PARAMS(type_, member)                                                     \
     {.key = "type",                                                                      \
      .type = PARAM_ENUM,                                                                 \
      .offset = offsetof(type_, member.type),                                             \
      .choices = netdev_type_names,                                                       \
-     .min = 1,                                                                           \
-     .help = "user: NAT in this process, no privilege; tap: a host interface"},          \
+     .min = NETDEV_USER,                                                                 \
+     .other = "network",                                                                 \
+     .help =                                                                             \
+         "user: NAT in this process, no privilege; network, or just its name: one "      \
+         "of 'hutch net'; tap, bridge, macvtap: the host's; passt; stream: a socket"},   \
         {.key = "queues",                                                                \
          .type = PARAM_UINT,                                                             \
          .offset = offsetof(type_, member.queues),                                       \
@@ -67,6 +100,39 @@ extern const char *const netdev_type_names[];
          .help = "pairs of queues that the card has",                                    \
          .min = 1,                                                                       \
          .max = NETDEV_MAX_QUEUES},                                                      \
+        {.key = "network",                                                               \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.network),                                      \
+         .arg = "NAME",                                                                  \
+         .help = "network: which, of 'hutch net ls'"},                                   \
+        {.key = "ip",                                                                    \
+         .type = PARAM_LIST,                                                             \
+         .offset = offsetof(type_, member.ip),                                           \
+         .arg = "ADDRESS",                                                               \
+         .help = "network: an address of the guest (may be repeated)"},                  \
+        {.key = "group",                                                                 \
+         .type = PARAM_LIST,                                                             \
+         .offset = offsetof(type_, member.group),                                        \
+         .arg = "LABEL",                                                                 \
+         .help = "network: a label that rules may name (may be repeated)"},              \
+        {.key = "firewall",                                                              \
+         .type = PARAM_PATH,                                                             \
+         .offset = offsetof(type_, member.firewall),                                     \
+         .help = "network: rules for this card"},                                        \
+        {.key = "vlan",                                                                  \
+         .type = PARAM_UINT,                                                             \
+         .offset = offsetof(type_, member.vlan),                                         \
+         .max = 4094,                                                                    \
+         .help = "network: VLAN of its untagged frames"},                                \
+        {.key = "trunk",                                                                 \
+         .type = PARAM_LIST,                                                             \
+         .offset = offsetof(type_, member.trunk),                                        \
+         .arg = "N",                                                                     \
+         .help = "network: a VLAN whose tagged frames pass (may be repeated)"},          \
+        {.key = "trust",                                                                 \
+         .type = PARAM_BOOL,                                                             \
+         .offset = offsetof(type_, member.trust),                                        \
+         .help = "network: whatever addresses it claims; it may serve DHCP"},            \
         {.key = "hostfwd",                                                               \
          .type = PARAM_LIST,                                                             \
          .offset = offsetof(type_, member.hostfwd),                                      \
@@ -86,23 +152,64 @@ extern const char *const netdev_type_names[];
          .offset = offsetof(type_, member.hostname),                                     \
          .arg = "NAME",                                                                  \
          .help = "user: name that DHCP gives the guest"},                                \
+        {.key = "ifname",                                                                \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.ifname),                                       \
+         .arg = "IF",                                                                    \
+         .help = "tap: interface to attach to, made if missing"},                        \
+        {.key = "bridge",                                                                \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.bridge),                                       \
+         .arg = "IF",                                                                    \
+         .help = "bridge: of the host, which a tap is made in"},                         \
+        {.key = "parent",                                                                \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.parent),                                       \
+         .arg = "IF",                                                                    \
+         .help = "macvtap: interface of the host"},                                      \
+        {.key = "mode",                                                                  \
+         .type = PARAM_STRING,                                                           \
+         .offset = offsetof(type_, member.mode),                                         \
+         .arg = "MODE",                                                                  \
+         .help = "macvtap: bridge, private, vepa or passthru; passt: stream or "         \
+                 "vhost-user"},                                                          \
+        {.key = "path",                                                                  \
+         .type = PARAM_PATH,                                                             \
+         .offset = offsetof(type_, member.path),                                         \
+         .arg = "SOCKET",                                                                \
+         .help = "stream: frames as of QEMU's -netdev stream"},                          \
     {                                                                                    \
-        .key = "ifname", .type = PARAM_STRING, .offset = offsetof(type_, member.ifname), \
-        .arg = "IF", .help = "tap: interface to attach to, made if missing"              \
+        .key = "listen", .type = PARAM_BOOL, .offset = offsetof(type_, member.listen),   \
+        .help = "stream: make the socket and wait for the other side"                    \
     }
 
 /* Any thread; opens nothing.  Refuses options that do not go together, and malformed
- * forwards, and fills in a type that follows from others; for a device's table of options
- * to call. */
+ * forwards, and fills in a type that follows from others (network=, bridge=, parent=,
+ * path=, ifname=); for a device's table of options to call. */
 bool netdev_check(NetDevOptions *options, GError **error);
 
-/* Opens the backend; errors name it and the way out (busy tap, no permission). */
-NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error);
+/* Opens the backend; errors name it and the way out (busy tap, no permission).  card
+ * NULL: it is none, and a network or passt cannot be at its other end. */
+NetDev *netdev_open(const NetDevOptions *options, const NetDevCard *card, IoLoop *loop,
+                    GError **error);
 void netdev_close(NetDev *nd); /* NULL is fine */
 
 /* Offloads the backend can do at all, and those the guest negotiated. */
 unsigned netdev_offloads(const NetDev *nd);
 void netdev_set_offloads(NetDev *nd, unsigned offloads);
+
+/* The largest packet there, 0: not told.  The backend's own, which may be offered to a
+ * guest. */
+unsigned netdev_mtu(const NetDev *nd);
+
+/* Whether the wire is there, as the other end sees it (always, unless it has a link that
+ * can be cut), and the handler that is told of changes.  set_link: the cable was pulled
+ * at our side, or put back; the backend may tell the other end.  announce: the card is at
+ * a new place (restored, moved), and the other end is to forget where it was. */
+bool netdev_link(const NetDev *nd);
+void netdev_set_link_handler(NetDev *nd, void (*link)(void *opaque, bool up));
+void netdev_set_link(NetDev *nd, bool up);
+void netdev_announce(NetDev *nd);
 
 /* Sends one frame (header first).  False: try again after the writable handler; anything
  * else that goes wrong drops the frame, as a wire does. */

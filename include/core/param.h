@@ -40,6 +40,8 @@ typedef struct ParamDesc {
     const char *const *choices; /* PARAM_ENUM: NULL-terminated */
     uint64_t min, max;          /* PARAM_UINT, PARAM_SIZE; max 0: no limit */
     bool required;
+    const char *other; /* PARAM_ENUM, first of its table: a bare word that is no choice is
+                          the value of this key */
     const struct ParamTable *keys; /* PARAM_LIST: each value is a list of these KEY=VALUE,
                                       which the owner parses */
 } ParamDesc;

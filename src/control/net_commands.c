@@ -24,6 +24,7 @@ static const ParamTable netdev_args = {
                                  .type = PARAM_ENUM,
                                  .offset = offsetof(NetdevArgs, type),
                                  .choices = netdev_type_names,
+                                 .min = NETDEV_USER,
                                  .help = "and the keys of --net that go with it",
                                  .required = true},
                                 {0}},

@@ -376,6 +376,19 @@ static bool next_piece(const char **at, GString *piece)
     return true;
 }
 
+/* The first piece, without a key. */
+static bool set_bare(const ParamTable *table, void *options, uint64_t *seen,
+                     const char *value, const char *base, GError **error)
+{
+    const ParamDesc *desc = table->desc;
+
+    if (desc->other && !g_strv_contains(desc->choices, value))
+        return (desc = param_take_key(table, seen, desc->other, error)) &&
+               param_set_at(desc, options, value, base, error);
+    return param_take_key(table, seen, desc->key, error) &&
+           param_set_at(desc, options, value, base, error);
+}
+
 static bool parse_piece(const ParamTable *table, void *options, uint64_t *seen,
                         const char *piece, bool first, const char *base, GError **error)
 {
@@ -393,8 +406,7 @@ static bool parse_piece(const ParamTable *table, void *options, uint64_t *seen,
             if (desc->type == PARAM_BOOL && g_str_equal(desc->key, piece))
                 break;
         if (!desc->key && first)
-            return param_take_key(table, seen, table->desc->key, error) &&
-                   param_set_at(table->desc, options, piece, base, error);
+            return set_bare(table, options, seen, piece, base, error);
     }
     desc = param_take_key(table, seen, key, error);
     if (!desc) {

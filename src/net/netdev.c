@@ -6,30 +6,127 @@
 #include "src/net/netdev_private.h"
 #include "src/net/slirp_private.h"
 
-const char *const netdev_type_names[] = {"user", "tap", NULL};
+const char *const netdev_type_names[] = {"user",  "tap",    "bridge",  "macvtap",
+                                         "passt", "stream", "network", NULL};
+_Static_assert(G_N_ELEMENTS(netdev_type_names) == NETDEV_TYPES, "a name for each");
 
-static const NetDevOps *const ops_of[] = {
+static const NetDevOps *const types[NETDEV_TYPES] = {
     [NETDEV_USER] = &netdev_user_ops,
     [NETDEV_TAP] = &netdev_tap_ops,
 };
 
-bool netdev_check(NetDevOptions *options, GError **error)
+/* ---- options --------------------------------------------------------------------------
+ */
+
+/* Which kinds an option is for; the rest have said in their own check what they take. */
+#define FOR(type) (1u << NETDEV_##type)
+typedef enum { TEXT, LIST, NUMBER, FLAG } Shape;
+
+static const struct {
+    const char *key;
+    size_t offset;
+    unsigned types;
+    Shape shape;
+} keys[] = {
+    {"network", offsetof(NetDevOptions, network), FOR(NETWORK), TEXT},
+    {"ip", offsetof(NetDevOptions, ip), FOR(NETWORK), LIST},
+    {"group", offsetof(NetDevOptions, group), FOR(NETWORK), LIST},
+    {"firewall", offsetof(NetDevOptions, firewall), FOR(NETWORK), TEXT},
+    {"vlan", offsetof(NetDevOptions, vlan), FOR(NETWORK), NUMBER},
+    {"trunk", offsetof(NetDevOptions, trunk), FOR(NETWORK), LIST},
+    {"trust", offsetof(NetDevOptions, trust), FOR(NETWORK), FLAG},
+    {"bridge", offsetof(NetDevOptions, bridge), FOR(BRIDGE), TEXT},
+    {"parent", offsetof(NetDevOptions, parent), FOR(MACVTAP), TEXT},
+    {"mode", offsetof(NetDevOptions, mode), FOR(MACVTAP) | FOR(PASST), TEXT},
+    {"path", offsetof(NetDevOptions, path), FOR(STREAM), TEXT},
+    {"listen", offsetof(NetDevOptions, listen), FOR(STREAM), FLAG},
+    {"hostfwd", offsetof(NetDevOptions, hostfwd), FOR(USER) | FOR(TAP) | FOR(PASST),
+     LIST},
+    {"restrict", offsetof(NetDevOptions, restrict_), FOR(USER) | FOR(TAP), FLAG},
+    {"hostname", offsetof(NetDevOptions, hostname), FOR(USER) | FOR(TAP) | FOR(PASST),
+     TEXT},
+    {"ifname", offsetof(NetDevOptions, ifname),
+     FOR(USER) | FOR(TAP) | FOR(BRIDGE) | FOR(MACVTAP), TEXT},
+};
+
+static bool is_given(const NetDevOptions *o, size_t offset, Shape shape)
 {
-    if (!options->type)
-        return fail(error, VM_ERROR_INVALID,
-                    "key 'type' is missing: begin with the kind of network, as in "
-                    "'--net user'");
-    return ops_of[options->type]->check(options, error);
+    const void *at = (const char *)o + offset;
+
+    switch (shape) {
+    case TEXT:
+        return *(char *const *)at;
+    case LIST:
+        return *(char **const *)at && **(char **const *)at;
+    case NUMBER:
+        return *(const uint64_t *)at;
+    case FLAG:
+        return *(const bool *)at;
+    }
+    return false;
 }
 
-NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error)
+static const char *type_name(int type)
 {
-    const NetDevOps *ops = ops_of[options->type];
+    return netdev_type_names[type - NETDEV_USER];
+}
+
+static bool fail_key(const char *key, unsigned for_types, int type, GError **error)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (int t = NETDEV_USER; t < NETDEV_TYPES; t++)
+        if (for_types >> t & 1)
+            g_string_append_printf(names, "%s%s", names->len ? " or " : "", type_name(t));
+    return fail(error, VM_ERROR_INVALID, "%s= goes with type %s, and this is type %s",
+                key, names->str, type_name(type));
+}
+
+/* What another option tells already. */
+static int type_by_others(const NetDevOptions *o)
+{
+    if (o->network)
+        return NETDEV_NETWORK;
+    if (o->bridge)
+        return NETDEV_BRIDGE;
+    if (o->parent)
+        return NETDEV_MACVTAP;
+    if (o->path)
+        return NETDEV_STREAM;
+    return o->ifname ? NETDEV_TAP : NETDEV_NONE;
+}
+
+static bool check(const NetDevOptions *o, GError **error)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(keys); i++)
+        if (!(keys[i].types >> o->type & 1) && is_given(o, keys[i].offset, keys[i].shape))
+            return fail_key(keys[i].key, keys[i].types, o->type, error);
+    if (!types[o->type])
+        return fail(error, VM_ERROR_UNSUPPORTED, "this hutch has no cards of type %s yet",
+                    type_name(o->type));
+    return types[o->type]->check(o, error);
+}
+
+bool netdev_check(NetDevOptions *o, GError **error)
+{
+    if (o->type == NETDEV_NONE)
+        o->type = type_by_others(o);
+    if (o->type == NETDEV_NONE)
+        return fail(error, VM_ERROR_INVALID,
+                    "key 'type' is missing: begin with the kind of network, as in "
+                    "'--net user', or with a network's name");
+    return check(o, error);
+}
+
+NetDev *netdev_open(const NetDevOptions *options, const NetDevCard *card, IoLoop *loop,
+                    GError **error)
+{
+    const NetDevOps *ops = types[options->type];
     NetDev *nd;
 
-    if (!ops->check(options, error))
+    if (!check(options, error))
         return NULL;
-    nd = ops->open(options, loop, error);
+    nd = ops->open(options, card, loop, error);
     if (nd) {
         nd->ops = ops;
         nd->loop = loop;
@@ -47,6 +144,48 @@ unsigned netdev_offloads(const NetDev *nd)
 {
     return nd->offloads;
 }
+
+unsigned netdev_mtu(const NetDev *nd)
+{
+    return nd->mtu;
+}
+
+/* ---- the link -------------------------------------------------------------------------
+ */
+
+bool netdev_link(const NetDev *nd)
+{
+    return !nd->link_down;
+}
+
+void netdev_set_link_handler(NetDev *nd, void (*link)(void *opaque, bool up))
+{
+    nd->link = link;
+}
+
+void netdev_link_changed(NetDev *nd, bool up)
+{
+    if (nd->link_down == !up)
+        return;
+    nd->link_down = !up;
+    if (nd->link)
+        nd->link(nd->opaque, up);
+}
+
+void netdev_set_link(NetDev *nd, bool up)
+{
+    if (nd->ops->set_link)
+        nd->ops->set_link(nd, up);
+}
+
+void netdev_announce(NetDev *nd)
+{
+    if (nd->ops->announce)
+        nd->ops->announce(nd);
+}
+
+/* ---- frames ---------------------------------------------------------------------------
+ */
 
 void netdev_set_offloads(NetDev *nd, unsigned offloads)
 {

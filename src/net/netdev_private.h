@@ -12,7 +12,8 @@ typedef struct NetDevOps {
 
     /* Any thread; opens nothing.  Refuses options that make no sense for this kind. */
     bool (*check)(const NetDevOptions *options, GError **error);
-    NetDev *(*open)(const NetDevOptions *options, IoLoop *loop, GError **error);
+    NetDev *(*open)(const NetDevOptions *options, const NetDevCard *card, IoLoop *loop,
+                    GError **error); /* card: NULL if there is none */
 
     /* The loop's thread.  close frees; set_offloads gets a subset of nd->offloads that
      * the rules of 5.1.3.1 allow, and may be NULL; set_reading is told of changes. */
@@ -21,6 +22,10 @@ typedef struct NetDevOps {
     void (*set_reading)(NetDev *nd, bool on);
     bool (*send)(NetDev *nd, const struct iovec *iov, unsigned n);
     ssize_t (*receive)(NetDev *nd, const struct iovec *iov, unsigned n);
+
+    /* The loop's thread; NULL where there is nobody to be told. */
+    void (*set_link)(NetDev *nd, bool up);
+    void (*announce)(NetDev *nd);
 
     /* The loop's thread; NULL where there is nothing to be saved.  What load takes has no
      * effect before restored. */
@@ -34,12 +39,18 @@ struct NetDev {
     const NetDevOps *ops;
     IoLoop *loop;
     unsigned offloads; /* NET_OFFLOAD_*: what it can do */
+    unsigned mtu;      /* 0: not told */
+    bool link_down;    /* at the other end; changed by netdev_link_changed() */
     bool reading;
     void (*readable)(void *opaque);
     void (*writable)(void *opaque);
     void (*answered)(void *opaque, uint16_t port);
+    void (*link)(void *opaque, bool up);
     void *opaque;
 };
+
+/* For backends: the other end's link went down or up. */
+void netdev_link_changed(NetDev *nd, bool up);
 
 extern const NetDevOps netdev_tap_ops, netdev_user_ops;
 

@@ -492,7 +492,8 @@ static bool user_start(User *u, const NetDevOptions *o, GError **error)
     return true;
 }
 
-static NetDev *user_open(const NetDevOptions *o, IoLoop *loop, GError **error)
+static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop *loop,
+                         GError **error)
 {
     User *u = g_new0(User, 1);
 

@@ -210,7 +210,8 @@ static void tap_close(NetDev *nd)
     g_free(t);
 }
 
-static NetDev *tap_open(const NetDevOptions *o, IoLoop *loop, GError **error)
+static NetDev *tap_open(const NetDevOptions *o, const NetDevCard *card, IoLoop *loop,
+                        GError **error)
 {
     Tap *t = g_new0(Tap, 1);
 

@@ -87,7 +87,7 @@ static inline void wire_open(Wire *w, NetDevOptions o)
     o.type = NETDEV_USER;
     w->loop = ioloop_new(&error);
     g_assert_no_error(error);
-    w->nd = netdev_open(&o, w->loop, &error);
+    w->nd = netdev_open(&o, NULL, w->loop, &error);
     g_assert_no_error(error);
     netdev_set_handlers(w->nd, on_readable, NULL, w);
     w->counter = (IoPoller){.fn = count_turn, .opaque = w};

@@ -187,7 +187,7 @@ static void card_open(Card *c, const char *ifname)
 
     memset(c, 0, sizeof(*c));
     c->loop = ioloop_new(&error);
-    c->nd = netdev_open(&o, c->loop, &error);
+    c->nd = netdev_open(&o, NULL, c->loop, &error);
     g_assert_no_error(error);
     netdev_set_handlers(c->nd, on_readable, NULL, c);
     c->counter = (IoPoller){.fn = count_turn, .opaque = c};
@@ -207,7 +207,7 @@ static char *refusal(const char *ifname, VmErrorCode code)
     g_autoptr(IoLoop) loop = ioloop_new(NULL);
     char *message;
 
-    g_assert_null(netdev_open(&o, loop, &error));
+    g_assert_null(netdev_open(&o, NULL, loop, &error));
     g_assert_error(error, VM_ERROR, (int)code);
     message = g_strdup(error->message);
     g_error_free(error);

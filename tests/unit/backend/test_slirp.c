@@ -344,7 +344,8 @@ static void bad_options_are_refused_with_their_reason(void)
         g_assert_nonnull(strstr(error->message, bad[i].says));
     }
     for (unsigned i = 0; i < 2; i++) {
-        NetDevOptions o = {.type = NETDEV_USER, .hostname = (char *)(i ? "two words" : "")};
+        NetDevOptions o = {.type = NETDEV_USER,
+                           .hostname = (char *)(i ? "two words" : "")};
         g_autoptr(GError) error = NULL;
 
         g_assert_false(netdev_check(&o, &error));
@@ -365,7 +366,7 @@ static void a_busy_port_is_named(void)
         g_autoptr(GError) error = NULL;
         g_autoptr(IoLoop) loop = ioloop_new(NULL);
 
-        g_assert_null(netdev_open(&o, loop, &error));
+        g_assert_null(netdev_open(&o, NULL, loop, &error));
         g_assert_error(error, VM_ERROR, VM_ERROR_BUSY);
         g_assert_nonnull(strstr(error->message, number));
         g_assert_nonnull(strstr(error->message, "in use"));

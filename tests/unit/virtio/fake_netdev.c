@@ -8,6 +8,28 @@ FakeNetDev fake;
 
 const char *const netdev_type_names[] = {"user", "tap", NULL};
 
+unsigned netdev_mtu(const NetDev *nd)
+{
+    return 0;
+}
+
+bool netdev_link(const NetDev *nd)
+{
+    return true;
+}
+
+void netdev_set_link_handler(NetDev *nd, void (*link)(void *opaque, bool up))
+{
+}
+
+void netdev_set_link(NetDev *nd, bool up)
+{
+}
+
+void netdev_announce(NetDev *nd)
+{
+}
+
 void fake_reset(unsigned can)
 {
     memset(&fake, 0, sizeof(fake));
@@ -52,7 +74,8 @@ bool netdev_check(NetDevOptions *options, GError **error)
     return true;
 }
 
-NetDev *netdev_open(const NetDevOptions *options, IoLoop *loop, GError **error)
+NetDev *netdev_open(const NetDevOptions *options, const NetDevCard *card, IoLoop *loop,
+                    GError **error)
 {
     return (NetDev *)&fake;
 }
