@@ -295,7 +295,7 @@ def test_a_malformed_network_option_is_told_before_anything_starts():
     for mac in ("52:54:00:12:34", "52-54-00-12-34-56", "zz:54:00:12:34:56", "01:00:5e:00:00:01",
                 "00:00:00:00:00:00", ""):
         refused("--net", f"user,mac={mac}", words=["--net", "mac", mac])
-    refused("--net", "bridge", words=["--net", "'bridge'", "user, tap"])
+    refused("--net", "type=wire", words=["--net", "'wire'", "user, tap"])
     boots("--net", "user,ifname=tap0", words=["ifname"])
     boots("--net", "tap,hostfwd=tcp::1-:1", words=["hostfwd"])
     boots("--net", "tap,ifname=a/b", words=["ifname=a/b"])

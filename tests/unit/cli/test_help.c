@@ -231,7 +231,7 @@ static void bad_usage_is_one_sentence_and_status_125(void)
     refused("--memory 12Z", "is not a size");
     refused("--disk a,path=b", "--disk: key 'path' is given twice");
     refused("--disk a,size=9", "--disk: unknown key 'size'");
-    refused("--net bridge", "--net: type: 'bridge' is none of");
+    refused("--net type=wire", "--net: type: 'wire' is none of");
     refused("--rng=yes", "--rng: ");
     refused("--serial stdio --console stdio", "cannot serve 2 consoles");
     refused("--cpus 2", "there is no kernel to boot");

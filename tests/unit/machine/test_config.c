@@ -159,7 +159,7 @@ static void bad_values_are_refused_by_name_of_option(void)
     refused("serial", "usb", "serial: ");
     refused("console", "stdio,colour=red", "console: unknown key 'colour'");
     refused("disk", "a,format=vmdk", "disk: format: 'vmdk'");
-    refused("net", "bridge", "net: type: 'bridge'");
+    refused("net", "type=wire", "net: type: 'wire'");
 }
 
 static void third_serial_port_is_refused(void)
