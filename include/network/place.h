@@ -10,9 +10,20 @@
  *                   answered with {"return": ...} or {"error": {"class", "desc"}}
  *     log           what the switch says
  *
- * The first user starts the switch and it ends some time after the last one left.  Who
- * starts and who ends holds `start.lock`, so that nobody joins a switch that is about to
- * go.  Any thread, but it waits: up to NETWORK_START_MS for a switch to begin. */
+ *     start.lock    held (flock) by who joins, shared, and by who starts or ends, alone
+ *
+ * The first user starts the switch and it ends some time after the last one left: it
+ * takes start.lock alone, without waiting, looks whether somebody has connected
+ * meanwhile, and if not takes its sockets away and ends.  So nobody joins a switch that
+ * is about to go.
+ *
+ * Starting: `hutch-switch NAME` is run with start.lock held by who starts it (the switch
+ * does not take it then).  Its standard output is a pipe, on which it says "ready\n" when
+ * its sockets listen, or one line with what is wrong; then it closes it.  Its standard
+ * error is `log`.  It is in a session of its own, has no other descriptor, and is
+ * nobody's child.
+ *
+ * Any thread, but it waits: up to NETWORK_START_MS for a switch to begin. */
 #pragma once
 
 #include <jansson.h>
@@ -24,9 +35,19 @@ enum { NETWORK_START_MS = 10000 };
 #define NETWORK_PORT    "port.sock"
 #define NETWORK_STREAM  "stream.sock"
 #define NETWORK_CONTROL "control.sock"
+#define NETWORK_LOCK    "lock"
+#define NETWORK_LOG     "log"
 
 /* A new string; no folder is made. */
 char *network_place(const char *name, const char *file, GError **error);
+
+/* Makes the run folder where it is missing, for its owner only; refuses one of others'.
+ */
+bool network_make_place(const char *name, GError **error);
+
+/* start.lock of a run folder that is there: `how` as for flock(2).  Close it to let go of
+ * it.  -1 with VM_ERROR_BUSY if `how` says not to wait and others hold it. */
+int network_lock_start(const char *name, int how, GError **error);
 
 /* Whether its switch runs now. */
 bool network_is_up(const char *name);
