@@ -205,6 +205,7 @@ static void open_on_loop(void *opaque)
         .vm = n->v.env->name, .id = n->v.id, .queues = (unsigned)call->options->queues};
 
     store_le(card.mac, n->mac, sizeof(card.mac));
+    n->wire_mac = n->mac;
     n->nd = netdev_open(call->options, &card, n->v.loop, call->error);
     if (n->nd)
         netdev_set_handlers(n->nd, on_readable, on_writable, n);
@@ -249,11 +250,24 @@ void net_set_offloads(Net *n, unsigned offloads)
     netdev_set_offloads(n->nd, offloads);
 }
 
+void net_set_mac(Net *n, uint64_t mac)
+{
+    uint8_t bytes[6];
+
+    __atomic_store_n(&n->mac, mac, __ATOMIC_RELAXED);
+    if (n->wire_mac == mac)
+        return;
+    n->wire_mac = mac;
+    store_le(bytes, mac, sizeof(bytes));
+    netdev_set_mac(n->nd, bytes);
+}
+
 static bool net_activate(VirtioDevice *v, GError **error)
 {
     Net *n = net_of(v);
 
     net_set_offloads(n, net_offloads_of(v->features, true));
+    net_set_mac(n, n->mac);
     net_rx_start(n);
     return true;
 }
@@ -283,7 +297,7 @@ static void net_reset(VirtioDevice *v)
     net_rx_reset(n);
     net_tx_reset(n);
     net_set_offloads(n, 0);
-    __atomic_store_n(&n->mac, n->own_mac, __ATOMIC_RELAXED);
+    net_set_mac(n, n->own_mac);
 }
 
 /* ---- saved state: main thread -----------------------------------------------------
@@ -381,6 +395,7 @@ static void net_resume(VirtioDevice *v)
     if (!v->restored)
         return;
     net_set_offloads(n, n->offloads);
+    net_set_mac(n, n->mac);
     netdev_restored(n->nd);
     if (announce)
         __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);

@@ -65,7 +65,7 @@ static bool set_mac(Net *n, const CtrlData *d)
 
     if (d->len != MAC_LEN || !data_at(d, 0, &mac, MAC_LEN) || !mac || (mac & 1))
         return false;
-    __atomic_store_n(&n->mac, mac, __ATOMIC_RELAXED);
+    net_set_mac(n, mac);
     return true;
 }
 

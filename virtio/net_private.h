@@ -88,6 +88,7 @@ typedef struct Net {
     uint64_t mac;      /* atomic; the low six bytes, first byte lowest */
     uint16_t status;   /* atomic; NET_S_* */
     uint64_t own_mac;  /* back to this at a reset */
+    uint64_t wire_mac; /* as the NetDev knows it */
     uint16_t mtu;      /* 0: not told */
     unsigned offloads; /* NET_OFFLOAD_*: what the driver takes now */
     bool mac_given;    /* by the user, and not made up */
@@ -116,6 +117,9 @@ unsigned net_offloads_of(uint64_t features, bool guest);
 
 /* What the driver takes from now on, NET_OFFLOAD_*. */
 void net_set_offloads(Net *n, unsigned offloads);
+
+/* The card's address from now on; the wire is told of a new one. */
+void net_set_mac(Net *n, uint64_t mac);
 
 void net_rx_start(Net *n);   /* the driver is there: `features` are final */
 void net_rx_run(Net *n);     /* frames may be waiting, or there are buffers again */

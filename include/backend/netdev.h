@@ -211,6 +211,9 @@ void netdev_set_link_handler(NetDev *nd, void (*link)(void *opaque, bool up));
 void netdev_set_link(NetDev *nd, bool up);
 void netdev_announce(NetDev *nd);
 
+/* The guest has given its card another address, or a reset its own again. */
+void netdev_set_mac(NetDev *nd, const uint8_t mac[6]);
+
 /* Sends one frame (header first).  False: try again after the writable handler; anything
  * else that goes wrong drops the frame, as a wire does. */
 bool netdev_send(NetDev *nd, const struct iovec *iov, unsigned n);

@@ -13,6 +13,8 @@ _Static_assert(G_N_ELEMENTS(netdev_type_names) == NETDEV_TYPES, "a name for each
 static const NetDevOps *const types[NETDEV_TYPES] = {
     [NETDEV_USER] = &netdev_user_ops,
     [NETDEV_TAP] = &netdev_tap_ops,
+    [NETDEV_BRIDGE] = &netdev_bridge_ops,
+    [NETDEV_MACVTAP] = &netdev_macvtap_ops,
 };
 
 /* ---- options --------------------------------------------------------------------------
@@ -45,8 +47,7 @@ static const struct {
     {"restrict", offsetof(NetDevOptions, restrict_), FOR(USER) | FOR(TAP), FLAG},
     {"hostname", offsetof(NetDevOptions, hostname), FOR(USER) | FOR(TAP) | FOR(PASST),
      TEXT},
-    {"ifname", offsetof(NetDevOptions, ifname),
-     FOR(USER) | FOR(TAP) | FOR(BRIDGE) | FOR(MACVTAP), TEXT},
+    {"ifname", offsetof(NetDevOptions, ifname), FOR(USER) | FOR(TAP) | FOR(BRIDGE), TEXT},
 };
 
 static bool is_given(const NetDevOptions *o, size_t offset, Shape shape)
@@ -182,6 +183,12 @@ void netdev_announce(NetDev *nd)
 {
     if (nd->ops->announce)
         nd->ops->announce(nd);
+}
+
+void netdev_set_mac(NetDev *nd, const uint8_t mac[6])
+{
+    if (nd->ops->set_mac)
+        nd->ops->set_mac(nd, mac);
 }
 
 /* ---- frames ---------------------------------------------------------------------------

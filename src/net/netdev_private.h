@@ -26,6 +26,7 @@ typedef struct NetDevOps {
     /* The loop's thread; NULL where there is nobody to be told. */
     void (*set_link)(NetDev *nd, bool up);
     void (*announce)(NetDev *nd);
+    void (*set_mac)(NetDev *nd, const uint8_t mac[6]);
 
     /* The loop's thread; NULL where there is nothing to be saved.  What load takes has no
      * effect before restored. */
@@ -52,7 +53,8 @@ struct NetDev {
 /* For backends: the other end's link went down or up. */
 void netdev_link_changed(NetDev *nd, bool up);
 
-extern const NetDevOps netdev_tap_ops, netdev_user_ops;
+extern const NetDevOps netdev_tap_ops, netdev_bridge_ops, netdev_macvtap_ops;
+extern const NetDevOps netdev_user_ops;
 
 /* A host port forwarded to the guest; addresses and ports in host byte order, guest_addr
  * 0 is the address that DHCP gives first. */

@@ -26,6 +26,11 @@ void netdev_set_link(NetDev *nd, bool up)
 {
 }
 
+void netdev_set_mac(NetDev *nd, const uint8_t mac[6])
+{
+    memcpy(fake.mac, mac, 6);
+}
+
 void netdev_announce(NetDev *nd)
 {
 }

@@ -14,6 +14,7 @@ enum { FAKE_FRAMES = 64 };
 typedef struct FakeNetDev {
     unsigned can;      /* offloads; the test's to set before the card is made */
     unsigned offloads; /* as the card set them last */
+    uint8_t mac[6];    /* as the card set it last; zero: it did not */
     bool busy;         /* sends are refused */
     bool reading;
     unsigned n_sent, n_in, at_in;
