@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 #include "core/param.h"
+#include "packet/addr.h"
 #include "state/state.h"
 #include "util/error.h"
 #include "util/ioloop.h"
@@ -49,6 +50,22 @@ typedef enum {
 /* A name of one of these cannot be a network's. */
 extern const char *const netdev_type_names[]; /* [0] is that of NETDEV_USER */
 
+/* A network that is not one guest's but of many, which somebody else routes to and gives
+ * addresses and names: what a user backend is to be in it. */
+typedef struct NetDevSubnet {
+    IpPrefix v4, v6; /* bits 0: none */
+    Ip host4, host6; /* whom connections of the host itself come from */
+    unsigned mtu;
+} NetDevSubnet;
+
+/* A port of the host that leads to a guest of such a network.  `host` unspecified: all
+ * addresses, of the guest's family. */
+typedef struct NetDevForward {
+    bool udp;
+    Ip host, guest;
+    uint16_t host_port, guest_port;
+} NetDevForward;
+
 typedef struct NetDevOptions {
     int type;        /* NetDevType */
     uint64_t queues; /* pairs that the card has, 1 to NETDEV_MAX_QUEUES; a backend that
@@ -58,6 +75,8 @@ typedef struct NetDevOptions {
     bool restrict_; /* key "restrict": nothing beyond host and forwards is reached */
     bool ipv6;      /* on unless ipv6=off */
     char *hostname; /* given by DHCP */
+    const NetDevSubnet *subnet; /* no option: a switch's; then the host's own services on
+                                   loopback are not reached.  Used while opening */
     /* tap, bridge, macvtap: the interface we attach to, or make */
     char *ifname;   /* NULL: the kernel names it */
     char *bridge;   /* bridge: of the host */
@@ -239,3 +258,8 @@ void netdev_restored(NetDev *nd);
 /* user: with the same opaque, called the first time that the guest takes up a connection
  * on a TCP port that a forward leads to. */
 void netdev_set_answered(NetDev *nd, void (*answered)(void *opaque, uint16_t port));
+
+/* user with a subnet: begins to listen, or ends to; connections that there are go on.  An
+ * error says that the port is taken, or may not be had. */
+bool netdev_forward(NetDev *nd, const NetDevForward *fwd, GError **error);
+void netdev_unforward(NetDev *nd, const NetDevForward *fwd);

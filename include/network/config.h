@@ -80,7 +80,7 @@ typedef struct NetworkConfig {
                       .def = "300", .min = 1, .max = 1000000, .arg = "SECONDS",          \
                       .help = "how long a silent station is remembered"),                \
         NETWORK_PARAM(Type, at, upstream, .key = "upstream", .type = PARAM_LIST,         \
-                      .arg = "ADDRESS",                                                  \
+                      .arg = "ADDRESS[:PORT]",                                           \
                       .help = "a DNS server for names that are not of VMs; the host's "  \
                               "if none is given")
 
@@ -112,6 +112,11 @@ typedef struct NetworkForward {
 } NetworkForward;
 bool network_forward_parse(const char *text, NetworkForward *ret, GError **error);
 void network_forward_clear(NetworkForward *f);
+
+/* A DNS server: "ADDRESS", "ADDRESS:PORT", "[ADDRESS]:PORT". */
+enum { NETWORK_MAX_UPSTREAM = 3 };
+bool network_upstream_parse(const char *text, Ip *ret, uint16_t *ret_port,
+                            GError **error);
 
 /* To be freed with param_free(&network_params, ...).  VM_ERROR_NOT_FOUND names the
  * networks that there are. */

@@ -240,6 +240,19 @@ void netdev_set_reading(NetDev *nd, bool on)
     nd->ops->set_reading(nd, on);
 }
 
+bool netdev_forward(NetDev *nd, const NetDevForward *fwd, GError **error)
+{
+    return nd->ops->forward ? nd->ops->forward(nd, fwd, error)
+                            : fail(error, VM_ERROR_UNSUPPORTED,
+                                   "this backend forwards no ports of the host");
+}
+
+void netdev_unforward(NetDev *nd, const NetDevForward *fwd)
+{
+    if (nd->ops->unforward)
+        nd->ops->unforward(nd, fwd);
+}
+
 void netdev_save(NetDev *nd, const char *section, StateWriter *w)
 {
     g_autofree UserState *s = NULL;

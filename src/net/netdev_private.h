@@ -28,6 +28,10 @@ typedef struct NetDevOps {
     void (*announce)(NetDev *nd);
     void (*set_mac)(NetDev *nd, const uint8_t mac[6]);
 
+    /* The loop's thread; NULL where no port of the host can be forwarded. */
+    bool (*forward)(NetDev *nd, const NetDevForward *fwd, GError **error);
+    void (*unforward)(NetDev *nd, const NetDevForward *fwd);
+
     /* The loop's thread; NULL where there is nothing to be saved.  What load takes has no
      * effect before restored. */
     void (*save)(NetDev *nd, UserState *ret);

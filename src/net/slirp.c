@@ -65,6 +65,7 @@ struct User {
     IoWatch sockets; /* of fds.epoll_fd */
     bool stale;      /* something happened: take a turn before sleeping */
     bool has_event;  /* `sockets` is readable */
+    bool routed;     /* somebody routes to it, and needs no router advertisements */
     unsigned max_sockets;
     SlirpFilter filter;
     SlirpFlows flows;
@@ -148,6 +149,8 @@ static void on_timer_mod(void *timer, int64_t expire_ms, void *opaque)
     User *u = opaque;
     UserTimer *t = timer;
 
+    if (u->routed && t->id == SLIRP_TIMER_RA)
+        return;
     ioloop_timer(u->nd.loop, &t->timer, expire_ms * 1000000, timer_expired, t);
 }
 
@@ -404,6 +407,83 @@ static bool add_forward(User *u, const char *text, GError **error)
     return true;
 }
 
+/* ---- a switch's network: its subnet and its forwards --------------------------------
+ */
+
+static void use_subnet(SlirpConfig *cfg, const NetDevSubnet *s)
+{
+    cfg->in_enabled = s->v4.bits;
+    cfg->in6_enabled = s->v6.bits;
+    if (s->v4.bits) {
+        cfg->vnetwork.s_addr = htonl(ip_to_v4(&s->v4.ip));
+        cfg->vnetmask.s_addr = htonl(UINT32_MAX << (128 - s->v4.bits));
+        cfg->vhost.s_addr = htonl(ip_to_v4(&s->host4));
+        cfg->vdhcp_start = cfg->vnameserver = cfg->vhost;
+    }
+    if (s->v6.bits) {
+        memcpy(&cfg->vprefix_addr6, s->v6.ip.b, sizeof(s->v6.ip.b));
+        cfg->vprefix_len = s->v6.bits;
+        memcpy(&cfg->vhost6, s->host6.b, sizeof(s->host6.b));
+        cfg->vnameserver6 = cfg->vhost6;
+    }
+    cfg->disable_host_loopback = cfg->disable_dns = cfg->disable_dhcp = true;
+    cfg->if_mtu = cfg->if_mru = MIN(s->mtu, GUEST_MTU);
+}
+
+static socklen_t socket_address(const Ip *ip, bool v4, uint16_t port,
+                                struct sockaddr_storage *ret)
+{
+    struct sockaddr_in *in = (struct sockaddr_in *)ret;
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ret;
+
+    memset(ret, 0, sizeof(*ret));
+    if (v4) {
+        in->sin_family = AF_INET;
+        in->sin_port = htons(port);
+        in->sin_addr.s_addr = ip_is_unspecified(ip) ? 0 : htonl(ip_to_v4(ip));
+        return sizeof(*in);
+    }
+    in6->sin6_family = AF_INET6;
+    in6->sin6_port = htons(port);
+    memcpy(&in6->sin6_addr, ip->b, sizeof(ip->b));
+    return sizeof(*in6);
+}
+
+static int forward_flags(const NetDevForward *fwd)
+{
+    return (fwd->udp ? SLIRP_HOSTFWD_UDP : 0) |
+           (ip_is_v4(&fwd->guest) ? 0 : SLIRP_HOSTFWD_V6ONLY);
+}
+
+static bool user_forward(NetDev *nd, const NetDevForward *fwd, GError **error)
+{
+    bool v4 = ip_is_v4(&fwd->guest);
+    struct sockaddr_storage host, guest;
+    socklen_t host_len = socket_address(&fwd->host, v4, fwd->host_port, &host);
+    socklen_t guest_len = socket_address(&fwd->guest, v4, fwd->guest_port, &guest);
+    User *u = user_of(nd);
+
+    LOCK_GUARD(&libslirp_lock);
+    if (slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, host_len,
+                           (struct sockaddr *)&guest, guest_len, forward_flags(fwd)) < 0)
+        return fail_errno(error, "listen on %s port %u", fwd->udp ? "udp" : "tcp",
+                          fwd->host_port);
+    u->stale = true;
+    return true;
+}
+
+static void user_unforward(NetDev *nd, const NetDevForward *fwd)
+{
+    struct sockaddr_storage host;
+    socklen_t len = socket_address(&fwd->host, ip_is_v4(&fwd->guest), fwd->host_port,
+                                   &host);
+    User *u = user_of(nd);
+
+    LOCK_GUARD(&libslirp_lock);
+    slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&host, len, forward_flags(fwd));
+    u->stale = true;
+}
+
 static Slirp *make_slirp(User *u, const NetDevOptions *o)
 {
     SlirpConfig cfg = {
@@ -425,6 +505,8 @@ static Slirp *make_slirp(User *u, const NetDevOptions *o)
     inet_pton(AF_INET6, "fec0::", &cfg.vprefix_addr6);
     inet_pton(AF_INET6, "fec0::2", &cfg.vhost6);
     inet_pton(AF_INET6, "fec0::3", &cfg.vnameserver6);
+    if (o->subnet)
+        use_subnet(&cfg, o->subnet);
     return slirp_new(&cfg, &user_callbacks, u);
 }
 
@@ -499,6 +581,7 @@ static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop 
 
     u->nd.loop = loop;
     u->fds.epoll_fd = -1; /* half-built is closed, too */
+    u->routed = o->subnet;
     u->max_sockets = socket_limit();
     u->next_probe = SLIRP_MAX_FLOWS;
     if (!user_start(u, o, error)) {
@@ -547,6 +630,8 @@ const NetDevOps netdev_user_ops = {
     .set_reading = user_set_reading,
     .send = user_send,
     .receive = user_receive,
+    .forward = user_forward,
+    .unforward = user_unforward,
     .save = user_save,
     .load = user_load,
     .restored = user_restored,

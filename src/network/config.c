@@ -344,15 +344,36 @@ static bool check_uplink(const char *uplink, GError **error)
                 "uplink: '%s' is none of: bridge=NAME, tap, macvtap=NAME, passt", uplink);
 }
 
+bool network_upstream_parse(const char *text, Ip *ret, uint16_t *ret_port, GError **error)
+{
+    g_autofree char *copy = g_strdup(text);
+    NetworkForward f = {.port = 53};
+
+    if (!ip_parse(text, &f.address, NULL) &&
+        (!parse_host_side(copy, &f) || ip_is_unspecified(&f.address)))
+        return fail(error, VM_ERROR_INVALID,
+                    "upstream: '%s' is no DNS server: give ADDRESS, or ADDRESS:PORT "
+                    "([ADDRESS]:PORT for IPv6)",
+                    text);
+    *ret = f.address;
+    *ret_port = f.port;
+    return true;
+}
+
 static bool check_upstream(const NetworkConfig *config, GError **error)
 {
+    uint16_t port;
+    unsigned n = 0;
     Ip ip;
 
-    for (char **text = config->upstream; text && *text; text++)
-        if (!ip_parse(*text, &ip, error)) {
-            g_prefix_error(error, "upstream: ");
+    for (char **text = config->upstream; text && *text; text++) {
+        if (!network_upstream_parse(*text, &ip, &port, error))
             return false;
-        }
+        if (n++ == NETWORK_MAX_UPSTREAM)
+            return fail(error, VM_ERROR_INVALID,
+                        "upstream: '%s' is one DNS server too many: %d can be given",
+                        *text, NETWORK_MAX_UPSTREAM);
+    }
     return true;
 }
 

@@ -1,0 +1,23 @@
+/* Frames that the gateway makes: whole ones, and ICMP's errors about others' packets. The
+ * switch's thread. */
+#pragma once
+
+#include "packet/build.h"
+#include "src/switch/gateway.h"
+
+/* Ends a frame that was built, and sends it into a VLAN, to whom its destination says. */
+void emit(Switch *sw, Builder *b, uint16_t vlan);
+
+/* What became of a packet (RFC 792, RFC 4443), in words for both families. */
+typedef enum {
+    REFUSED_NO_ROUTE,   /* nothing leads there */
+    REFUSED_PROHIBITED, /* something does, and may not be used */
+    REFUSED_PORT,       /* nobody listens there */
+    REFUSED_TOO_BIG,    /* `mtu` is what fits */
+    REFUSED_TTL,        /* it was on its way for too long */
+} Refusal;
+
+/* An ICMP error from `from` to the sender of a packet, as an IP packet in an Ethernet
+ * frame without addresses.  False: none is due: about errors, fragments but the first,
+ * group addresses (RFC 1122, 3.2.2; RFC 4443, 2.4). */
+bool build_refusal(Builder *b, const Frame *f, const Ip *from, Refusal why, unsigned mtu);
