@@ -16,11 +16,18 @@ void guard_free(Guard *guard);
 /* False: it is spoofed, and to be dropped.  Learns addresses. */
 bool guard_check(Port *port, const Frame *f);
 
-/* Addresses by hand or lease.  Refused if another port of the network has it, naming it.
- */
+/* Addresses by hand (ip=), and by lease.  Refused if it is the gateway's, or if another
+ * port of the network has it, naming it; one that another has only learned is taken from
+ * it. */
 bool guard_add(Guard *guard, const Ip *ip, GError **error);
+bool guard_add_lease(Guard *guard, const Ip *ip, GError **error);
 void guard_remove(Guard *guard, const Ip *ip);
+void guard_remove_lease(Guard *guard, const Ip *ip); /* stays if it is by hand, too */
 bool guard_has(const Guard *guard, const Ip *ip);
+/* The first that was given by hand, of IPv4 or IPv6; false: there is none. */
+bool guard_by_hand(const Guard *guard, bool v6, Ip *ret);
+/* The port may use the address: it has it, or has now learned it. */
+bool guard_claim(Port *port, const Ip *ip);
 /* Its addresses; returns how many, at most `max`. */
 unsigned guard_list(const Guard *guard, Ip *ret, unsigned max);
 

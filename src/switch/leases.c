@@ -1,0 +1,490 @@
+/* The table of leases (leases.h). */
+#include "src/switch/leases_private.h"
+
+#include "util/log.h"
+
+#define DECLINED_NS (600 * 1000000000ll)
+
+enum { SEEN_S = 60 * 60 /* noted in the file no more often */, STATIONS_MAX = 64 };
+
+const Ip no_ip;
+
+int64_t leases_now(void)
+{
+    return g_get_real_time() / G_USEC_PER_SEC;
+}
+
+static guint hash_ip(gconstpointer key)
+{
+    uint64_t half[2];
+
+    memcpy(half, key, sizeof(half));
+    return (guint)((half[0] * 31 + half[1]) * 0x9e3779b97f4a7c15 >> 32);
+}
+
+static gboolean same_ip(gconstpointer a, gconstpointer b)
+{
+    return ip_equal(a, b);
+}
+
+/* ---- the table ------------------------------------------------------------------------
+ */
+
+static char *key_of(const char *vm, const char *nic, const Mac *mac)
+{
+    char text[MAC_TEXT];
+
+    return vm ? g_strdup_printf("%s/%s", vm, nic ? nic : "")
+              : g_strdup(mac_text(mac, text));
+}
+
+Lease *leases_by_ip(Leases *l, const Ip *ip)
+{
+    return g_hash_table_lookup(l->by_ip, ip);
+}
+
+void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
+{
+    Lease *before = ip ? leases_by_ip(l, ip) : NULL;
+
+    if (before == lease)
+        return;
+    if (before)
+        leases_set_ip(l, before, v6, NULL);
+    if (ip_is_set(&lease->ip[v6])) {
+        g_hash_table_remove(l->by_ip, &lease->ip[v6]);
+        if (lease->port)
+            guard_remove_lease(lease->port->guard, &lease->ip[v6]);
+    }
+    lease->ip[v6] = ip ? *ip : no_ip;
+    lease->bound[v6] = false;
+    lease->until[v6] = 0;
+    if (ip_is_set(&lease->ip[v6]))
+        g_hash_table_insert(l->by_ip, &lease->ip[v6], lease);
+}
+
+void leases_remove(Leases *l, Lease *lease)
+{
+    leases_set_ip(l, lease, false, NULL);
+    leases_set_ip(l, lease, true, NULL);
+    g_queue_unlink(&l->all, &lease->link);
+    g_hash_table_remove(l->by_key, lease->key);
+    g_free(lease->key);
+    g_free(lease->vm);
+    g_free(lease->nic);
+    g_free(lease);
+}
+
+/* The one to be given up first: that of a station before that of a VM. */
+static Lease *least_wanted(Leases *l)
+{
+    Lease *vm = NULL;
+
+    for (GList *i = l->all.head; i; i = i->next) {
+        Lease *lease = i->data;
+
+        if (lease->port)
+            continue;
+        if (!lease->vm)
+            return lease;
+        if (!vm)
+            vm = lease;
+    }
+    return vm;
+}
+
+Lease *leases_add(Leases *l, const char *vm, const char *nic, const Mac *mac)
+{
+    Lease *lease;
+
+    if (l->all.length >= LEASES_MAX) {
+        lease = least_wanted(l);
+        if (!lease)
+            return NULL;
+        leases_remove(l, lease);
+    }
+    lease = g_new0(Lease, 1);
+    lease->key = key_of(vm, nic, mac);
+    lease->vm = g_strdup(vm);
+    lease->nic = g_strdup(nic);
+    lease->mac = *mac;
+    lease->seen = leases_now();
+    lease->link.data = lease;
+    g_queue_push_tail_link(&l->all, &lease->link);
+    g_hash_table_insert(l->by_key, lease->key, lease);
+    return lease;
+}
+
+void leases_seen(Leases *l, Lease *lease)
+{
+    lease->seen = leases_now();
+    lease->declines = 0;
+    g_queue_unlink(&l->all, &lease->link);
+    g_queue_push_tail_link(&l->all, &lease->link);
+}
+
+/* ---- whose lease it is ----------------------------------------------------------------
+ */
+
+/* Such ports lead to several stations, or may say that they do. */
+static bool has_stations(const Port *port)
+{
+    return port->trusted || port->sw->config->spoof;
+}
+
+static Lease *by_name(Leases *l, const char *vm, const char *nic, const Mac *mac)
+{
+    g_autofree char *key = key_of(vm, nic, mac);
+
+    return g_hash_table_lookup(l->by_key, key);
+}
+
+/* The port's own lease, or the station's at it: then *ret_vm is NULL. */
+static Lease *find(Leases *l, const Port *port, const Mac **mac, const char **ret_vm)
+{
+    Lease *lease;
+
+    if (!has_stations(port) && !mac_is_zero(&port->mac))
+        *mac = &port->mac;
+    *ret_vm = mac_equal(*mac, &port->mac) || mac_is_zero(&port->mac) ? port->vm : NULL;
+    lease = by_name(l, *ret_vm, port->nic, *mac);
+    if (!*ret_vm || !lease || !lease->port || lease->port == port)
+        return lease;
+    *ret_vm = NULL; /* a second VM of that name is a station */
+    return by_name(l, NULL, NULL, *mac);
+}
+
+/* Those that a port brought in beyond reason make room for its next. */
+static void limit_stations(Leases *l, const Port *port)
+{
+    Lease *oldest = NULL;
+    unsigned n = 0;
+
+    for (GList *i = l->all.head; i; i = i->next) {
+        Lease *lease = i->data;
+
+        if (lease->port != port || lease->vm)
+            continue;
+        n++;
+        if (!oldest)
+            oldest = lease;
+    }
+    if (n >= STATIONS_MAX)
+        leases_remove(l, oldest);
+}
+
+static Lease *find_or_add(Leases *l, Port *port, const Mac *mac)
+{
+    const char *vm;
+    Lease *lease = find(l, port, &mac, &vm);
+
+    if (!lease) {
+        if (!vm)
+            limit_stations(l, port);
+        lease = leases_add(l, vm, vm ? port->nic : NULL, mac);
+    }
+    if (lease) {
+        lease->port = port;
+        lease->mac = *mac;
+    }
+    return lease;
+}
+
+bool leases_has_another(Gateway *gw, const Port *port, const Ip *ip)
+{
+    Leases *l = gw->leases;
+    const char *vm = leases_static_vm(l, ip);
+    Lease *lease = leases_by_ip(l, ip);
+
+    if (vm)
+        return !port->vm || !g_str_equal(vm, port->vm);
+    if (!lease || lease->port == port)
+        return false;
+    return !lease->vm || !port->vm || !g_str_equal(lease->vm, port->vm) ||
+           g_strcmp0(lease->nic, port->nic);
+}
+
+/* ---- what DHCP does -------------------------------------------------------------------
+ */
+
+bool leases_offer(Gateway *gw, Port *port, const Mac *mac, bool v6, const Ip *wanted,
+                  Ip *ret)
+{
+    Leases *l = gw->leases;
+    Lease *lease = find_or_add(l, port, mac);
+
+    if (!lease || !leases_choose(l, lease, port, v6, wanted))
+        return false;
+    *ret = lease->ip[v6];
+    return true;
+}
+
+bool leases_bind(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
+{
+    Leases *l = gw->leases;
+    Lease *lease = find_or_add(l, port, mac);
+    bool v6 = ip_family(ip), news;
+
+    if (!lease || !ip_equal(&lease->ip[v6], ip) ||
+        (port->guard && !guard_add_lease(port->guard, ip, NULL)))
+        return false;
+    news = !lease->bound[v6];
+    lease->bound[v6] = true;
+    lease->until[v6] = leases_now() + LEASE_S;
+    if (news)
+        leases_write_soon(l);
+    else if (leases_now() - lease->seen > SEEN_S)
+        leases_write_later(l);
+    if (news || l->dirty)
+        leases_seen(l, lease);
+    return true;
+}
+
+static Lease *find_that_has(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
+{
+    const char *vm;
+    Lease *lease = find(gw->leases, port, &mac, &vm);
+
+    return lease && ip_equal(&lease->ip[ip_family(ip)], ip) ? lease : NULL;
+}
+
+void leases_release(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
+{
+    Lease *lease = find_that_has(gw, port, mac, ip);
+
+    if (!lease)
+        return;
+    lease->until[ip_family(ip)] = 0;
+    if (port->guard)
+        guard_remove_lease(port->guard, ip);
+}
+
+void leases_decline(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
+{
+    static LogLimit limit;
+    Leases *l = gw->leases;
+    Lease *lease = find_that_has(gw, port, mac, ip);
+    char text[IP_TEXT];
+
+    if (!lease || lease->declines >= DECLINES_MAX || leases_static_vm(l, ip))
+        return;
+    if (log_limit(&limit))
+        log_warn("network '%s': '%s' says that another station uses %s, and gets another "
+                 "address",
+                 gw->sw->name, lease->key, ip_text(ip, text));
+    lease->declines++;
+    l->declined[l->next_declined++ % DECLINED_MAX] = (Declined){*ip, gw->sw->now_ns +
+                                                                         DECLINED_NS};
+    leases_set_ip(l, lease, ip_family(ip), NULL);
+    leases_write_later(l);
+}
+
+/* ---- the network's config -------------------------------------------------------------
+ */
+
+static void static_clear(void *one)
+{
+    g_free(((Static *)one)->vm);
+}
+
+const char *leases_static_vm(Leases *l, const Ip *ip)
+{
+    for (unsigned i = 0; i < l->statics->len; i++) {
+        const Static *s = &g_array_index(l->statics, Static, i);
+
+        if (ip_equal(&s->ip, ip))
+            return s->vm;
+    }
+    return NULL;
+}
+
+static void read_statics(Leases *l)
+{
+    g_array_set_size(l->statics, 0);
+    for (char **text = l->gw->sw->config->leases; text && *text; text++) {
+        Static one;
+
+        if (network_lease_parse(*text, &one.vm, &one.ip, NULL)) /* else: was refused */
+            g_array_append_val(l->statics, one);
+    }
+}
+
+static bool start(Gateway *gw, GError **error)
+{
+    Leases *l = g_new0(Leases, 1);
+
+    l->gw = gw;
+    l->by_key = g_hash_table_new(g_str_hash, g_str_equal);
+    l->by_ip = g_hash_table_new(hash_ip, same_ip);
+    l->statics = g_array_new(FALSE, FALSE, sizeof(Static));
+    g_array_set_clear_func(l->statics, static_clear);
+    gw->leases = l;
+    read_statics(l);
+    leases_load(l);
+    return true;
+}
+
+static void stop(Gateway *gw)
+{
+    Leases *l = g_steal_pointer(&gw->leases);
+
+    if (!l)
+        return;
+    leases_write_now(l);
+    ioloop_timer_cancel(&l->timer);
+    while (l->all.head) {
+        ((Lease *)l->all.head->data)->port = NULL; /* ports may be gone */
+        leases_remove(l, l->all.head->data);
+    }
+    g_hash_table_unref(l->by_key);
+    g_hash_table_unref(l->by_ip);
+    g_array_unref(l->statics);
+    g_free(l);
+}
+
+static bool reconfigure(Gateway *gw, GError **error)
+{
+    Leases *l = gw->leases;
+
+    read_statics(l);
+    for (GList *i = l->all.head; i; i = i->next)
+        for (unsigned v6 = 0; v6 < FAMILIES; v6++) {
+            Lease *lease = i->data;
+
+            if (!ip_is_set(&lease->ip[v6]) || leases_in_pool(gw, &lease->ip[v6]))
+                continue;
+            leases_set_ip(l, lease, v6, NULL);
+            leases_write_later(l);
+        }
+    return true;
+}
+
+/* ---- ports ----------------------------------------------------------------------------
+ */
+
+/* After a restart of the switch it goes on with the address that it has. */
+static void restore(Leases *l, Lease *lease, Port *port, bool v6)
+{
+    const Ip *ip = &lease->ip[v6];
+
+    if (lease->bound[v6] && port->guard && l->gw->sw->config->dhcp &&
+        !guard_add_lease(port->guard, ip, NULL))
+        leases_set_ip(l, lease, v6, NULL);
+}
+
+/* What it was given by hand is known when it does not run, too. */
+static void note_by_hand(Leases *l, Port *port, bool v6)
+{
+    Lease *lease;
+    Ip ip;
+
+    if (!guard_by_hand(port->guard, v6, &ip) || !leases_in_pool(l->gw, &ip))
+        return;
+    lease = find_or_add(l, port, &port->mac);
+    if (!lease)
+        return;
+    if (!ip_equal(&lease->ip[v6], &ip)) {
+        leases_set_ip(l, lease, v6, &ip);
+        leases_write_later(l);
+    }
+    lease->bound[v6] = true;
+}
+
+static void port_added(Gateway *gw, Port *port)
+{
+    Leases *l = gw->leases;
+    const Mac *mac = &port->mac;
+    const char *vm;
+    Lease *lease = mac_is_zero(mac) && !port->vm ? NULL : find(l, port, &mac, &vm);
+
+    if (lease) {
+        lease->port = port;
+        lease->mac = *mac;
+        leases_seen(l, lease);
+    }
+    for (unsigned v6 = 0; v6 < FAMILIES; v6++) {
+        if (port->vm)
+            note_by_hand(l, port, v6);
+        if (lease)
+            restore(l, lease, port, v6);
+    }
+}
+
+static void port_removed(Gateway *gw, Port *port)
+{
+    Leases *l = gw->leases;
+
+    for (GList *i = l->all.head, *next; i; i = next) {
+        Lease *lease = i->data;
+
+        next = i->next;
+        if (lease->port != port)
+            continue;
+        lease->port = NULL;
+        lease->until[0] = lease->until[1] = 0;
+        lease->seen = leases_now();
+        if (!lease->bound[0] && !lease->bound[1])
+            leases_remove(l, lease);
+        else
+            leases_write_later(l);
+    }
+}
+
+const GatewayPart gateway_leases = {
+    .name = "leases",
+    .start = start,
+    .stop = stop,
+    .reconfigure = reconfigure,
+    .port_added = port_added,
+    .port_removed = port_removed,
+};
+
+/* ---- for names and rules --------------------------------------------------------------
+ */
+
+const char *gateway_vm_of(Gateway *gw, const Ip *ip)
+{
+    Lease *lease = leases_by_ip(gw->leases, ip);
+    Port *port = lease && lease->port ? lease->port : guard_owner(gw->sw, ip);
+
+    if (port)
+        return port->vm;
+    return lease && lease->bound[ip_family(ip)] ? lease->vm : NULL;
+}
+
+/* The first lease that has one; the VM's first vNIC was there first. */
+static const Ip *leased(Gateway *gw, const char *vm, bool v6)
+{
+    const Ip *found = NULL;
+
+    for (GList *i = gw->leases->all.head; i; i = i->next) {
+        Lease *lease = i->data;
+
+        if (!lease->bound[v6] || g_strcmp0(lease->vm, vm))
+            continue;
+        if (lease->port)
+            return &lease->ip[v6];
+        if (!found)
+            found = &lease->ip[v6];
+    }
+    return found;
+}
+
+bool gateway_address_of(Gateway *gw, const char *vm, bool v6, Ip *ret)
+{
+    const Ip *ip = leased(gw, vm, v6);
+    Port *port = port_find(gw->sw, vm, NULL);
+    Ip all[64];
+    unsigned n = port ? guard_list(port->guard, all, G_N_ELEMENTS(all)) : 0;
+
+    if (ip) {
+        *ret = *ip;
+        return true;
+    }
+    for (unsigned i = 0; i < n; i++)
+        if (ip_family(&all[i]) == v6 && !ip_is_link_local(&all[i])) {
+            *ret = all[i];
+            return true;
+        }
+    return false;
+}
