@@ -97,6 +97,7 @@ void net_tx_run(Net *n)
         return;
     if (send_batch(n))
         virtio_queue_kick(&n->v, NET_TXQ); /* the loop's others first */
+    netdev_flush(n->nd);
     vq_notify(net_queue(n, NET_TXQ));
 }
 

@@ -234,8 +234,10 @@ void netdev_announce(NetDev *nd);
 void netdev_set_mac(NetDev *nd, const uint8_t mac[6]);
 
 /* Sends one frame (header first).  False: try again after the writable handler; anything
- * else that goes wrong drops the frame, as a wire does. */
+ * else that goes wrong drops the frame, as a wire does.  Frames may be held until
+ * netdev_flush(), which is called before the loop goes on. */
 bool netdev_send(NetDev *nd, const struct iovec *iov, unsigned n);
+void netdev_flush(NetDev *nd);
 
 /* Receives one frame, header first, into the list; the length, 0 when none is waiting, or
  * -1 when it did not fit and was dropped. */

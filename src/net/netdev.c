@@ -11,10 +11,9 @@ const char *const netdev_type_names[] = {"user",  "tap",    "bridge",  "macvtap"
 _Static_assert(G_N_ELEMENTS(netdev_type_names) == NETDEV_TYPES, "a name for each");
 
 static const NetDevOps *const types[NETDEV_TYPES] = {
-    [NETDEV_USER] = &netdev_user_ops,
-    [NETDEV_TAP] = &netdev_tap_ops,
-    [NETDEV_BRIDGE] = &netdev_bridge_ops,
-    [NETDEV_MACVTAP] = &netdev_macvtap_ops,
+    [NETDEV_USER] = &netdev_user_ops,       [NETDEV_TAP] = &netdev_tap_ops,
+    [NETDEV_BRIDGE] = &netdev_bridge_ops,   [NETDEV_MACVTAP] = &netdev_macvtap_ops,
+    [NETDEV_NETWORK] = &netdev_network_ops,
 };
 
 /* ---- options --------------------------------------------------------------------------
@@ -212,6 +211,12 @@ void netdev_set_offloads(NetDev *nd, unsigned offloads)
 bool netdev_send(NetDev *nd, const struct iovec *iov, unsigned n)
 {
     return nd->ops->send(nd, iov, n);
+}
+
+void netdev_flush(NetDev *nd)
+{
+    if (nd->ops->flush)
+        nd->ops->flush(nd);
 }
 
 ssize_t netdev_receive(NetDev *nd, const struct iovec *iov, unsigned n)

@@ -21,6 +21,7 @@ typedef struct NetDevOps {
     void (*set_offloads)(NetDev *nd, unsigned offloads);
     void (*set_reading)(NetDev *nd, bool on);
     bool (*send)(NetDev *nd, const struct iovec *iov, unsigned n);
+    void (*flush)(NetDev *nd); /* after a batch of sends; NULL: none is held */
     ssize_t (*receive)(NetDev *nd, const struct iovec *iov, unsigned n);
 
     /* The loop's thread; NULL where there is nobody to be told. */
@@ -58,7 +59,7 @@ struct NetDev {
 void netdev_link_changed(NetDev *nd, bool up);
 
 extern const NetDevOps netdev_tap_ops, netdev_bridge_ops, netdev_macvtap_ops;
-extern const NetDevOps netdev_user_ops;
+extern const NetDevOps netdev_user_ops, netdev_network_ops;
 
 /* A host port forwarded to the guest; addresses and ports in host byte order, guest_addr
  * 0 is the address that DHCP gives first. */

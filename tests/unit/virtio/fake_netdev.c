@@ -31,6 +31,10 @@ void netdev_set_mac(NetDev *nd, const uint8_t mac[6])
     memcpy(fake.mac, mac, 6);
 }
 
+void netdev_flush(NetDev *nd)
+{
+}
+
 void netdev_announce(NetDev *nd)
 {
 }
