@@ -1,0 +1,186 @@
+/* set-limit and its kin, and what a new switch finds of them. */
+#include "src/switch/limit.h"
+
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+#include "src/switch/impair.h"
+#include "src/switch/shape.h"
+
+static Switch sw = {.name = "lan"};
+static Port port = {.sw = &sw,
+                    .id = 3,
+                    .vm = (char *)"web",
+                    .nic = (char *)"net0",
+                    .instance = (char *)"abc",
+                    .link = true};
+
+/* Played by the test: the rest of the switch. */
+Port *port_find(Switch *s, const char *vm, const char *nic)
+{
+    return g_str_equal(vm, "web") && (!nic || g_str_equal(nic, "net0")) ? &port : NULL;
+}
+
+void switch_resume(Port *p, Direction direction, Frame *f)
+{
+}
+
+void switch_flush(Switch *s)
+{
+}
+
+/* What a command returned, in one line; or the sentence of its failure. */
+static char *run(const char *command, const char *arguments)
+{
+    g_autoptr(GError) error = NULL;
+    json_t *object = json_loads(arguments, 0, NULL), *ret;
+    const SwitchCommand *c = limit_commands;
+    char *text, *copy;
+
+    g_assert_nonnull(object);
+    while (!g_str_equal(c->name, command))
+        c++;
+    ret = c->fn(&sw, object, &error);
+    json_decref(object);
+    if (!ret)
+        return g_strdup(error->message);
+    g_assert_no_error(error);
+    text = json_dumps(ret, JSON_COMPACT);
+    copy = g_strdup(text);
+    json_decref(ret);
+    free(text);
+    return copy;
+}
+
+#define RUN(command, arguments, expect)                                                  \
+    do {                                                                                 \
+        g_autofree char *got_ = run(command, arguments);                                 \
+        g_assert_cmpstr(got_, ==, expect);                                               \
+    } while (0)
+
+/* As when the switch was killed and its VM comes again, or leaves. */
+static void forget(Port *p)
+{
+    for (Direction d = TO_VM; d < DIRECTIONS; d++) {
+        shape_free(p->shape[d]);
+        impair_free(p->impair[d]);
+        p->shape[d] = NULL;
+        p->impair[d] = NULL;
+    }
+}
+
+static void a_limit_is_set_changed_and_taken_away(void)
+{
+    RUN("query-limits", "{}", "[]");
+    RUN("set-limit", "{\"vm\":\"web\",\"direction\":\"in\",\"bytes-per-s\":1000}",
+        "[{\"in\":{\"limit\":{\"bytes-per-s\":1000,\"burst-bytes\":0,\"frames-per-s\":0,"
+        "\"burst-frames\":0}},\"port\":3,\"vm\":\"web\",\"nic\":\"net0\"}]");
+    g_assert_null(port.shape[FROM_VM]);
+    RUN("set-limit", "{\"vm\":\"web\",\"direction\":\"in\",\"frames-per-s\":7}",
+        "[{\"in\":{\"limit\":{\"bytes-per-s\":1000,\"burst-bytes\":0,\"frames-per-s\":7,"
+        "\"burst-frames\":0}},\"port\":3,\"vm\":\"web\",\"nic\":\"net0\"}]");
+    RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":0,\"frames-per-s\":0}",
+        "[{\"port\":3,\"vm\":\"web\",\"nic\":\"net0\"}]");
+    g_assert_null(port.shape[TO_VM]);
+}
+
+static void a_bad_wire_is_set_changed_and_mended(void)
+{
+    g_autofree char *got = run(
+        "set-impair", "{\"vm\":\"web\",\"nic\":\"net0\",\"loss\":0.5,\"seed\":9}");
+
+    g_assert_nonnull(strstr(got, "\"in\":{\"impair\":{\"delay-us\":0,\"jitter-us\":0,"
+                                 "\"loss\":0.5,\"duplicate\":0.0,\"reorder\":0.0,"
+                                 "\"corrupt\":0.0,\"seed\":9}}"));
+    g_assert_nonnull(strstr(got, "\"out\":{\"impair\":"));
+    g_free(run("set-impair", "{\"vm\":\"web\",\"direction\":\"out\",\"delay-us\":50}"));
+    g_assert_cmpuint(impair_options(port.impair[FROM_VM])->delay_us, ==, 50);
+    g_assert_cmpfloat(impair_options(port.impair[FROM_VM])->loss, ==, 0.5);
+    g_assert_cmpuint(impair_options(port.impair[TO_VM])->delay_us, ==, 0);
+    RUN("set-impair", "{\"vm\":\"web\",\"clear\":true}",
+        "[{\"port\":3,\"vm\":\"web\",\"nic\":\"net0\"}]");
+    g_assert_null(port.impair[TO_VM]);
+    g_assert_null(port.impair[FROM_VM]);
+}
+
+static void nonsense_is_refused_and_changes_nothing(void)
+{
+    RUN("set-limit", "{}", "say which port: vm, and nic, or port");
+    RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no vNIC on network lan");
+    RUN("set-limit", "{\"vm\":\"web\",\"nic\":\"net9\"}",
+        "VM 'web' has no net9 vNIC on network lan");
+    RUN("set-limit", "{\"port\":5}", "network lan has no port of that number");
+    RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":-1}",
+        "bytes-per-s is a whole number from 0 to 1099511627776");
+    RUN("set-limit", "{\"vm\":\"web\",\"bytes\":1}", "there is no argument 'bytes'");
+    RUN("set-limit", "{\"vm\":\"web\",\"direction\":\"up\",\"bytes-per-s\":1}",
+        "direction is in, out or both");
+    RUN("set-impair", "{\"vm\":\"web\",\"loss\":1.5}", "loss is a number from 0 to 1");
+    RUN("set-impair", "{\"vm\":\"web\",\"loss\":\"all\"}",
+        "loss is a number from 0 to 1");
+    RUN("set-impair", "{\"vm\":\"web\",\"delay-us\":60000001}",
+        "delay-us is a whole number from 0 to 60000000");
+    RUN("query-limits", "{}", "[]");
+}
+
+static void a_new_switch_finds_what_was_set(void)
+{
+    g_autofree char *path = network_file("lan", "limits.json");
+    Port other = port;
+
+    g_free(run("set-limit", "{\"vm\":\"web\",\"direction\":\"out\",\"frames-per-s\":7}"));
+    g_free(run("set-impair", "{\"vm\":\"web\",\"direction\":\"in\",\"reorder\":0.25}"));
+    forget(&port);
+
+    other.instance = (char *)"another start of the VM";
+    memset(other.shape, 0, sizeof(other.shape));
+    memset(other.impair, 0, sizeof(other.impair));
+    limits_port_added(&other);
+    g_assert_null(other.shape[FROM_VM]);
+    g_assert_null(other.impair[TO_VM]);
+
+    limits_port_added(&port);
+    g_assert_cmpuint(shape_options(port.shape[FROM_VM])->frames_per_s, ==, 7);
+    g_assert_cmpfloat(impair_options(port.impair[TO_VM])->reorder, ==, 0.25);
+    g_assert_null(port.shape[TO_VM]);
+    g_assert_null(port.impair[FROM_VM]);
+
+    limits_port_removed(&port); /* the VM ended */
+    forget(&port);
+    limits_port_added(&port);
+    g_assert_null(port.shape[FROM_VM]);
+
+    g_assert_true(g_file_set_contents(path, "{\"abc/net0\": {\"in\": 7}}", -1, NULL));
+    limits_port_added(&port); /* no harm, as below */
+    g_assert_true(g_file_set_contents(path, "[\"what", -1, NULL));
+    limits_port_added(&port);
+    g_assert_null(port.shape[TO_VM]);
+}
+
+int main(int argc, char **argv)
+{
+    g_autofree char *folder = g_dir_make_tmp("hutch-limit-XXXXXX", NULL);
+    g_autoptr(GError) error = NULL;
+    NetworkConfig *config = param_new(&network_params);
+    int status;
+
+    g_test_init(&argc, &argv, NULL);
+    g_setenv("HUTCH_NETWORKS", folder, TRUE);
+    config->mode = NETWORK_ISOLATED;
+    network_create("lan", config, &error);
+    g_assert_no_error(error);
+    param_free(&network_params, config);
+    g_test_add_func("/limit/a_limit_is_set_changed_and_taken_away",
+                    a_limit_is_set_changed_and_taken_away);
+    g_test_add_func("/limit/a_bad_wire_is_set_changed_and_mended",
+                    a_bad_wire_is_set_changed_and_mended);
+    g_test_add_func("/limit/nonsense_is_refused_and_changes_nothing",
+                    nonsense_is_refused_and_changes_nothing);
+    g_test_add_func("/limit/a_new_switch_finds_what_was_set",
+                    a_new_switch_finds_what_was_set);
+    status = g_test_run();
+    g_assert_true(network_remove("lan", NULL));
+    g_rmdir(folder);
+    return status;
+}
