@@ -23,6 +23,8 @@ typedef enum {
     NAMES_SNAPSHOTS,
     NAMES_SNAPSHOTS_AND_FILES,
     NAMES_TEMPLATES,
+    NAMES_NETWORKS,
+    NAMES_NETWORKS_AND_FILES,
 } NamesKind;
 
 /* hutch NAME ...: this and the tables it points to are all that is to be said of a verb.

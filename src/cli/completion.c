@@ -1,6 +1,6 @@
 /* Completion for bash, zsh and fish: the words come from the option tables, the names of
  * images from `hutch run`, those of VMs from `hutch ps --quiet`, those of snapshots from
- * `hutch snapshot list --quiet`. */
+ * `hutch snapshot list --quiet`, and so on. */
 
 #include "src/cli/cli.h"
 
@@ -66,6 +66,9 @@ static const char *words_of(const Verb *v)
         return "hutch snapshot list --quiet";
     case NAMES_TEMPLATES:
         return "hutch template ls --quiet";
+    case NAMES_NETWORKS:
+    case NAMES_NETWORKS_AND_FILES:
+        return "hutch net ls --quiet";
     case NAMES_NOTHING:
     case NAMES_FILES:
         break;
@@ -85,6 +88,9 @@ static const char *kind_of(const Verb *v)
         return "snapshot";
     case NAMES_TEMPLATES:
         return "template";
+    case NAMES_NETWORKS:
+    case NAMES_NETWORKS_AND_FILES:
+        return "network";
     case NAMES_GUESTS:
     case NAMES_NOTHING:
     case NAMES_FILES:
@@ -96,7 +102,7 @@ static const char *kind_of(const Verb *v)
 static bool names_files(const Verb *v)
 {
     return v->names == NAMES_FILES || v->names == NAMES_VMS_AND_FILES ||
-           v->names == NAMES_SNAPSHOTS_AND_FILES;
+           v->names == NAMES_SNAPSHOTS_AND_FILES || v->names == NAMES_NETWORKS_AND_FILES;
 }
 
 static bool takes_value(const ConfigOption *o)

@@ -13,6 +13,7 @@
 #include "src/cli/image.h"
 #include "src/cli/interrupt.h"
 #include "src/cli/metrics.h"
+#include "src/cli/net.h"
 #include "src/cli/set.h"
 #include "src/cli/snapshot.h"
 #include "src/cli/template.h"
@@ -270,6 +271,12 @@ const Verb verbs[] = {
      .args = "VERB ...",
      .help = "make, convert, check and change disk images",
      .verbs = image_verbs},
+    {.group = "Networks",
+     .name = "net",
+     .args = "VERB ...",
+     .help = "make networks, and look at and change what is on them",
+     .verbs = net_verbs,
+     .about = net_about},
     {.group = "A closer look",
      .name = "top",
      .args = "[OPTION]...",

@@ -143,6 +143,12 @@ static const ParamTable memory_table = {
 /* ---- the options --------------------------------------------------------------------
  */
 
+/* One that is on unless it is said to be off has no meaning without a word. */
+static bool goes_alone(const ParamDesc *desc)
+{
+    return desc->bare || (desc->type == PARAM_BOOL && g_strcmp0(desc->def, "on"));
+}
+
 ConfigOption config_scalar_option(const ParamDesc *desc)
 {
     return (ConfigOption){.name = desc->key,
@@ -151,9 +157,8 @@ ConfigOption config_scalar_option(const ParamDesc *desc)
                           .scalar = desc,
                           .table = desc->keys,
                           .repeats = desc->type == PARAM_LIST,
-                          .value = desc->type == PARAM_BOOL || desc->bare
-                                       ? CONFIG_VALUE_OPTIONAL
-                                       : CONFIG_VALUE_REQUIRED};
+                          .value = goes_alone(desc) ? CONFIG_VALUE_OPTIONAL
+                                                    : CONFIG_VALUE_REQUIRED};
 }
 
 /* A device whose first key is its id has nothing that must be said: --rng. */
