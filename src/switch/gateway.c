@@ -5,9 +5,8 @@
 
 /* Those before have what those after them use. */
 static const GatewayPart *const parts[] = {
-    &gateway_neighbours,
-    &gateway_leases,
-    &gateway_arp,
+    &gateway_neighbours, &gateway_leases, &gateway_arp,
+    &gateway_dhcp,       &gateway_dhcp6,  &gateway_ra,
 };
 
 const SwitchCommand gateway_commands[] = {
@@ -101,6 +100,29 @@ bool gateway_is(const Gateway *gw, const Ip *ip)
     return (gw->subnets.v4.bits && ip_equal(ip, &gw->subnets.gateway4)) ||
            (gw->subnets.v6.bits && ip_equal(ip, &gw->subnets.gateway6)) ||
            ip_equal(ip, &gw->link_local);
+}
+
+void gateway_domain(const Gateway *gw, char ret[GATEWAY_DOMAIN])
+{
+    const char *domain = gw->sw->config->domain;
+
+    g_snprintf(ret, GATEWAY_DOMAIN, "%s%s", domain ? domain : gw->sw->name,
+               domain ? "" : ".internal");
+}
+
+void build_domain_labels(Builder *b, const Gateway *gw)
+{
+    char domain[GATEWAY_DOMAIN];
+
+    gateway_domain(gw, domain);
+    for (const char *label = domain; *label;) {
+        size_t len = strcspn(label, ".");
+
+        build_u8(b, (uint8_t)len);
+        build_bytes(b, label, len);
+        label += len + (label[len] == '.');
+    }
+    build_u8(b, 0);
 }
 
 /* ---- frames of its own ---------------------------------------------------------------

@@ -81,8 +81,23 @@ static bool hidden(const Packet *p)
            (checked || (p->fragment && p->kind == PACKET_IPV6));
 }
 
-static bool v4_ok(Port *port, const Packet *p)
+/* A client's message to the network's own server, which goes no further: it may have an
+ * address that is not its own any more, and will hear so. */
+static bool to_dhcp(const Port *port, const Frame *f)
 {
+    const Switch *sw = port->sw;
+    const Packet *p = &f->p;
+
+    if (p->fragment || p->from_port != DHCP_CLIENT || p->to_port != DHCP_SERVER)
+        return false;
+    return ip_is_unspecified(&p->from) ||
+           (sw->config->dhcp && sw->subnets.v4.bits && !f->vlan && sw->gateway &&
+            (mac_is_group(&p->dst) || mac_equal(&p->dst, gateway_mac(sw->gateway))));
+}
+
+static bool v4_ok(Port *port, const Frame *f)
+{
+    const Packet *p = &f->p;
     bool udp = p->proto == IPPROTO_UDP && p->transport;
     bool icmp = p->proto == IPPROTO_ICMP && p->transport;
 
@@ -90,10 +105,9 @@ static bool v4_ok(Port *port, const Packet *p)
         (udp && (p->from_port == DHCP_SERVER || p->to_port == DHCP_CLIENT)) ||
         (icmp && (p->icmp_type == ICMP4_REDIRECT || p->icmp_type == ICMP4_ROUTER)))
         return false;
-    if (ip_is_unspecified(&p->from))
-        return udp && !p->fragment && p->from_port == DHCP_CLIENT &&
-               p->to_port == DHCP_SERVER;
-    return guard_claim(port, &p->from);
+    if (udp && to_dhcp(port, f))
+        return true;
+    return !ip_is_unspecified(&p->from) && guard_claim(port, &p->from);
 }
 
 /* Options of ND that name a station name this one. */
@@ -188,7 +202,7 @@ bool guard_check(Port *port, const Frame *f)
     case PACKET_ARP:
         return arp_ok(port, &f->p);
     case PACKET_IPV4:
-        return v4_ok(port, &f->p);
+        return v4_ok(port, f);
     case PACKET_IPV6:
         return v6_ok(port, f);
     case PACKET_OTHER:

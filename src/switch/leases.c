@@ -245,7 +245,8 @@ static Lease *find_that_has(Gateway *gw, Port *port, const Mac *mac, const Ip *i
     const char *vm;
     Lease *lease = find(gw->leases, port, &mac, &vm);
 
-    return lease && ip_equal(&lease->ip[ip_family(ip)], ip) ? lease : NULL;
+    return lease && ip_is_set(ip) && ip_equal(&lease->ip[ip_family(ip)], ip) ? lease
+                                                                             : NULL;
 }
 
 void leases_release(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
