@@ -52,6 +52,10 @@ int network_lock_start(const char *name, int how, GError **error);
 /* Whether its switch runs now. */
 bool network_is_up(const char *name);
 
+/* The path of the program hutch-switch, a new string: $HUTCH_SWITCH, or beside this one;
+ * NULL with an error if it is not there. */
+char *network_switch_program(GError **error);
+
 /* A connected stream socket to one of the sockets above, whose switch is started if need
  * be; -1 with VM_ERROR_NOT_FOUND if there is no such network.  The switch is the program
  * hutch-switch beside this one, or $HUTCH_SWITCH. */

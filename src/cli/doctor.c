@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "kvm/kvm.h"
+#include "network/place.h"
+#include "packet/bpf.h"
 #include "src/cli/metrics.h"
 #include "util/fd.h"
 
@@ -70,6 +72,22 @@ static char *try_vm(void)
     return kvm ? NULL : g_strdup(error->message);
 }
 
+static char *try_switch(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *program = network_switch_program(&error);
+
+    return program ? NULL : g_strdup(error->message);
+}
+
+static char *try_filter(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(BpfFilter) filter = bpf_filter_new("ip", &error);
+
+    return filter ? NULL : g_strdup(error->message);
+}
+
 void host_look(Host *ret)
 {
     struct io_uring_params params = {0};
@@ -80,6 +98,8 @@ void host_look(Host *ret)
         .runtime = g_getenv("XDG_RUNTIME_DIR"),
         .is_root = geteuid() == 0,
         .vm_error = try_vm(),
+        .switch_error = try_switch(),
+        .pcap_error = try_filter(),
         .uring_errno = errno_of(syscall(SYS_io_uring_setup, 1, &params)),
         .userfault_errno = errno_of(
             syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)),
@@ -91,8 +111,9 @@ void host_look(Host *ret)
 
 void host_clear(Host *h)
 {
-    g_free(h->vm_error);
-    h->vm_error = NULL;
+    g_clear_pointer(&h->vm_error, g_free);
+    g_clear_pointer(&h->switch_error, g_free);
+    g_clear_pointer(&h->pcap_error, g_free);
 }
 
 /* ---- the verb -------------------------------------------------------------------------

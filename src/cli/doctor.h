@@ -13,6 +13,8 @@ typedef struct Host {
     const char *runtime;             /* $XDG_RUNTIME_DIR; NULL: not set */
     bool is_root;                    /* the user is */
     char *vm_error;                  /* why no VM can be made; NULL: one was */
+    char *switch_error;              /* why no network can be; NULL: it can */
+    char *pcap_error;                /* why no filter can be made; NULL: one was */
     int uring_errno;                 /* of io_uring_setup(); 0: it works */
     int userfault_errno;             /* of userfaultfd(), for faults of user space */
     uint64_t nofile, memlock, nproc; /* limits, the hard ones; UINT64_MAX: none */

@@ -174,9 +174,10 @@ static Found check_node(const Host *h, const char *node, const char *use,
 
 static Found check_tun(const Host *h)
 {
-    return check_node(h, "/dev/net/tun", "--net tap",
-                      "sudo modprobe tun; --net user works without",
-                      "sudo chmod 666 /dev/net/tun; --net user works without");
+    return check_node(h, "/dev/net/tun", "--net tap or bridge",
+                      "sudo modprobe tun; --net user and 'hutch net' work without",
+                      "sudo chmod 666 /dev/net/tun; --net user and 'hutch net' work "
+                      "without");
 }
 
 /* What is there or not, and nothing of hutch's needs. */
@@ -394,6 +395,22 @@ static Found check_passt(const Host *h)
     return check_extra_program(h, "passt", "--net user works");
 }
 
+static Found check_switch(const Host *h)
+{
+    if (h->switch_error)
+        return found(FOUND_WARN, "--net user works without", "%s", h->switch_error);
+    return found(FOUND_OK, NULL, "hutch-switch is there, for 'hutch net'");
+}
+
+static Found check_pcap(const Host *h)
+{
+    if (h->pcap_error)
+        return found(FOUND_WARN,
+                     "sudo apt install libpcap0.8; rules without 'pcap' work without",
+                     "filters as tcpdump has them cannot be made: %s", h->pcap_error);
+    return found(FOUND_OK, NULL, "libpcap works, for filters in rules and captures");
+}
+
 static Found check_runtime(const Host *h)
 {
     if (!h->runtime || !g_path_is_absolute(h->runtime))
@@ -433,5 +450,7 @@ const Check doctor_checks[] = {
     {"qemu-img", check_qemu_img},
     {"virtiofsd", check_virtiofsd},
     {"passt", check_passt},
+    {"switch", check_switch},
+    {"libpcap", check_pcap},
     {0},
 };

@@ -42,7 +42,7 @@ static char *beside(const char *relative)
     return path && access(path, X_OK) == 0 ? g_steal_pointer(&path) : NULL;
 }
 
-static char *find_program(GError **error)
+char *network_switch_program(GError **error)
 {
     static const char *const places[] = {"hutch-switch", "../libexec/hutch-switch",
                                          "../libexec/hutch/hutch-switch"};
@@ -209,7 +209,7 @@ static int open_log(const char *name, GError **error)
 
 bool spawn_switch(const char *name, GError **error)
 {
-    g_autofree char *program = find_program(error);
+    g_autofree char *program = network_switch_program(error);
     autofd log_fd = program ? open_log(name, error) : -1;
     autofd null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     autofd read_fd = -1, write_fd = -1;

@@ -56,7 +56,7 @@ def test_everything_is_installed_and_nothing_else():
     folder, prefix = installed()
     files = sorted(os.path.relpath(os.path.join(at, name), prefix)
                    for at, _, names in os.walk(folder) for name in names)
-    equal(files, ["bin/hutch", "lib/systemd/system/hutch@.service", "share/bash-completion/completions/hutch.bash",
+    equal(files, ["bin/hutch", "bin/hutch-switch", "lib/systemd/system/hutch@.service", "share/bash-completion/completions/hutch.bash",
                   "share/fish/vendor_completions.d/hutch.fish", "share/man/man1/hutch.1",
                   "share/zsh/site-functions/_hutch"])
     version, as_json = (subprocess.run([os.path.join(prefix, "bin", "hutch"), "version", *option],
@@ -171,6 +171,10 @@ def bash():
             with open(os.path.join(folder, ".data", "hutch", "snapshots", f"{name}.snap",
                                    "manifest.json"), "wb"):
                 pass
+        for name in ("blue", "brown"):
+            os.makedirs(os.path.join(folder, ".data", "hutch", "networks", name))
+            with open(os.path.join(folder, ".data", "hutch", "networks", name, "config.json"), "wb"):
+                pass
         shell = Bash(folder, os.path.join(folder, ".images"))
         try:
             yield shell
@@ -198,6 +202,8 @@ def test_tab_in_a_real_bash_completes_verbs_options_keys_values_files_and_images
         "run --cpus 2 --no-re": "run --cpus 2 --no-reboot",
         "snapshot ver": "snapshot verify", "snapshot rm mor": "snapshot rm morning",
         "check-restore no": "check-restore noon",
+        "net ports bl": "net ports blue", "net create red --dhc": "net create red --dhcp",
+        "net limit brown web --direction ou": "net limit brown web --direction out",
         "snapshot export noon im": "snapshot export noon image.raw",
     }
     with bash() as shell:

@@ -107,6 +107,7 @@ static void nothing_is_said_of_a_good_host(void)
     finds(&f, "ksm", FOUND_OK, "is on");
     finds(&f, "runtime", FOUND_OK, "/run/user/7/hutch");
     finds(&f, "virtiofsd", FOUND_OK, "in /bin");
+    finds(&f, "switch", FOUND_OK, "hutch-switch");
     tear_down(&f);
 }
 
@@ -115,7 +116,9 @@ static void an_empty_host_has_no_kvm(void)
 {
     Fixture f = {.root = g_dir_make_tmp("hutch-XXXXXX", NULL)};
 
-    f.h = (Host){.root = f.root};
+    f.h = (Host){.root = f.root,
+                 .switch_error = (char *)"no hutch-switch",
+                 .pcap_error = (char *)"no library"};
     finds(&f, "kvm", FOUND_FAIL, "not there");
     finds(&f, "kvm-kind", FOUND_WARN, "no module");
     finds(&f, "cpu", FOUND_WARN, "no VT-x or AMD-V");
@@ -127,6 +130,8 @@ static void an_empty_host_has_no_kvm(void)
     finds(&f, "cgroup", FOUND_WARN, "not at /sys/fs/cgroup");
     finds(&f, "tun", FOUND_WARN, "not there");
     finds(&f, "virtiofsd", FOUND_WARN, "not installed");
+    finds(&f, "switch", FOUND_WARN, "no hutch-switch");
+    finds(&f, "libpcap", FOUND_WARN, "no library");
     tear_down(&f);
 }
 
