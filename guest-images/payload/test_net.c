@@ -2,96 +2,18 @@
  * lease by DHCP; `net-bench` sends or receives a fixed number of frames. */
 #include "net.h"
 
+#include "frame.h"
+
 #define F_MAC      BIT64(5)
-#define HEADER     12 /* struct virtio_net_hdr with num_buffers */
+#define HEADER     NET_HEADER
 #define FRAME_MAX  1536
 #define RX_BUFFERS 64
-
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_ARP  0x0806
-#define PROTOCOL_ICMP  1
-#define PROTOCOL_UDP   17
-#define DHCP_MAGIC     0x63825363
-
-/* Offsets in a frame, header of virtio not counted. */
-enum {
-    ETH_TYPE = 12,
-    ETH_END = 14,
-    ARP_OPCODE = 20,
-    ARP_SENDER = 22,
-    ARP_SENDER_IP = 28,
-    ARP_TARGET = 32,
-    ARP_TARGET_IP = 38,
-    ARP_END = 42,
-    IP_LENGTH = 16,
-    IP_PROTOCOL = 23,
-    IP_CHECKSUM = 24,
-    IP_SOURCE = 26,
-    IP_TARGET = 30,
-    IP_END = 34,
-    UDP_END = 42,
-    DHCP_YOURS = 58,
-    DHCP_CLIENT = 70,
-    DHCP_COOKIE = 278,
-    DHCP_OPTIONS = 282
-};
 
 typedef uint8_t Frame[HEADER + FRAME_MAX];
 
 static Virtq rx, tx;
 static Frame rx_frames[RX_BUFFERS], tx_frame;
 static uint8_t mac[6];
-
-static void put16(uint8_t *at, unsigned value)
-{
-    at[0] = (uint8_t)(value >> 8);
-    at[1] = (uint8_t)value;
-}
-
-static void put32(uint8_t *at, uint32_t value)
-{
-    put16(at, value >> 16);
-    put16(at + 2, value & 0xffff);
-}
-
-static unsigned get16(const uint8_t *at)
-{
-    return (unsigned)(at[0] << 8 | at[1]);
-}
-
-static uint32_t get32(const uint8_t *at)
-{
-    return get16(at) << 16 | get16(at + 2);
-}
-
-/* A dotted quad from the command line. */
-static uint32_t arg_address(const char *name, const char *otherwise)
-{
-    const char *s = arg_text(name, otherwise);
-    uint32_t address = 0;
-
-    for (unsigned i = 0; i < 4; i++) {
-        address = address << 8 | (uint32_t)parse_number(s, &s);
-        s += *s == '.';
-    }
-    return address;
-}
-
-static void print_address(const char *before, uint32_t a)
-{
-    print("%s%u.%u.%u.%u", before, a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255);
-}
-
-static uint16_t checksum(const uint8_t *at, unsigned n)
-{
-    uint32_t sum = 0;
-
-    for (unsigned i = 0; i < n; i += 2)
-        sum += i + 1 < n ? get16(at + i) : (unsigned)at[i] << 8;
-    while (sum >> 16)
-        sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~sum;
-}
 
 static void start(VirtioDevice *d, uint64_t mode)
 {
@@ -147,19 +69,6 @@ static const uint8_t *frame_receive(bool (*wanted)(const uint8_t *f), const char
     return copy + HEADER;
 }
 
-static void ipv4_fill(uint8_t *f, unsigned payload, unsigned protocol, uint32_t source,
-                      uint32_t target)
-{
-    f[ETH_END] = 0x45;
-    put16(f + IP_LENGTH, 20 + payload);
-    f[ETH_END + 8] = 64;
-    f[IP_PROTOCOL] = (uint8_t)protocol;
-    put32(f + IP_SOURCE, source);
-    put32(f + IP_TARGET, target);
-    put16(f + IP_CHECKSUM, 0);
-    put16(f + IP_CHECKSUM, checksum(f + ETH_END, 20));
-}
-
 static bool is_arp_reply(const uint8_t *f)
 {
     return get16(f + ETH_TYPE) == ETHERTYPE_ARP && get16(f + ARP_OPCODE) == 2;
@@ -178,22 +87,11 @@ static bool is_dhcp_offer(const uint8_t *f)
            f[DHCP_OPTIONS + 2] == 2;
 }
 
-static void arp_fill(uint8_t *f, unsigned opcode, uint32_t me, uint32_t host)
-{
-    put16(f + ETH_END, 1);
-    put16(f + ETH_END + 2, ETHERTYPE_IPV4);
-    put16(f + ETH_END + 4, 0x0604);
-    put16(f + ARP_OPCODE, opcode);
-    memcpy(f + ARP_SENDER, mac, 6);
-    put32(f + ARP_SENDER_IP, me);
-    put32(f + ARP_TARGET_IP, host);
-}
-
 static void neighbour_find(uint32_t me, uint32_t host, uint8_t *ret_mac)
 {
     uint8_t *f = frame_begin(ETHERTYPE_ARP);
 
-    arp_fill(f, 1, me, host);
+    frame_arp(f, 1, mac, me, host);
     frame_send(ARP_END);
     memcpy(ret_mac, frame_receive(is_arp_reply, "ARP") + ARP_SENDER, 6);
 }
@@ -209,8 +107,8 @@ static void ping(uint32_t me, uint32_t host, const uint8_t *host_mac)
     put16(f + IP_END + 4, 0x4855);
     put16(f + IP_END + 6, 1);
     memcpy(f + IP_END + 8, body, sizeof(body));
-    put16(f + IP_END + 2, checksum(f + IP_END, size));
-    ipv4_fill(f, size, PROTOCOL_ICMP, me, host);
+    put16(f + IP_END + 2, frame_checksum(f + IP_END, size));
+    frame_ipv4(f, size, PROTOCOL_ICMP, me, host);
     frame_send(IP_END + size);
     const uint8_t *reply = frame_receive(is_echo_reply, "ping");
     CHECK(!memcmp(reply + IP_END + 8, body, sizeof(body)), "ping: other data came back");
@@ -228,7 +126,7 @@ static uint32_t dhcp_discover(void)
     memcpy(f + DHCP_CLIENT, mac, 6);
     put32(f + DHCP_COOKIE, DHCP_MAGIC);
     memcpy(f + DHCP_OPTIONS, "\x35\x01\x01\xff", 4);
-    ipv4_fill(f, size, PROTOCOL_UDP, 0, 0xffffffff);
+    frame_ipv4(f, size, PROTOCOL_UDP, 0, 0xffffffff);
     frame_send(DHCP_OPTIONS + 4);
     return get32(frame_receive(is_dhcp_offer, "DHCP") + DHCP_YOURS);
 }
@@ -264,15 +162,15 @@ static void fill_ping(uint16_t number)
     put16(f + IP_END + 4, 0x4855);
     put16(f + IP_END + 6, number);
     put16(f + IP_END + 8, number * 0x9e37u);
-    put16(f + IP_END + 2, checksum(f + IP_END, 10));
-    ipv4_fill(f, 10, PROTOCOL_ICMP, peer.me, peer.host);
+    put16(f + IP_END + 2, frame_checksum(f + IP_END, 10));
+    frame_ipv4(f, 10, PROTOCOL_ICMP, peer.me, peer.host);
 }
 
 static void fill_answer(void)
 {
     uint8_t *f = frame_begin(ETHERTYPE_ARP);
 
-    arp_fill(f, 2, peer.me, peer.host);
+    frame_arp(f, 2, mac, peer.me, peer.host);
     memcpy(f + ARP_TARGET, peer.host_mac, 6);
 }
 
