@@ -6,6 +6,7 @@
  *     port.sock     for VMs of hutch: include/network/port.h
  *     stream.sock   for others: frames behind a 4-byte big-endian length, the wire format
  *                   of QEMU's -netdev stream and of passt
+ *     route.sock    for switches of other networks that it has routes to
  *     control.sock  JSON, a line a message: {"execute": COMMAND, "arguments": {...}} is
  *                   answered with {"return": ...} or {"error": {"class", "desc"}}
  *     log           what the switch says
@@ -35,6 +36,7 @@ enum { NETWORK_START_MS = 10000 };
 #define NETWORK_PORT    "port.sock"
 #define NETWORK_STREAM  "stream.sock"
 #define NETWORK_CONTROL "control.sock"
+#define NETWORK_ROUTE   "route.sock"
 #define NETWORK_LOCK    "lock"
 #define NETWORK_LOG     "log"
 

@@ -1,18 +1,19 @@
 /* A network's gateway (gateway.h): which parts it has, and who of them a frame is for. */
 #include "src/switch/gateway_private.h"
 
+#include "src/switch/outside.h"
 #include "util/log.h"
 
 /* Those before have what those after them use. */
 static const GatewayPart *const parts[] = {
-    &gateway_neighbours, &gateway_leases, &gateway_arp,
-    &gateway_dhcp,       &gateway_dhcp6,  &gateway_ra,
+    &gateway_neighbours, &gateway_leases, &gateway_arp,     &gateway_dhcp,
+    &gateway_dhcp6,      &gateway_ra,     &gateway_outside,
 };
 
 const SwitchCommand gateway_commands[] = {
-    {"query-leases", gateway_query_leases},
-    {"lease-release", gateway_lease_release},
-    {NULL, NULL},
+    {"query-leases", gateway_query_leases}, {"lease-release", gateway_lease_release},
+    {"query-names", outside_query_names},   {"query-forwards", outside_query_forwards},
+    {"query-routes", outside_query_routes}, {NULL, NULL},
 };
 
 /* A locally administered address that is the network's for as long as it has its name:
@@ -186,11 +187,18 @@ static bool is_group(void *opaque, const char *group, const Ip *ip)
 
 static bool is_network(void *opaque, const char *network, const Ip *ip)
 {
-    const Gateway *gw = opaque;
+    Gateway *gw = opaque;
     const NetworkSubnets *s = &gw->subnets;
     const IpPrefix *subnet = ip_is_v4(ip) ? &s->v4 : &s->v6;
 
-    return g_str_equal(network, gw->sw->name) && subnet->bits && ip_within(ip, subnet);
+    if (g_str_equal(network, gw->sw->name))
+        return subnet->bits && ip_within(ip, subnet);
+    return outside_is_network(gw, network, ip);
+}
+
+static bool is_name(void *opaque, const char *pattern, const Ip *ip)
+{
+    return outside_is_name(opaque, pattern, ip);
 }
 
 static bool is_dns(void *opaque, const Ip *ip)
@@ -206,6 +214,7 @@ void gateway_world(Gateway *gw, FwWorld *ret)
         .is_vm = is_vm,
         .is_group = is_group,
         .is_network = is_network,
+        .is_name = is_name,
         .is_dns = is_dns,
         .opaque = gw,
     };

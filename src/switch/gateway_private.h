@@ -10,6 +10,7 @@
 typedef struct Neighbours Neighbours; /* neighbour.c */
 typedef struct Leases Leases;         /* leases.h */
 typedef struct Ra Ra;                 /* ra.c */
+typedef struct Outside Outside;       /* outside.h */
 
 struct Gateway {
     Switch *sw;
@@ -20,6 +21,7 @@ struct Gateway {
     Neighbours *neighbours;
     Leases *leases;
     Ra *ra;
+    Outside *outside;
 };
 
 /* Any function may be NULL.  In the order of the table, and freed in the opposite one. */
@@ -36,7 +38,7 @@ typedef struct GatewayPart {
 } GatewayPart;
 
 extern const GatewayPart gateway_arp, gateway_dhcp, gateway_dhcp6, gateway_ra,
-    gateway_leases, gateway_neighbours;
+    gateway_leases, gateway_neighbours, gateway_outside;
 
 /* What query-leases and lease-release do: leases_commands.c. */
 json_t *gateway_query_leases(Switch *sw, json_t *arguments, GError **error);

@@ -1,5 +1,6 @@
 /* The table of leases (leases.h). */
 #include "src/switch/leases_private.h"
+#include "src/switch/outside.h"
 
 #include "util/log.h"
 
@@ -61,6 +62,7 @@ void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
     lease->until[v6] = 0;
     if (ip_is_set(&lease->ip[v6]))
         g_hash_table_insert(l->by_ip, &lease->ip[v6], lease);
+    outside_addresses_changed(l->gw);
 }
 
 void leases_remove(Leases *l, Lease *lease)

@@ -1,0 +1,307 @@
+/* The network's end of libslirp (nat.h; src/net/slirp.c is the other).
+ *
+ * libslirp believes that it is on an Ethernet with the VMs.  It is alone there with us:
+ * who of the VMs is where is the gateway's business, so that whatever address libslirp
+ * looks for is said to be at the gateway's MAC, and what it sends there goes the way of
+ * any packet to a VM.
+ *
+ * What sockets of this process could reach and VMs are not to: loopback and what is not
+ * for one host to send to, link-local addresses (clouds keep secrets of a host at one),
+ * and other networks of ours, to which routes lead or nothing. */
+#include "src/switch/nat.h"
+
+#include "src/switch/emit.h"
+
+enum {
+    BATCH = 64,
+    MAX_OTHERS = 512,
+    ARP_REQUEST = 1,
+    ARP_REPLY = 2,
+    ND_SOLICITATION = 135,
+    ND_ADVERTISEMENT = 136,
+    ND_SOLICITED_OVERRIDE = 0x60, /* RFC 4861, 4.4 */
+    ND_TARGET_LINK_ADDRESS = 2,
+    ND_HOP_LIMIT = 255,
+    ND_SOLICITATION_LEN = 24,
+};
+
+static const int64_t others_fresh_ns = 30000000000ll;
+
+struct Nat {
+    Switch *sw;
+    Gateway *gw;
+    NetDev *nd;
+    NetDevSubnet subnet;
+    IpPrefix other[MAX_OTHERS]; /* other networks' subnets */
+    unsigned n_others;
+    int64_t others_ns; /* when they were looked up */
+    uint8_t scratch[1 << 16];
+    uint8_t in[FRAME_ROOM + PACKET_MAX];
+};
+
+/* ---- which addresses may be reached --------------------------------------------------
+ */
+
+static void add_other(Nat *n, const IpPrefix *p)
+{
+    if (p->bits && n->n_others < MAX_OTHERS)
+        n->other[n->n_others++] = *p;
+}
+
+/* At most now and then, as networks come and go seldom. */
+static void look_up_others(Nat *n)
+{
+    g_auto(GStrv) names = NULL;
+
+    if (n->others_ns && n->sw->now_ns - n->others_ns < others_fresh_ns)
+        return;
+    n->others_ns = n->sw->now_ns;
+    names = network_list(NULL);
+    n->n_others = 0;
+    for (char **name = names; name && *name; name++) {
+        NetworkConfig *config;
+        NetworkSubnets s;
+
+        if (g_str_equal(*name, n->sw->name))
+            continue;
+        config = network_load(*name, NULL);
+        if (!config)
+            continue;
+        network_subnets(config, &s);
+        param_free(&network_params, config);
+        add_other(n, &s.v4);
+        add_other(n, &s.v6);
+    }
+}
+
+static bool is_reachable(const Ip *ip)
+{
+    /* RFC 6890: this host, loopback, link-local, multicast and what is reserved; IPv6
+     * forms of IPv4 addresses would be a way round the rest. */
+    static const char *const closed[] = {
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",  "::/8",
+        "fe80::/10", "fec0::/10",   "ff00::/8",       "64:ff9b::/96", "2002::/16"};
+    static IpPrefix prefix[G_N_ELEMENTS(closed)];
+    static bool parsed;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(closed); i++) {
+        if (!parsed)
+            ip_prefix_parse(closed[i], &prefix[i], NULL);
+        if (ip_is_v4(&prefix[i].ip) == ip_is_v4(ip) && ip_within(ip, &prefix[i]))
+            return false;
+    }
+    parsed = true;
+    return true;
+}
+
+static bool may_reach(Nat *n, const Ip *ip)
+{
+    if (ip_equal(ip, &n->subnet.host4) || ip_equal(ip, &n->subnet.host6))
+        return true; /* replies of connections that the host has made */
+    if (!is_reachable(ip))
+        return false;
+    look_up_others(n);
+    for (unsigned i = 0; i < n->n_others; i++)
+        if (ip_within(ip, &n->other[i]))
+            return false;
+    return true;
+}
+
+static bool is_ours(const Nat *n, const Ip *ip)
+{
+    return (n->subnet.v4.bits && ip_within(ip, &n->subnet.v4)) ||
+           (n->subnet.v6.bits && ip_within(ip, &n->subnet.v6));
+}
+
+/* ---- from VMs ------------------------------------------------------------------------
+ */
+
+static void give(Nat *n, const VnetHdr *hdr, const uint8_t *frame, size_t len)
+{
+    uint8_t header[NET_HDR_LEN] = {0};
+    struct iovec iov[] = {{header, sizeof(header)}, {(uint8_t *)frame, len}};
+
+    if (hdr)
+        memcpy(header, hdr, sizeof(*hdr));
+    netdev_send(n->nd, iov, 2);
+}
+
+static bool give_segment(void *opaque, const uint8_t *frame, size_t len)
+{
+    give(opaque, NULL, frame, len);
+    return true;
+}
+
+static bool backend_takes(unsigned offloads, const VnetHdr *hdr)
+{
+    switch (hdr->gso_type & ~VNET_GSO_ECN) {
+    case VNET_GSO_TCPV4:
+        return offloads & NET_OFFLOAD_TSO4;
+    case VNET_GSO_TCPV6:
+        return offloads & NET_OFFLOAD_TSO6;
+    default:
+        return (offloads & NET_OFFLOAD_CSUM) || !(hdr->flags & VNET_NEEDS_CSUM);
+    }
+}
+
+bool nat_input(Nat *n, Frame *f)
+{
+    if (!is_ours(n, &f->p.from) || !may_reach(n, &f->p.to))
+        return false;
+    if (backend_takes(netdev_offloads(n->nd), &f->hdr))
+        give(n, &f->hdr, f->data, f->len);
+    else
+        vnet_segment(&f->hdr, f->data, f->len, n->scratch, give_segment, n);
+    return true;
+}
+
+/* ---- from libslirp -------------------------------------------------------------------
+ */
+
+static void answer(Nat *n, Builder *b)
+{
+    if (build_end(b))
+        give(n, NULL, b->data, b->len);
+}
+
+/* RFC 826. */
+static void answer_arp(Nat *n, const Packet *p)
+{
+    static const uint8_t formats[] = {0, 1, 8, 0, 6, 4}; /* Ethernet, IPv4 */
+    const Mac *mac = gateway_mac(n->gw);
+    Builder b = {0};
+
+    if (p->arp_op != ARP_REQUEST || !is_ours(n, &p->to))
+        return;
+    build_eth(&b, &p->src, mac, ETHER_ARP);
+    build_bytes(&b, formats, sizeof(formats));
+    build_u16(&b, ARP_REPLY);
+    build_bytes(&b, mac, sizeof(*mac));
+    build_u32(&b, ip_to_v4(&p->to));
+    build_bytes(&b, &p->arp_from, sizeof(p->arp_from));
+    build_u32(&b, ip_to_v4(&p->from));
+    answer(n, &b);
+}
+
+/* RFC 4861, 7.2.4. */
+static void answer_solicitation(Nat *n, const Frame *f)
+{
+    const Packet *p = &f->p;
+    const Mac *mac = gateway_mac(n->gw);
+    Builder b = {0};
+    Ip target;
+
+    if (p->end - p->transport < ND_SOLICITATION_LEN)
+        return;
+    memcpy(target.b, f->data + p->transport + 8, sizeof(target.b));
+    if (!is_ours(n, &target))
+        return;
+    build_ip(&b, &p->src, mac, &target, &p->from, IPPROTO_ICMPV6, ND_HOP_LIMIT);
+    build_u8(&b, ND_ADVERTISEMENT);
+    build_u8(&b, 0);
+    build_u16(&b, 0);
+    build_u32(&b, (uint32_t)ND_SOLICITED_OVERRIDE << 24);
+    build_bytes(&b, target.b, sizeof(target.b));
+    build_u8(&b, ND_TARGET_LINK_ADDRESS);
+    build_u8(&b, 1);
+    build_bytes(&b, mac, sizeof(*mac));
+    answer(n, &b);
+}
+
+static void take(Nat *n, Frame *f)
+{
+    const Packet *p = &f->p;
+
+    if (!vnet_hdr_valid(&f->hdr, f->data, f->len) ||
+        !packet_parse(f->data, f->len, &f->p))
+        return;
+    if (p->kind == PACKET_ARP)
+        answer_arp(n, p);
+    else if (p->kind != PACKET_IPV4 && p->kind != PACKET_IPV6)
+        return;
+    else if (p->proto == IPPROTO_ICMPV6 && p->transport &&
+             p->icmp_type == ND_SOLICITATION)
+        answer_solicitation(n, f);
+    else if (is_ours(n, &p->to))
+        gateway_to_host(n->gw, f);
+}
+
+static void readable(void *opaque)
+{
+    Nat *n = opaque;
+
+    n->sw->now_ns = clock_ns();
+    for (unsigned i = 0; i < BATCH; i++) {
+        uint8_t header[NET_HDR_LEN];
+        struct iovec iov[] = {{header, sizeof(header)},
+                              {n->in + FRAME_ROOM, sizeof(n->in) - FRAME_ROOM}};
+        ssize_t len = netdev_receive(n->nd, iov, 2);
+        Frame f = {.data = n->in + FRAME_ROOM};
+
+        if (len == 0)
+            break;
+        if (len < NET_HDR_LEN)
+            continue;
+        memcpy(&f.hdr, header, sizeof(f.hdr));
+        f.len = (size_t)len - NET_HDR_LEN;
+        take(n, &f);
+    }
+    switch_flush(n->sw);
+}
+
+/* ---- life ----------------------------------------------------------------------------
+ */
+
+static NetDevSubnet subnet_of(const Switch *sw)
+{
+    const NetworkSubnets *s = &sw->subnets;
+    NetDevSubnet subnet;
+
+    memset(&subnet, 0, sizeof(subnet));
+    subnet.v4 = s->v4;
+    subnet.v6 = s->v6;
+    subnet.host4 = s->gateway4;
+    subnet.host6 = s->gateway6;
+    subnet.mtu = (unsigned)sw->config->mtu;
+    return subnet;
+}
+
+bool nat_fits(const Nat *n, const Switch *sw)
+{
+    NetDevSubnet subnet = subnet_of(sw);
+
+    return memcmp(&subnet, &n->subnet, sizeof(subnet)) == 0;
+}
+
+Nat *nat_new(Switch *sw, Gateway *gw, GError **error)
+{
+    Nat *n = g_new0(Nat, 1);
+    NetDevOptions options = {.type = NETDEV_USER, .queues = 1, .subnet = &n->subnet};
+
+    n->sw = sw;
+    n->gw = gw;
+    n->subnet = subnet_of(sw);
+    options.ipv6 = n->subnet.v6.bits;
+    n->nd = netdev_open(&options, NULL, sw->loop, error);
+    if (!n->nd) {
+        g_free(n);
+        return NULL;
+    }
+    netdev_set_offloads(n->nd, NET_OFFLOADS); /* ports cut what their VMs do not take */
+    netdev_set_handlers(n->nd, readable, NULL, n);
+    netdev_set_reading(n->nd, true);
+    return n;
+}
+
+void nat_free(Nat *n)
+{
+    if (!n)
+        return;
+    netdev_close(n->nd);
+    g_free(n);
+}
+
+NetDev *nat_netdev(Nat *n)
+{
+    return n->nd;
+}
