@@ -97,8 +97,8 @@ static bool fail_key(const char *key, GError **error)
                         key, d->key);
         g_string_append_printf(keys, "%s%s", keys->len ? ", " : "", d->key);
     }
-    return fail(error, VM_ERROR_INVALID, "what can be set of a network is: %s",
-                keys->str);
+    return fail(error, VM_ERROR_INVALID,
+                "there is no '%s'; what can be set of a network is: %s", key, keys->str);
 }
 
 /* Takes the first that is `value` out of a list. */
