@@ -63,6 +63,9 @@ void ring_attach(Ring *r, void *memory, unsigned queues, unsigned queue, bool to
  * some), or the frame is longer than RING_MAX_RECORD, which the caller looks at before.
  */
 bool ring_put(Ring *r, const struct iovec *iov, unsigned n);
+/* Whether records of so many bytes fit; if not, it is as after a ring_put() that failed.
+ */
+bool ring_has_room(Ring *r, uint32_t bytes);
 void ring_flush(Ring *r); /* publishes what was put, and wakes who sleeps */
 
 /* Consumer.  The next record's bytes, in place (the other side may still write to them);

@@ -101,7 +101,7 @@ static uint32_t room(const Ring *r)
     return used <= RING_BYTES ? RING_BYTES - used : 0;
 }
 
-static bool has_room(Ring *r, uint32_t bytes)
+bool ring_has_room(Ring *r, uint32_t bytes)
 {
     if (room(r) >= bytes)
         return true;
@@ -132,7 +132,7 @@ bool ring_put(Ring *r, const struct iovec *iov, unsigned n)
     size = (uint32_t)align_up(sizeof(uint32_t) + len, RING_ALIGN);
     at = r->head & LAP_MASK;
     skip = size > RING_BYTES - at ? RING_BYTES - at : 0;
-    if (!has_room(r, skip + size))
+    if (!ring_has_room(r, skip + size))
         return false;
     if (skip) {
         store_le32(r->data + at, RING_SKIP);

@@ -1,0 +1,20 @@
+/* Who sends to a port that has little room is held for a moment, so that its own rings
+ * fill up and its guest sees it, instead of frames that are lost.  For HOLD_NS at most:
+ * a port that has taken nothing for so long is `stalled`, loses frames as a wire does,
+ * and holds nobody until it has room again.  So a port that stands still costs each of
+ * the others HOLD_NS, once. */
+#pragma once
+
+#include "src/switch/switch.h"
+
+enum { HOLD_NS = 2000000 };
+
+/* A port's ops->send(): it has little room left; and later: it has some again. */
+void hold_full(Port *to);
+void hold_room(Port *to);
+
+/* `from` has sent to `to`, and waits if that is full. */
+void hold_source(Port *from, Port *to);
+
+/* A port goes: it waits no more, and nobody for it. */
+void hold_forget(Port *port);
