@@ -11,17 +11,15 @@ from base import Bench, Row, real_file, timed
 from clones import CLONES
 from disks import DISKS
 from fleet import FLEET
-from monitors import CannotRun, Guest, first_run, tool
+from monitors import Guest, first_run
+from networks import NETWORKS
 from snapshots import SNAPSHOTS
 
 DISK_BYTES = 256 << 20
 READS = 60000
 DEPTH = 32
-FRAMES = 200000
-FRAME_BYTES = 1500
 IDLE_S = 5
 QUERIES = 1000
-TAP = "bench0"
 
 
 class Start(Bench):
@@ -127,84 +125,5 @@ class Block(WithDisk):
             return timed(guest, "blk-bench start", "blk-bench done", READS)
 
 
-class Network(Bench):
-    """In a network namespace of its own with one tap, so that no network of the host's is
-    touched.  The vCPU, always busy, has one processor; the monitor's other threads and the
-    peer share the rest: left to itself, the scheduler decides the race on small hosts."""
-
-    direction = ""
-    runs = 11
-
-    def __enter__(self):
-        cpus = sorted(os.sched_getaffinity(0))
-        self.vcpu, self.others = set(cpus[:1]), set(cpus[1:] or cpus)
-        make = (f"ip tuntap add dev {TAP} mode tap && ip link set {TAP} up && "
-                "echo ready && exec cat")
-        self.rootless = ["--map-root-user"] if os.geteuid() else []
-        self.holder = subprocess.Popen(
-            ["unshare", "--net", *self.rootless, "sh", "-c", make], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if self.holder.stdout.readline().strip() != "ready":
-            why = self.holder.communicate()[1].strip()
-            raise CannotRun(f"no network namespace with a tap can be made ({why}); that takes "
-                            "user namespaces and access to /dev/net/tun, or root")
-        return self
-
-    def __exit__(self, *_):
-        self.holder.communicate()
-
-    def inside(self):
-        user = ["--user", "--preserve-credentials"] if self.rootless else []
-        return ["nsenter", "--target", str(self.holder.pid), "--net", *user]
-
-    def frames_from_guest(self):
-        with open(f"/proc/{self.holder.pid}/net/dev") as table:
-            for line in table:
-                if line.strip().startswith(TAP + ":"):
-                    return int(line.split(":")[1].split()[1])
-        raise CannotRun(f"{TAP} is gone")
-
-    def sample(self, monitor):
-        words = f"test=net-bench dir={self.direction} count={FRAMES} size={FRAME_BYTES} stay=1"
-        before = self.frames_from_guest()
-        with self.peer(), Guest(monitor, words, self.inside(), net=TAP) as guest:
-            result = timed(guest, "net-bench start", "net-bench done", FRAMES,
-                           started=lambda: guest.pin(self.vcpu, self.others))
-            if self.direction == "tx" and self.frames_from_guest() - before < FRAMES:
-                raise CannotRun(f"{monitor}: frames were lost on the way to the tap")
-            return result
-
-    def peer(self):
-        return contextlib.nullcontext()
-
-
-class NetworkTx(Network):
-    name = "net-tx"
-    help = f"frames of {FRAME_BYTES} bytes from the guest to a tap; QEMU without vhost"
-    rows = (Row("net-tx", "rate", "k/s", ratio=(">=", 1.0)),
-            Row("net-tx-mmio", "rate", "k/s", "hutch mmio", ratio=(">=", 1.0)),
-            Row("net-tx-io-cpu", "cpu", "us each"))
-    direction = "tx"
-
-
-class NetworkRx(Network):
-    name = "net-rx"
-    help = f"frames of {FRAME_BYTES} bytes from a tap to the guest; QEMU without vhost"
-    rows = (Row("net-rx", "rate", "k/s", ratio=(">=", 1.0)),
-            Row("net-rx-mmio", "rate", "k/s", "hutch mmio", ratio=(">=", 1.0)),
-            Row("net-rx-io-cpu", "cpu", "us each"))
-    direction = "rx"
-
-    @contextlib.contextmanager
-    def peer(self):
-        flood = subprocess.Popen([*self.inside(), tool("bench_flood"), TAP, str(FRAME_BYTES)])
-        os.sched_setaffinity(flood.pid, self.others)
-        try:
-            yield
-        finally:
-            flood.kill()
-            flood.wait()
-
-
-ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, NetworkTx, NetworkRx, *DISKS,
+ALL = (Start, StartDevices, Memory, Idle, QmpStatus, Block, *NETWORKS, *DISKS,
        *FLEET, *SNAPSHOTS, *CLONES)

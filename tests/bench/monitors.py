@@ -42,13 +42,29 @@ class Disk:
     backing: bool = False   # there are backing images that hutch did not make
 
 
+@dataclass
+class Net:
+    """A network card's other end, in the words of each."""
+    hutch: str
+    qemu: str
+
+
+def as_net(net):
+    """`user`, or the name of a tap, or a Net."""
+    if isinstance(net, Net):
+        return net
+    if net == "user":
+        return Net("user", "user")
+    return Net(f"tap,ifname={net}", f"tap,ifname={net},script=no,downscript=no,vhost=off")
+
+
 def as_disk(disk):
     return disk if isinstance(disk, Disk) else Disk(disk)
 
 
-def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
-                  transport="pci", control=None):
-    """disk is a file or a Disk, net is `user` or the name of a tap, control a socket's path."""
+def hutch_command(kernel, cmdline="", disk=None, net=None, mac=None, console=False,
+                  serial="stdio", transport="pci", control=None):
+    """disk is a file or a Disk, net `user`, the name of a tap or a Net, control a socket's path."""
     command = [HUTCH, "run", "--kernel", payload(kernel), "--cmdline", cmdline,
                "--memory", f"{MEMORY_MIB}M", "--serial", serial, "--debug-exit"]
     if transport != "pci":
@@ -58,7 +74,7 @@ def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial
         command += ["--disk", f"{d.path},format={d.format},cache={d.cache},aio={d.aio},"
                               f"queues={d.queues}" + ",backing=on" * d.backing]
     if net:
-        command += ["--net", "user" if net == "user" else f"tap,ifname={net}"]
+        command += ["--net", as_net(net).hutch + (f",mac={mac}" if mac else "")]
     if console:
         command += ["--console", "none"]
     if control:
@@ -66,8 +82,8 @@ def hutch_command(kernel, cmdline="", disk=None, net=None, console=False, serial
     return command
 
 
-def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial="stdio",
-                 control=None):
+def qemu_command(kernel, cmdline="", disk=None, net=None, mac=None, console=False,
+                 serial="stdio", control=None):
     """As lean as it goes, with an iothread for the disk and without vhost."""
     command = [QEMU, "-M", "microvm,accel=kvm,pit=off,pic=off,rtc=off,acpi=off",
                "-global", "virtio-mmio.force-legacy=false", "-name", "bench,debug-threads=on",
@@ -82,9 +98,8 @@ def qemu_command(kernel, cmdline="", disk=None, net=None, console=False, serial=
                     "-drive", f"if=none,id=d0,file={d.path},format={d.format},"
                               f"cache={d.cache},aio={aio}"]
     if net:
-        options = "user,id=n0" if net == "user" else \
-            f"tap,id=n0,ifname={net},script=no,downscript=no,vhost=off"
-        command += ["-netdev", options, "-device", "virtio-net-device,netdev=n0"]
+        command += ["-netdev", f"{as_net(net).qemu},id=n0", "-device",
+                    f"virtio-net-device,netdev=n0{',mac=' + mac if mac else ''}"]
     if console:
         command += ["-chardev", "null,id=c0", "-device", "virtio-serial-device",
                     "-device", "virtconsole,chardev=c0"]
