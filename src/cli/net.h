@@ -3,7 +3,8 @@
  *     net.c          the table of verbs; whom a command is for; asking a switch
  *     net_rows.c     tables for people
  *     net_config.c   create, set, rm
- *     net_list.c     ls, inspect, ports, leases, flows, log
+ *     net_list.c     ls, inspect, ports, flows, forwards, routes, names, log
+ *     net_leases.c   leases
  *     net_wire.c     limit, impair, port: what one port's wire is like
  *     net_connect.c  connect, disconnect
  *     net_capture.c  capture
@@ -56,6 +57,11 @@ typedef struct NetColumn {
 /* `columns` ends with a NULL title.  What a guest may have said is made printable. */
 void net_print_rows(const json_t *rows, const NetColumn *columns);
 
+/* Or as JSON.  Takes the rows; false if they are NULL. */
+bool net_print(json_t *rows, const NetColumn *columns, bool json);
+
+char *net_who(const json_t *row); /* "web:net0", or what it is */
+
 /* The value of a key as above, a new string: "-" if there is none. */
 char *net_cell(const json_t *row, const char *key);
 
@@ -69,10 +75,15 @@ extern const ParamTable net_create_args, net_set_args, net_rm_args;
 bool net_act_ls(void *, char **, int *, GError **); /* net_list.c */
 bool net_act_inspect(void *, char **, int *, GError **);
 bool net_act_ports(void *, char **, int *, GError **);
-bool net_act_leases(void *, char **, int *, GError **);
 bool net_act_flows(void *, char **, int *, GError **);
+bool net_act_forwards(void *, char **, int *, GError **);
+bool net_act_routes(void *, char **, int *, GError **);
+bool net_act_names(void *, char **, int *, GError **);
 bool net_act_log(void *, char **, int *, GError **);
 extern const ParamTable net_ls_args, net_list_args;
+
+bool net_act_leases(void *, char **, int *, GError **); /* net_leases.c */
+extern const ParamTable net_lease_args;
 
 bool net_act_limit(void *, char **, int *, GError **); /* net_wire.c */
 bool net_act_impair(void *, char **, int *, GError **);

@@ -1,4 +1,4 @@
-/* hutch net ls, inspect, ports, leases, flows, log: how networks are. */
+/* hutch net ls, inspect, ports, flows, forwards, routes, names, log: how networks are. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -8,6 +8,7 @@
 #include "network/place.h"
 #include "src/cli/net.h"
 #include "util/fd.h"
+#include "util/json.h"
 
 typedef struct ListArgs {
     bool json, quiet;
@@ -34,8 +35,7 @@ const ParamTable net_ls_args = {
                                 {0}},
 };
 
-/* Takes the rows; NULL: an error. */
-static bool print(json_t *rows, const NetColumn *columns, bool json)
+bool net_print(json_t *rows, const NetColumn *columns, bool json)
 {
     if (!rows)
         return false;
@@ -108,7 +108,7 @@ bool net_act_ls(void *options, char **names, int *status, GError **error)
         else
             json_array_append_new(rows, row_of(*n));
     if (!args->quiet)
-        return print(rows, ls_columns, args->json);
+        return net_print(rows, ls_columns, args->json);
     json_decref(rows);
     return all != NULL;
 }
@@ -200,13 +200,12 @@ static bool list(void *options, char **names, const char *command,
 
     if (!net_target(names[0], names[1], &t, error))
         return false;
-    ok = print(net_ask_list(&t, command, error), columns, args->json);
+    ok = net_print(net_ask_list(&t, command, error), columns, args->json);
     net_target_clear(&t);
     return ok;
 }
 
-/* "web:net0", or what it is. */
-static char *who(const json_t *row)
+char *net_who(const json_t *row)
 {
     g_autofree char *vm = net_cell(row, "vm"), *nic = net_cell(row, "nic");
 
@@ -232,7 +231,7 @@ static char *link_text(const json_t *row)
 
 static const NetColumn port_columns[] = {
     {"PORT", "port", true},
-    {"WHO", NULL, false, who},
+    {"WHO", NULL, false, net_who},
     {"MAC", "mac"},
     {"ADDRESSES", "addresses"},
     {"LINK", NULL, false, link_text},
@@ -251,35 +250,55 @@ bool net_act_ports(void *options, char **names, int *status, GError **error)
     return list(options, names, "query-ports", port_columns, error);
 }
 
-static char *expires(const json_t *row)
+static char *back_text(const json_t *row)
 {
-    const json_t *left = json_object_get(row, "expires");
-    json_int_t s = json_integer_value(left);
-
-    if (json_is_true(json_object_get(row, "static")))
-        return g_strdup("static");
-    if (!left)
-        return g_strdup("never");
-    return g_strdup_printf("%d:%02d:%02d", (int)(s / 3600), (int)(s / 60 % 60),
-                           (int)(s % 60));
+    return g_strdup(json_is_true(json_object_get(row, "up")) ? "up" : "down");
 }
 
-static const NetColumn lease_columns[] = {
-    {"ADDRESS", "address"},
-    {"VM", NULL, false, who},
-    {"MAC", "mac"},
-    {"NAME", "name"},
-    {"EXPIRES IN", NULL, true, expires},
+static char *any_address(const json_t *row)
+{
+    const char *address = json_get_text(row, "address");
+
+    return g_strdup(*address ? address : "*");
+}
+
+static const NetColumn forward_columns[] = {
+    {"PROTO", "proto"},
+    {"ADDRESS", NULL, false, any_address},
+    {"PORT", "port", true},
+    {"VM", "vm"},
+    {"PORT", "vm-port", true},
+    {"NOW AT", "to"},
     {0},
 };
 
-bool net_act_leases(void *options, char **names, int *status, GError **error)
+bool net_act_forwards(void *options, char **names, int *status, GError **error)
 {
-    return list(options, names, "query-leases", lease_columns, error);
+    return list(options, names, "query-forwards", forward_columns, error);
+}
+
+static const NetColumn route_columns[] = {
+    {"NETWORK", "network"},       {"STATE", NULL, false, back_text},
+    {"SUBNET", "subnet"},         {"SUBNET6", "subnet6"},
+    {"SENT", "sent", true},       {"RECEIVED", "received", true},
+    {"DROPPED", "dropped", true}, {0},
+};
+
+bool net_act_routes(void *options, char **names, int *status, GError **error)
+{
+    return list(options, names, "query-routes", route_columns, error);
+}
+
+static const NetColumn name_columns[] = {
+    {"NAME", "name"}, {"ADDRESS", "address"}, {"SECONDS LEFT", "ttl", true}, {0}};
+
+bool net_act_names(void *options, char **names, int *status, GError **error)
+{
+    return list(options, names, "query-names", name_columns, error);
 }
 
 static const NetColumn flow_columns[] = {
-    {"VM", NULL, false, who},
+    {"VM", NULL, false, net_who},
     {"PROTO", "proto"},
     {"FROM", "from"},
     {"PORT", "from-port", true},
