@@ -1,7 +1,10 @@
-/* virtio-net (virtio 1.2, 5.1): a network card with one pair of queues and a control
- * queue, whose wire ends in a NetDev.  Offered are the offloads that the NetDev has.  Not
- * offered: several queue pairs, RSS and hash reports, UFO, VLAN filters, notification
+/* virtio-net (virtio 1.2, 5.1): a network card with pairs of queues and a control queue,
+ * whose wire ends in a NetDev.  Offered are the offloads that the NetDev has, and with
+ * several pairs RSS and hash reports.  Not offered: UFO, VLAN filters, notification
  * coalescing.
+ *
+ * One thread serves all pairs of a card.  What several queues are for is the guest's
+ * side: each CPU has its own, and interrupts go where flows are worked on.
  *
  * The address.  A guest names its interface, and a DHCP server its lease, by the card's
  * MAC, so one that is made up must be the same at each start.  It is a locally
@@ -12,12 +15,10 @@
 #include <sys/random.h>
 #include <sys/utsname.h>
 
-#include "state_private.h"
 #include "util/bits.h"
 #include "virtio/devices.h"
 #include "virtio/net.h"
 #include "virtio/net_private.h"
-#include "virtio/state.h"
 
 enum { MIN_MTU = 68, MAX_MTU = 65535 };
 
@@ -146,6 +147,8 @@ static uint64_t features_of(const Net *n)
         f |= BIT64(NET_F_CTRL_GUEST_OFFLOADS);
     if (n->mtu)
         f |= BIT64(NET_F_MTU);
+    if (n->max_pairs > 1)
+        f |= BIT64(NET_F_MQ) | BIT64(NET_F_RSS) | BIT64(NET_F_HASH_REPORT);
     return f;
 }
 
@@ -154,16 +157,27 @@ static uint64_t features_of(const Net *n)
 typedef struct NetConfig {
     uint8_t mac[6];
     uint16_t status, max_virtqueue_pairs, mtu;
+    uint32_t speed;
+    uint8_t duplex, rss_max_key_size;
+    uint16_t rss_max_indirection_table_length;
+    uint32_t supported_hash_types;
 } NetConfig;
-_Static_assert(sizeof(NetConfig) == 12, "as drivers have it");
+_Static_assert(sizeof(NetConfig) == 24, "as drivers have it");
+
+enum { UNKNOWN = 0xff }; /* 5.1.4.2: speed and duplex, in all their bytes */
 
 static void net_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len)
 {
     Net *n = net_of(v);
     NetConfig c = {
         .status = __atomic_load_n(&n->status, __ATOMIC_RELAXED),
-        .max_virtqueue_pairs = 1,
+        .max_virtqueue_pairs = n->max_pairs,
         .mtu = n->mtu,
+        .speed = UINT32_MAX,
+        .duplex = UNKNOWN,
+        .rss_max_key_size = NET_KEY_MAX,
+        .rss_max_indirection_table_length = NET_TABLE_MAX,
+        .supported_hash_types = NET_HASHES,
     };
 
     store_le(c.mac, __atomic_load_n(&n->mac, __ATOMIC_RELAXED), sizeof(c.mac));
@@ -227,7 +241,8 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
     const NetOptions *o = options;
     OpenCall call = {n, &o->net, error};
 
-    v->n_queues = NET_QUEUES;
+    n->max_pairs = (uint16_t)CLAMP(o->net.queues, 1, NET_MAX_PAIRS);
+    v->n_queues = 2u * n->max_pairs + 1;
     n->mtu = (uint16_t)o->mtu;
     n->status = NET_S_LINK_UP;
     choose_mac(n, o);
@@ -269,6 +284,7 @@ static bool net_activate(VirtioDevice *v, GError **error)
     net_set_offloads(n, net_offloads_of(v->features, true));
     net_set_mac(n, n->mac);
     net_rx_start(n);
+    net_steering_reset(n);
     return true;
 }
 
@@ -276,12 +292,12 @@ static void net_handle(VirtioDevice *v, Virtqueue *vq)
 {
     Net *n = net_of(v);
 
-    if (vq->index == NET_RXQ)
-        net_rx_run(n);
-    else if (vq->index == NET_TXQ)
-        net_tx_run(n);
-    else
+    if (vq->index == net_ctrl_queue(n))
         net_ctrl_run(n);
+    else if (vq->index % 2 == NET_RXQ)
+        net_rx_run(n);
+    else
+        net_tx_run(n, vq->index / 2);
 }
 
 static void net_quiesce(VirtioDevice *v)
@@ -296,94 +312,13 @@ static void net_reset(VirtioDevice *v)
 
     net_rx_reset(n);
     net_tx_reset(n);
+    n->steering = (NetSteering){0};
     net_set_offloads(n, 0);
     net_set_mac(n, n->own_mac);
 }
 
-/* ---- saved state: main thread -----------------------------------------------------
- *
- * The address is configuration.  One that was given now is the card's; one that was made
- * up gives way to the one of the state, which the guest knows it by: it may be made of a
- * VM's name that is another now. */
-
-typedef struct NetState {
-    uint64_t mac, own_mac;
-    uint32_t offloads;
-    uint16_t status;
-} NetState;
-
-static const StateField state_fields[] = {
-    STATE_FIELD(NetState, mac, 1, U64, .max = BIT64(48) - 1,
-                .help = "address in use, first byte lowest"),
-    STATE_FIELD(NetState, own_mac, 2, U64, .max = BIT64(48) - 1,
-                .help = "address after a reset"),
-    STATE_FIELD(NetState, offloads, 3, U32, .max = NET_OFFLOADS,
-                .help = "what the driver takes"),
-    STATE_FIELD(NetState, status, 4, U16, .max = NET_S_LINK_UP | NET_S_ANNOUNCE),
-    STATE_HOLE_AT_END(NetState, status),
-    {},
-};
-
-const StateTable virtio_net_state_table = {
-    .name = "net",
-    .version = 1,
-    .size = sizeof(NetState),
-    .fields = state_fields,
-};
-
-static void save_on_loop(VirtioDevice *v, StateWriter *w)
-{
-    char name[64];
-
-    netdev_save(net_of(v)->nd, virtio_section(v, "user", name), w);
-}
-
-static bool load_on_loop(VirtioDevice *v, StateReader *r, GError **error)
-{
-    char name[64];
-
-    return netdev_load(net_of(v)->nd, virtio_section(v, "user", name), r, error);
-}
-
-static void net_save(VirtioDevice *v, StateWriter *w)
-{
-    Net *n = net_of(v);
-    const NetState s = {
-        .mac = __atomic_load_n(&n->mac, __ATOMIC_RELAXED),
-        .own_mac = n->own_mac,
-        .offloads = n->offloads,
-        .status = __atomic_load_n(&n->status, __ATOMIC_RELAXED),
-    };
-    char name[64];
-
-    state_put(w, virtio_section(v, "net", name), &virtio_net_state_table, &s);
-    virtio_save_on_loop(v, save_on_loop, w);
-}
-
-/* A driver that has begun uses the address that it knows, and frames for that one have to
- * come through until it is told (agent/identity.h), or is reset: a clone's card, which
- * was given another, has it from then on. */
-static void load_mac(Net *n, const NetState *s)
-{
-    if (!n->mac_given)
-        n->own_mac = s->own_mac;
-    __atomic_store_n(&n->mac, s->mac, __ATOMIC_RELAXED);
-}
-
-static bool net_load(VirtioDevice *v, StateReader *r, GError **error)
-{
-    Net *n = net_of(v);
-    NetState s;
-    char name[64];
-
-    if (!state_get(r, virtio_section(v, "net", name), &virtio_net_state_table, &s, error))
-        return false;
-    load_mac(n, &s);
-    n->offloads = s.offloads;
-    __atomic_store_n(&n->status, s.status, __ATOMIC_RELAXED);
-    net_rx_start(n);
-    return virtio_load_on_loop(v, load_on_loop, r, error);
-}
+/* ---- after a pause ------------------------------------------------------------------
+ */
 
 /* The network may be another, or see the guest at another place: it is asked to make
  * itself known (virtio 1.2, 5.1.6.5.4). */
@@ -478,6 +413,6 @@ bool virtio_net_stats(const VirtioDevice *v, NetStats *ret)
 
     if (v->ops != &virtio_net_ops)
         return false;
-    *ret = (NetStats){read_counters(&n->rx.count), read_counters(&n->tx.count)};
+    *ret = (NetStats){read_counters(&n->rx_count), read_counters(&n->tx_count)};
     return true;
 }

@@ -15,6 +15,7 @@ enum { CTRL_OK = 0, CTRL_ERR = 1 };
 enum { CTRL_RX = 0, CTRL_RX_PROMISC = 0, CTRL_RX_ALLMULTI = 1 };
 enum { CTRL_MAC = 1, CTRL_MAC_TABLE_SET = 0, CTRL_MAC_ADDR_SET = 1 };
 enum { CTRL_ANNOUNCE = 3, CTRL_ANNOUNCE_ACK = 0 };
+enum { CTRL_MQ = 4, CTRL_MQ_PAIRS = 0, CTRL_MQ_RSS = 1, CTRL_MQ_HASH = 2 };
 enum { CTRL_OFFLOADS = 5, CTRL_OFFLOADS_SET = 0 };
 
 enum { CTRL_HEADER = 2, MAC_LEN = 6, CTRL_MAX_DATA = 8 * 1024 };
@@ -106,6 +107,89 @@ static bool ctrl_offloads(Net *n, uint8_t command, const CtrlData *d)
     return true;
 }
 
+/* 5.1.6.5.5: automatic steering from now on. */
+static bool set_pairs(Net *n, const CtrlData *d)
+{
+    NetSteering s = n->steering;
+
+    s.table_len = s.unclassified = 0;
+    if (!virtio_has_feature(&n->v, NET_F_HASH_REPORT))
+        s.hash_types = 0;
+    if (!virtio_has_feature(&n->v, NET_F_MQ) || d->len != sizeof(s.pairs) ||
+        !data_at(d, 0, &s.pairs, sizeof(s.pairs)) || !net_steering_valid(n, &s))
+        return false;
+    net_steering_set(n, &s);
+    return true;
+}
+
+/* The end of both kinds of configuration: the key's length, the key, nothing more. */
+static bool take_key(const CtrlData *d, size_t at, NetSteering *s)
+{
+    return data_at(d, at, &s->key_len, 1) && s->key_len <= NET_KEY_MAX &&
+           d->len == at + 1 + s->key_len && data_at(d, at + 1, s->key, s->key_len);
+}
+
+/* 5.1.6.5.7.1: struct virtio_net_rss_config */
+static bool set_rss(Net *n, const CtrlData *d)
+{
+    enum { MASK_AT = 4, UNCLASSIFIED_AT = 6, TABLE_AT = 8 };
+    NetSteering s = {.pairs = n->steering.pairs};
+    uint16_t mask, max_tx;
+    size_t after;
+
+    if (!virtio_has_feature(&n->v, NET_F_RSS) ||
+        !data_at(d, 0, &s.hash_types, sizeof(s.hash_types)) ||
+        !data_at(d, MASK_AT, &mask, sizeof(mask)) || mask >= NET_TABLE_MAX ||
+        !data_at(d, UNCLASSIFIED_AT, &s.unclassified, sizeof(s.unclassified)))
+        return false;
+    s.table_len = mask + 1;
+    after = TABLE_AT + s.table_len * sizeof(s.table[0]);
+    if (!data_at(d, TABLE_AT, s.table, s.table_len * sizeof(s.table[0])) ||
+        !data_at(d, after, &max_tx, sizeof(max_tx)) || !max_tx || max_tx > n->max_pairs ||
+        !take_key(d, after + sizeof(max_tx), &s) || !net_steering_valid(n, &s))
+        return false;
+    net_steering_set(n, &s);
+    return true;
+}
+
+/* 5.1.6.5.6.4: struct virtio_net_hash_config, which says nothing of queues */
+static bool set_hash(Net *n, const CtrlData *d)
+{
+    enum { KEY_AT = 12 /* after what is reserved */ };
+    NetSteering s = n->steering;
+
+    if (!virtio_has_feature(&n->v, NET_F_HASH_REPORT) ||
+        !data_at(d, 0, &s.hash_types, sizeof(s.hash_types)) || !take_key(d, KEY_AT, &s) ||
+        !net_steering_valid(n, &s))
+        return false;
+    net_steering_set(n, &s);
+    return true;
+}
+
+static bool set_steering(Net *n, uint8_t command, const CtrlData *d)
+{
+    switch (command) {
+    case CTRL_MQ_PAIRS:
+        return set_pairs(n, d);
+    case CTRL_MQ_RSS:
+        return set_rss(n, d);
+    case CTRL_MQ_HASH:
+        return set_hash(n, d);
+    default:
+        return false;
+    }
+}
+
+/* Frames may go now that waited for a queue's buffers. */
+static bool ctrl_mq(Net *n, uint8_t command, const CtrlData *d)
+{
+    bool ok = set_steering(n, command, d);
+
+    if (ok)
+        net_rx_run(n);
+    return ok;
+}
+
 static bool carry_out(Net *n, const VqReq *req)
 {
     uint8_t header[CTRL_HEADER];
@@ -122,6 +206,8 @@ static bool carry_out(Net *n, const VqReq *req)
         return ctrl_mac(n, header[1], &d);
     case CTRL_ANNOUNCE:
         return ctrl_announce(n, header[1], &d);
+    case CTRL_MQ:
+        return ctrl_mq(n, header[1], &d);
     case CTRL_OFFLOADS:
         return ctrl_offloads(n, header[1], &d);
     default:
@@ -131,7 +217,7 @@ static bool carry_out(Net *n, const VqReq *req)
 
 void net_ctrl_run(Net *n)
 {
-    Virtqueue *vq = net_queue(n, NET_CTRLQ);
+    Virtqueue *vq = net_queue(n, net_ctrl_queue(n));
     VqReq req;
 
     while (vq_pop(vq, &req)) {

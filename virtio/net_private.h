@@ -1,14 +1,22 @@
 /* The network card's parts: net.c (options, features, life-cycle), net_rx.c, net_tx.c,
- * net_ctrl.c.  Everything here belongs to the card's I/O thread, except what is marked
- * atomic, which vCPUs read through the config space. */
+ * net_ctrl.c, net_steer.c and net_hash.c (which queue a frame is for), net_state.c.
+ * Everything here belongs to the card's I/O thread, except what is marked atomic, which
+ * vCPUs read through the config space. */
 #pragma once
 
 #include "backend/netdev.h"
 #include "util/counter.h"
 #include "virtio/net.h"
 
-/* virtio 1.2, 5.1.2: there is one queue pair, so the control queue is the third. */
-enum { NET_RXQ = 0, NET_TXQ = 1, NET_CTRLQ = 2, NET_QUEUES = 3, NET_QUEUE_SIZE = 256 };
+/* virtio 1.2, 5.1.2: pairs of queues, receive before transmit, and the control queue
+ * after the last pair that the driver may use: net_ctrl_queue(). */
+enum {
+    NET_RXQ = 0,
+    NET_TXQ = 1,
+    NET_CTRLQ = 2, /* of a card with one pair */
+    NET_QUEUE_SIZE = 256,
+    NET_MAX_PAIRS = NETDEV_MAX_QUEUES,
+};
 
 /* 5.1.3 */
 enum {
@@ -28,7 +36,10 @@ enum {
     NET_F_CTRL_VQ = 17,
     NET_F_CTRL_RX = 18,
     NET_F_GUEST_ANNOUNCE = 21,
+    NET_F_MQ = 22,
     NET_F_CTRL_MAC_ADDR = 23,
+    NET_F_HASH_REPORT = 57,
+    NET_F_RSS = 60,
 };
 
 enum { NET_S_LINK_UP = 1, NET_S_ANNOUNCE = 2 }; /* 5.1.4 */
@@ -48,6 +59,60 @@ enum {
     NET_GSO_ECN = 0x80,
 };
 
+/* With VIRTIO_NET_F_HASH_REPORT these follow, both ways. */
+typedef struct NetHashHdr {
+    NetHdr h;
+    uint32_t hash_value;
+    uint16_t hash_report, padding;
+} NetHashHdr;
+_Static_assert(sizeof(NetHashHdr) == 20, "as drivers have it");
+
+/* ---- which queue a frame is for -----------------------------------------------------
+ */
+
+/* 5.1.6.4.3.1: types of hashes, as bits, and what hash_report says: the bit's number and
+ * one.  Those of IPv6 with extension headers are not offered. */
+enum {
+    NET_HASH_IPV4 = 1,
+    NET_HASH_TCPV4 = 2,
+    NET_HASH_UDPV4 = 4,
+    NET_HASH_IPV6 = 8,
+    NET_HASH_TCPV6 = 16,
+    NET_HASH_UDPV6 = 32,
+    NET_HASHES = 63,
+};
+enum { NET_KEY_MAX = 40, NET_TABLE_MAX = 128 };
+
+/* What the driver said last of steering and of hashes (5.1.6.5.5, 5.1.6.5.6.4). */
+typedef struct NetSteering {
+    uint32_t hash_types; /* NET_HASH_* */
+    uint16_t pairs;      /* that are in use without RSS; at least 1 */
+    uint16_t unclassified;
+    uint16_t table_len; /* a power of two; 0: no RSS */
+    uint16_t table[NET_TABLE_MAX];
+    uint8_t key_len;
+    uint8_t key[NET_KEY_MAX];
+} NetSteering;
+
+/* Toeplitz hashes of up to 36 bytes under one key, four bits at a time (net_hash.c). */
+enum { NET_HASH_INPUT = 36 };
+typedef struct NetToeplitz {
+    uint32_t part[2 * NET_HASH_INPUT][16];
+} NetToeplitz;
+void net_toeplitz_init(NetToeplitz *t, const uint8_t *key, size_t key_len);
+uint32_t net_toeplitz(const NetToeplitz *t, const uint8_t *input, size_t len);
+
+/* The hash of a frame (without the virtio header) by those of `types` that apply, and
+ * what was hashed as NET_HASH_*; 0: nothing of it (5.1.6.4.3.2, 5.1.6.4.3.3). */
+unsigned net_hash_frame(const NetToeplitz *t, uint32_t types, const uint8_t *frame,
+                        size_t len, uint32_t *ret_hash);
+
+/* The flow that a frame belongs to, the same in both directions; 0: none. */
+uint32_t net_flow_of(const uint8_t *frame, size_t len);
+
+/* ---- receiving and sending ----------------------------------------------------------
+ */
+
 /* Receive buffers taken off the ring and not yet filled, oldest first; net_rx.c. */
 enum { RX_REQS = NET_QUEUE_SIZE, RX_IOVS = 2 * VQ_MAX_SIZE };
 
@@ -56,31 +121,26 @@ typedef struct RxReq {
     size_t bytes;
 } RxReq;
 
+/* Of one queue. */
 typedef struct NetRx {
-    bool mergeable;
-    size_t want;  /* bytes of buffers to offer to the next frame */
     size_t bytes; /* staged */
     unsigned first_req, end_req, first_iov, end_iov;
     unsigned filled; /* requests filled since the last flush */
-    size_t held;     /* length of a frame that waits for buffers; 0: none */
-    size_t held_at;  /* so much of it is in the staged buffers, the rest in spill */
-    NetCounters count;
     RxReq req[RX_REQS];
     struct iovec iov[RX_IOVS];
-    struct iovec list[RX_IOVS + 1];
-    VqReq scratch;
-    uint8_t spill[NET_MAX_FRAME];
 } NetRx;
 
+/* Of one queue. */
 typedef struct NetTx {
     bool waiting; /* req is popped, and the host cannot take it yet */
-    NetCounters count;
-    size_t len; /* of the frame in iov, without the header */
-    NetHdr hdr; /* our copy: the guest's may change after it was checked */
+    size_t len;   /* of the frame in iov, without the header */
+    NetHdr hdr;   /* our copy: the guest's may change after it was checked */
     unsigned n_iov;
     struct iovec iov[VQ_MAX_SIZE + 1];
     VqReq req;
 } NetTx;
+
+enum { NET_FLOWS = 1024 };
 
 typedef struct Net {
     VirtioDevice v;
@@ -90,10 +150,37 @@ typedef struct Net {
     uint64_t own_mac;  /* back to this at a reset */
     uint64_t wire_mac; /* as the NetDev knows it */
     uint16_t mtu;      /* 0: not told */
+    uint16_t max_pairs;
     unsigned offloads; /* NET_OFFLOAD_*: what the driver takes now */
     bool mac_given;    /* by the user, and not made up */
-    NetTx tx;
-    NetRx rx; /* last: ends with a big buffer that is seldom touched */
+    NetCounters rx_count, tx_count;
+
+    /* What features and commands come to; net_steer.c. */
+    NetSteering steering;
+    bool steered;            /* a frame's queue is known only after a look at it */
+    unsigned rx_pairs;       /* so many receive queues may get frames */
+    unsigned hdr_len;        /* of the driver's header */
+    NetToeplitz toeplitz;    /* of steering.key */
+    uint8_t flow[NET_FLOWS]; /* where the flow was sent from last, and one; 0: nowhere */
+
+    /* Receiving.  A frame that waits for buffers is held: so much of it as held_at in
+     * the staged buffers of the first queue, the rest in spill. */
+    bool mergeable;
+    size_t want; /* bytes of buffers to offer to the next frame */
+    size_t held; /* its length with a header of ours; 0: none */
+    size_t held_at;
+    unsigned held_pair;
+    uint32_t held_hash;
+    uint16_t held_report;
+    IoTimer held_timer; /* it has waited long enough */
+
+    unsigned tx_first; /* the queue that was asked first when the host was ready again */
+
+    NetTx tx[NET_MAX_PAIRS];
+    NetRx rx[NET_MAX_PAIRS];
+    struct iovec list[RX_IOVS + 1];
+    VqReq scratch;
+    uint8_t spill[NET_MAX_FRAME]; /* last: big, and seldom touched */
 } Net;
 
 static inline Net *net_of(VirtioDevice *v)
@@ -112,6 +199,25 @@ static inline Virtqueue *net_queue(Net *n, unsigned queue)
     return &n->v.queues[queue].vq;
 }
 
+static inline Virtqueue *net_rxq(Net *n, unsigned pair)
+{
+    return net_queue(n, 2 * pair + NET_RXQ);
+}
+
+static inline Virtqueue *net_txq(Net *n, unsigned pair)
+{
+    return net_queue(n, 2 * pair + NET_TXQ);
+}
+
+/* 5.1.2: a driver that knows nothing of several pairs has the third queue for it. */
+static inline unsigned net_ctrl_queue(const Net *n)
+{
+    return 2 *
+           (virtio_has_feature(&n->v, NET_F_MQ) || virtio_has_feature(&n->v, NET_F_RSS)
+                ? n->max_pairs
+                : 1u);
+}
+
 /* Offload feature bits as NET_OFFLOAD_*; `guest`: those of GUEST_*, else of HOST_*. */
 unsigned net_offloads_of(uint64_t features, bool guest);
 
@@ -121,14 +227,29 @@ void net_set_offloads(Net *n, unsigned offloads);
 /* The card's address from now on; the wire is told of a new one. */
 void net_set_mac(Net *n, uint64_t mac);
 
-void net_rx_start(Net *n);   /* the driver is there: `features` are final */
-void net_rx_run(Net *n);     /* frames may be waiting, or there are buffers again */
-void net_rx_quiesce(Net *n); /* gives staged buffers back to the ring */
-void net_rx_reset(Net *n);   /* forgets them */
+/* Steering.  valid: what a driver may ask for, given what it negotiated.  set: takes it,
+ * or what holds before it says anything; nothing that it points to is kept.  choose: the
+ * pair of a frame without its virtio header, with the hash to be reported. */
+bool net_steering_valid(const Net *n, const NetSteering *s);
+void net_steering_set(Net *n, const NetSteering *s);
+void net_steering_reset(Net *n);
+unsigned net_steer(Net *n, const uint8_t *frame, size_t len, uint32_t *ret_hash,
+                   uint16_t *ret_report);
+void net_steer_sent(Net *n, unsigned pair, const struct iovec *iov, unsigned n_iov);
 
-void net_tx_run(Net *n);
+void net_rx_start(Net *n);    /* the driver is there: `features` are final */
+void net_rx_run(Net *n);      /* frames may be waiting, or there are buffers again */
+void net_rx_steering(Net *n); /* is about to change: what is on its way is given up */
+void net_rx_quiesce(Net *n);  /* gives staged buffers back to the ring */
+void net_rx_reset(Net *n);    /* forgets them */
+
+void net_tx_run(Net *n, unsigned pair);
 void net_tx_writable(Net *n);
 void net_tx_quiesce(Net *n);
 void net_tx_reset(Net *n);
 
 void net_ctrl_run(Net *n);
+
+/* Saved state, of VirtioOps; net_state.c. */
+void net_save(VirtioDevice *v, StateWriter *w);
+bool net_load(VirtioDevice *v, StateReader *r, GError **error);

@@ -1,4 +1,4 @@
-/* The network card's receive queue (virtio 1.2, 5.1.6.3, 5.1.6.4).
+/* The network card's receive queues (virtio 1.2, 5.1.6.3, 5.1.6.4).
  *
  * Frames are pulled: the host's end is read while the driver has buffers for it, straight
  * into these, and left alone when it has none, so that the host's queue holds back the
@@ -10,7 +10,10 @@
  * of late needed, and after them `spill`, our own, for what they could not take, which is
  * then copied into further buffers.  Small frames thus cost a short list, large ones no
  * copy, and none is lost for want of a buffer: it is held until the driver offers more.
- */
+ *
+ * A card that is `steered` learns from the frame which queue it is for, or what to report
+ * of it: each frame is read into `spill`, and copied from there.  One that is held keeps
+ * those for other queues waiting, so it is dropped if its own gets no buffers soon. */
 #include "util/bits.h"
 #include "util/iov.h"
 #include "virtio/net_private.h"
@@ -21,8 +24,11 @@ enum {
     RX_SMALL = 2048,
     HDR_NUM_BUFFERS = offsetof(NetHdr, num_buffers),
 };
+static const int64_t HELD_NS = 2000000;
 
 typedef enum { RX_MORE, RX_IDLE, RX_STARVED } RxVerdict;
+
+/* ---- buffers ---------------------------------------------------------------------- */
 
 static unsigned staged_reqs(const NetRx *rx)
 {
@@ -47,18 +53,18 @@ static bool make_room(NetRx *rx)
 }
 
 /* Stages until there are `want` bytes: false if the ring or the room ends before. */
-static bool stage(Net *n, size_t want)
+static bool stage(Net *n, unsigned pair, size_t want)
 {
-    NetRx *rx = &n->rx;
-    VqReq *req = &rx->scratch;
+    NetRx *rx = &n->rx[pair];
+    VqReq *req = &n->scratch;
 
     while (rx->bytes < want) {
         size_t bytes;
 
-        if (!make_room(rx) || !vq_pop(net_queue(n, NET_RXQ), req))
+        if (!make_room(rx) || !vq_pop(net_rxq(n, pair), req))
             return false;
         bytes = iov_len(vq_writable(req), req->n_write);
-        if (bytes < NET_HDR_LEN) { /* 5.1.6.3.1 */
+        if (bytes < n->hdr_len) { /* 5.1.6.3.1 */
             virtio_broken(&n->v, "a receive buffer of %zu bytes", bytes);
             return false;
         }
@@ -71,34 +77,42 @@ static bool stage(Net *n, size_t want)
     return true;
 }
 
-/* The staged request again, as vq_fill() and vq_unpop() know it. */
-static const VqReq *as_req(NetRx *rx, const RxReq *r, const struct iovec *iov)
+/* More than was staged is not to be had, whatever the driver offers. */
+static bool is_full(Net *n, unsigned pair)
 {
-    rx->scratch.id = r->id;
-    rx->scratch.n_desc = r->n_desc;
-    rx->scratch.n_read = 0;
-    rx->scratch.read_bytes = 0;
-    rx->scratch.n_write = r->n_iov;
-    memcpy(rx->scratch.iov, iov, r->n_iov * sizeof(*iov));
-    return &rx->scratch;
+    const Virtqueue *vq = net_rxq(n, pair);
+
+    return !make_room(&n->rx[pair]) || vq->held >= vq->cfg.size;
 }
 
-static void flush(Net *n)
+/* The staged request again, as vq_fill() and vq_unpop() know it. */
+static const VqReq *as_req(Net *n, const RxReq *r, const struct iovec *iov)
 {
-    vq_flush(net_queue(n, NET_RXQ));
-    n->rx.filled = 0;
-    vq_notify(net_queue(n, NET_RXQ));
+    n->scratch.id = r->id;
+    n->scratch.n_desc = r->n_desc;
+    n->scratch.n_read = 0;
+    n->scratch.read_bytes = 0;
+    n->scratch.n_write = r->n_iov;
+    memcpy(n->scratch.iov, iov, r->n_iov * sizeof(*iov));
+    return &n->scratch;
+}
+
+static void flush(Net *n, unsigned pair)
+{
+    vq_flush(net_rxq(n, pair));
+    n->rx[pair].filled = 0;
+    vq_notify(net_rxq(n, pair));
 }
 
 /* Gives `len` bytes of frame, which lie in the oldest staged buffers, to the driver. */
-static void give(Net *n, size_t len)
+static void give(Net *n, unsigned pair, size_t len)
 {
-    NetRx *rx = &n->rx;
+    NetRx *rx = &n->rx[pair];
     const struct iovec *iov = rx->iov + rx->first_iov;
     unsigned n_iov = rx->end_iov - rx->first_iov;
     uint16_t n_bufs = 0;
     uint8_t no_flags = 0;
-    size_t frame = len;
+    size_t frame = len - n->hdr_len;
 
     for (size_t bytes = 0; bytes < len; n_bufs++)
         bytes += rx->req[rx->first_req + n_bufs].bytes;
@@ -110,151 +124,258 @@ static void give(Net *n, size_t len)
         RxReq *r = &rx->req[rx->first_req++];
         uint32_t written = (uint32_t)MIN(len, r->bytes);
 
-        vq_fill(net_queue(n, NET_RXQ), as_req(rx, r, rx->iov + rx->first_iov), written);
+        vq_fill(net_rxq(n, pair), as_req(n, r, rx->iov + rx->first_iov), written);
         rx->filled++;
         rx->first_iov += r->n_iov;
         rx->bytes -= r->bytes;
         len -= written;
     }
-    counter_add(&rx->count.frames, 1);
-    counter_add(&rx->count.bytes, frame - NET_HDR_LEN);
+    counter_add(&n->rx_count.frames, 1);
+    counter_add(&n->rx_count.bytes, frame);
     if (rx->filled >= RX_FLUSH)
-        flush(n);
+        flush(n, pair);
 }
 
-/* The list that the next frame is read into; *ret_room is what of it is guest memory. */
-static unsigned make_list(Net *n, size_t *ret_room)
+static void lose_held(Net *n)
 {
-    NetRx *rx = &n->rx;
-    unsigned n_list = 0;
-
-    *ret_room = 0;
-    for (unsigned r = rx->first_req; r < rx->end_req && *ret_room < rx->want; r++) {
-        *ret_room += rx->req[r].bytes;
-        n_list += rx->req[r].n_iov;
-    }
-    memcpy(rx->list, rx->iov + rx->first_iov, n_list * sizeof(rx->list[0]));
-    if (rx->mergeable && *ret_room < NET_MAX_FRAME)
-        rx->list[n_list++] = (struct iovec){rx->spill, sizeof(rx->spill)};
-    return n_list;
-}
-
-static RxVerdict give_held(Net *n)
-{
-    NetRx *rx = &n->rx;
-    size_t len = rx->held;
-
-    if (!stage(n, len)) {
-        if (make_room(rx) &&
-            net_queue(n, NET_RXQ)->held < net_queue(n, NET_RXQ)->cfg.size)
-            return RX_STARVED;
-        counter_add(&rx->count.dropped,
-                    1); /* all that the driver can ever offer is too little for it */
-        rx->held = 0;
-        return RX_MORE;
-    }
-    iov_from_buf(rx->iov + rx->first_iov, rx->end_iov - rx->first_iov, rx->held_at,
-                 rx->spill, len - rx->held_at);
-    rx->held = 0;
-    give(n, len);
-    return RX_MORE;
+    if (n->held)
+        counter_add(&n->rx_count.dropped, 1);
+    n->held = 0;
+    ioloop_timer_cancel(&n->held_timer);
 }
 
 /* The link is down: what the host has for us is taken from it and lost. */
 static RxVerdict drop(Net *n)
 {
-    NetRx *rx = &n->rx;
-    const struct iovec spill = {rx->spill, sizeof(rx->spill)};
-    bool held = rx->held;
+    const struct iovec spill = {n->spill, sizeof(n->spill)};
+    bool held = n->held;
 
-    rx->held = 0;
+    n->held = 0;
     if (!held && !netdev_receive(n->nd, &spill, 1))
         return RX_IDLE;
-    counter_add(&rx->count.dropped, 1);
+    counter_add(&n->rx_count.dropped, 1);
+    return RX_MORE;
+}
+
+/* ---- one queue -------------------------------------------------------------------- */
+
+/* The list that the next frame is read into; *ret_room is what of it is guest memory. */
+static unsigned make_list(Net *n, size_t *ret_room)
+{
+    NetRx *rx = &n->rx[0];
+    unsigned n_list = 0;
+
+    *ret_room = 0;
+    for (unsigned r = rx->first_req; r < rx->end_req && *ret_room < n->want; r++) {
+        *ret_room += rx->req[r].bytes;
+        n_list += rx->req[r].n_iov;
+    }
+    memcpy(n->list, rx->iov + rx->first_iov, n_list * sizeof(n->list[0]));
+    if (n->mergeable && *ret_room < NET_MAX_FRAME)
+        n->list[n_list++] = (struct iovec){n->spill, sizeof(n->spill)};
+    return n_list;
+}
+
+static RxVerdict give_held(Net *n)
+{
+    NetRx *rx = &n->rx[0];
+    size_t len = n->held;
+
+    if (!stage(n, 0, len)) {
+        if (!is_full(n, 0))
+            return RX_STARVED;
+        lose_held(n); /* all that the driver can ever offer is too little for it */
+        return RX_MORE;
+    }
+    iov_from_buf(rx->iov + rx->first_iov, rx->end_iov - rx->first_iov, n->held_at,
+                 n->spill, len - n->held_at);
+    n->held = 0;
+    give(n, 0, len);
     return RX_MORE;
 }
 
 static RxVerdict receive(Net *n)
 {
-    NetRx *rx = &n->rx;
     unsigned n_list;
     size_t room;
     ssize_t len;
 
-    if (!net_link_is_up(n))
-        return drop(n);
-    if (rx->held)
+    if (n->held)
         return give_held(n);
-    stage(n, rx->want);
-    if (!staged_reqs(rx) || virtio_is_broken(&n->v))
+    stage(n, 0, n->want);
+    if (!staged_reqs(&n->rx[0]) || virtio_is_broken(&n->v))
         return RX_STARVED;
     n_list = make_list(n, &room);
-    len = netdev_receive(n->nd, rx->list, n_list);
+    len = netdev_receive(n->nd, n->list, n_list);
     if (!len)
         return RX_IDLE;
     if (len < NET_HDR_LEN) {
-        counter_add(&rx->count.dropped, 1);
+        counter_add(&n->rx_count.dropped, 1);
         return RX_MORE;
     }
-    if (rx->mergeable)
-        rx->want = (size_t)len > RX_SMALL ? NET_MAX_FRAME : RX_SMALL;
+    if (n->mergeable)
+        n->want = (size_t)len > RX_SMALL ? NET_MAX_FRAME : RX_SMALL;
     if ((size_t)len > room) {
-        rx->held = (size_t)len;
-        rx->held_at = room;
+        n->held = (size_t)len;
+        n->held_at = room;
         return give_held(n);
     }
-    give(n, (size_t)len);
+    give(n, 0, (size_t)len);
     return RX_MORE;
+}
+
+/* ---- several queues, or hashes ---------------------------------------------------- */
+
+static RxVerdict wait_for_buffers(Net *n)
+{
+    if (!n->held_timer.loop)
+        ioloop_timer(n->v.loop, &n->held_timer, clock_ns() + HELD_NS, n->held_timer.fn,
+                     n);
+    return RX_STARVED;
+}
+
+/* The frame in spill, with the driver's header, to the queue that it is for. */
+static RxVerdict give_steered(Net *n)
+{
+    unsigned pair = n->held_pair;
+    NetRx *rx = &n->rx[pair];
+    size_t body = n->held - NET_HDR_LEN, len = n->hdr_len + body;
+    NetHashHdr h = {.hash_value = n->held_hash, .hash_report = n->held_report};
+    const struct iovec *iov;
+    unsigned n_iov;
+
+    if (!stage(n, pair, n->mergeable ? len : 1)) {
+        if (virtio_is_broken(&n->v) || !is_full(n, pair))
+            return wait_for_buffers(n);
+        lose_held(n);
+        return RX_MORE;
+    }
+    if (!n->mergeable && rx->req[rx->first_req].bytes < len) {
+        lose_held(n);
+        return RX_MORE;
+    }
+    memcpy(&h.h, n->spill, sizeof(h.h));
+    iov = rx->iov + rx->first_iov;
+    n_iov = rx->end_iov - rx->first_iov;
+    iov_from_buf(iov, n_iov, 0, &h, n->hdr_len);
+    iov_from_buf(iov, n_iov, n->hdr_len, n->spill + NET_HDR_LEN, body);
+    n->held = 0;
+    ioloop_timer_cancel(&n->held_timer);
+    give(n, pair, len);
+    return RX_MORE;
+}
+
+static RxVerdict receive_steered(Net *n)
+{
+    const struct iovec spill = {n->spill, sizeof(n->spill)};
+    ssize_t len;
+
+    if (n->held)
+        return give_steered(n);
+    if (virtio_is_broken(&n->v))
+        return RX_STARVED;
+    len = netdev_receive(n->nd, &spill, 1);
+    if (!len)
+        return RX_IDLE;
+    if (len < NET_HDR_LEN) {
+        counter_add(&n->rx_count.dropped, 1);
+        return RX_MORE;
+    }
+    n->held = (size_t)len;
+    n->held_pair = net_steer(n, n->spill + NET_HDR_LEN, n->held - NET_HDR_LEN,
+                             &n->held_hash, &n->held_report);
+    return give_steered(n);
+}
+
+/* ---- either ----------------------------------------------------------------------- */
+
+static RxVerdict receive_one(Net *n)
+{
+    if (!net_link_is_up(n))
+        return drop(n);
+    return n->steered ? receive_steered(n) : receive(n);
+}
+
+/* The queue whose buffers ran out; true: they have not, by now. */
+static bool look_again(Net *n)
+{
+    Virtqueue *vq = net_rxq(n, n->steered && n->held ? n->held_pair : 0);
+    bool again = vq_enable_kicks(vq);
+
+    if (again)
+        vq_disable_kicks(vq);
+    return again;
 }
 
 void net_rx_run(Net *n)
 {
-    Virtqueue *vq = net_queue(n, NET_RXQ);
     bool starved = false;
 
-    vq_disable_kicks(vq); /* while there are buffers we need not hear of more */
+    for (unsigned i = 0; i < n->rx_pairs; i++) /* while there are buffers we need not
+                                                  hear of more */
+        vq_disable_kicks(net_rxq(n, i));
     for (unsigned i = 0; i < RX_BATCH && !starved; i++) {
-        RxVerdict verdict = receive(n);
+        RxVerdict verdict = receive_one(n);
 
         if (verdict == RX_IDLE)
             break;
-        starved = verdict == RX_STARVED;
-        if (starved && vq_enable_kicks(vq)) {
-            vq_disable_kicks(vq);
-            starved = false;
-        }
+        starved = verdict == RX_STARVED && !look_again(n);
     }
-    flush(n);
+    for (unsigned i = 0; i < n->rx_pairs; i++)
+        flush(n, i);
     netdev_set_reading(n->nd, !starved && !virtio_is_broken(&n->v));
+}
+
+static void held_too_long(void *opaque)
+{
+    Net *n = opaque;
+
+    lose_held(n);
+    net_rx_run(n);
 }
 
 void net_rx_start(Net *n)
 {
-    n->rx.mergeable = virtio_has_feature(&n->v, NET_F_MRG_RXBUF);
-    n->rx.want = n->rx.mergeable ? RX_SMALL : 1;
+    n->mergeable = virtio_has_feature(&n->v, NET_F_MRG_RXBUF);
+    n->want = n->mergeable ? RX_SMALL : 1;
+    n->held_timer.fn = held_too_long;
 }
 
-void net_rx_quiesce(Net *n)
+void net_rx_steering(Net *n)
 {
-    NetRx *rx = &n->rx;
+    lose_held(n);
+}
 
-    netdev_set_reading(n->nd, false);
+static void unstage(Net *n, unsigned pair)
+{
+    NetRx *rx = &n->rx[pair];
+
     while (rx->end_req > rx->first_req) {
         const RxReq *r = &rx->req[--rx->end_req];
 
         rx->end_iov -= r->n_iov;
-        vq_unpop(net_queue(n, NET_RXQ), as_req(rx, r, rx->iov + rx->end_iov));
+        vq_unpop(net_rxq(n, pair), as_req(n, r, rx->iov + rx->end_iov));
     }
-    if (rx->held) /* its first part was in them */
-        counter_add(&rx->count.dropped, 1);
+}
+
+void net_rx_quiesce(Net *n)
+{
+    netdev_set_reading(n->nd, false);
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        unstage(n, i);
+    lose_held(n); /* its first part may have been in them */
     net_rx_reset(n);
 }
 
 void net_rx_reset(Net *n)
 {
-    NetRx *rx = &n->rx;
+    for (unsigned i = 0; i < n->max_pairs; i++) {
+        NetRx *rx = &n->rx[i];
 
-    rx->first_req = rx->end_req = rx->first_iov = rx->end_iov = rx->filled = 0;
-    rx->bytes = rx->held = 0;
+        rx->first_req = rx->end_req = rx->first_iov = rx->end_iov = rx->filled = 0;
+        rx->bytes = 0;
+    }
+    n->held = 0;
+    ioloop_timer_cancel(&n->held_timer);
     netdev_set_reading(n->nd, false);
 }

@@ -1,4 +1,4 @@
-/* The network card's transmit queue (virtio 1.2, 5.1.6.1, 5.1.6.2): each request is one
+/* The network card's transmit queues (virtio 1.2, 5.1.6.1, 5.1.6.2): each request is one
  * frame with its header, handed to the host from where it lies in guest memory.  Only the
  * header is copied, so that the one that was checked is the one that is used.
  *
@@ -38,17 +38,16 @@ static bool header_valid(const Net *n, const NetHdr *h, size_t len)
 }
 
 /* Makes tx->iov of tx->req: false if the frame is to be dropped. */
-static bool prepare(Net *n)
+static bool prepare(Net *n, NetTx *tx)
 {
-    NetTx *tx = &n->tx;
     const struct iovec *iov = vq_readable(&tx->req);
     unsigned n_iov = tx->req.n_read;
     size_t len = iov_len(iov, n_iov);
 
-    if (len < NET_HDR_LEN + ETH_HEADER || len > NET_MAX_FRAME)
+    if (len < n->hdr_len + ETH_HEADER || len > n->hdr_len + NET_MAX_FRAME - NET_HDR_LEN)
         return false;
     iov_to_buf(iov, n_iov, 0, &tx->hdr, sizeof(tx->hdr));
-    len -= NET_HDR_LEN;
+    len -= n->hdr_len;
     if (!header_valid(n, &tx->hdr, len))
         return false;
     tx->hdr.flags &= NET_HDR_NEEDS_CSUM;
@@ -57,64 +56,79 @@ static bool prepare(Net *n)
         tx->hdr.hdr_len = tx->hdr.gso_size = 0;
     tx->len = len;
     tx->iov[0] = (struct iovec){&tx->hdr, sizeof(tx->hdr)};
-    tx->n_iov = 1 + iov_slice(iov, n_iov, NET_HDR_LEN, len, tx->iov + 1);
+    tx->n_iov = 1 + iov_slice(iov, n_iov, n->hdr_len, len, tx->iov + 1);
     return true;
 }
 
 /* False: the host cannot take it now, and it stays with us until net_tx_writable(). */
-static bool send(Net *n)
+static bool send(Net *n, unsigned pair)
 {
-    n->tx.waiting = !netdev_send(n->nd, n->tx.iov, n->tx.n_iov);
-    if (n->tx.waiting)
+    NetTx *tx = &n->tx[pair];
+
+    tx->waiting = !netdev_send(n->nd, tx->iov, tx->n_iov);
+    if (tx->waiting)
         return false;
-    counter_add(&n->tx.count.frames, 1);
-    counter_add(&n->tx.count.bytes, n->tx.len);
-    vq_push(net_queue(n, NET_TXQ), &n->tx.req, 0);
+    counter_add(&n->tx_count.frames, 1);
+    counter_add(&n->tx_count.bytes, tx->len);
+    vq_push(net_txq(n, pair), &tx->req, 0);
     return true;
 }
 
 /* True if there may be more after TX_BATCH frames. */
-static bool send_batch(Net *n)
+static bool send_batch(Net *n, unsigned pair)
 {
-    Virtqueue *vq = net_queue(n, NET_TXQ);
+    Virtqueue *vq = net_txq(n, pair);
+    NetTx *tx = &n->tx[pair];
 
     for (unsigned i = 0; i < TX_BATCH; i++) {
-        if (!vq_pop(vq, &n->tx.req))
+        if (!vq_pop(vq, &tx->req))
             return false;
-        if (!net_link_is_up(n) || !prepare(n)) {
-            counter_add(&n->tx.count.dropped, 1);
-            vq_push(vq, &n->tx.req, 0);
-        } else if (!send(n)) {
-            return false;
+        if (!net_link_is_up(n) || !prepare(n, tx)) {
+            counter_add(&n->tx_count.dropped, 1);
+            vq_push(vq, &tx->req, 0);
+            continue;
         }
+        if (n->steered)
+            net_steer_sent(n, pair, tx->iov + 1, tx->n_iov - 1);
+        if (!send(n, pair))
+            return false;
     }
     return true;
 }
 
-void net_tx_run(Net *n)
+void net_tx_run(Net *n, unsigned pair)
 {
-    if (n->tx.waiting)
+    if (n->tx[pair].waiting)
         return;
-    if (send_batch(n))
-        virtio_queue_kick(&n->v, NET_TXQ); /* the loop's others first */
+    if (send_batch(n, pair))
+        virtio_queue_kick(&n->v, 2 * pair + NET_TXQ); /* the loop's others first */
     netdev_flush(n->nd);
-    vq_notify(net_queue(n, NET_TXQ));
+    vq_notify(net_txq(n, pair));
 }
 
+/* Each queue in turn, beginning with another each time, so that none is always last. */
 void net_tx_writable(Net *n)
 {
-    if (n->tx.waiting && send(n))
-        net_tx_run(n);
+    unsigned first = n->tx_first++;
+
+    for (unsigned i = 0; i < n->max_pairs; i++) {
+        unsigned pair = (first + i) % n->max_pairs;
+
+        if (n->tx[pair].waiting && send(n, pair))
+            net_tx_run(n, pair);
+    }
 }
 
 void net_tx_quiesce(Net *n)
 {
-    if (n->tx.waiting)
-        vq_unpop(net_queue(n, NET_TXQ), &n->tx.req);
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        if (n->tx[i].waiting)
+            vq_unpop(net_txq(n, i), &n->tx[i].req);
     net_tx_reset(n);
 }
 
 void net_tx_reset(Net *n)
 {
-    n->tx.waiting = false;
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        n->tx[i].waiting = false;
 }

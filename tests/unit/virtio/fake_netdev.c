@@ -56,7 +56,7 @@ static void tell(void)
         fake.readable(fake.opaque);
 }
 
-void fake_push(size_t len, uint8_t mark)
+static FakeFrame *add_frame(size_t len)
 {
     FakeFrame *f;
 
@@ -65,6 +65,22 @@ void fake_push(size_t len, uint8_t mark)
     g_assert_cmpuint(fake.n_in, <, FAKE_FRAMES);
     f = &fake.in[fake.n_in++];
     f->len = len;
+    return f;
+}
+
+void fake_push_frame(const void *frame, size_t len)
+{
+    FakeFrame *f = add_frame(NET_HDR_LEN + len);
+
+    memset(f->b, 0, NET_HDR_LEN);
+    memcpy(f->b + NET_HDR_LEN, frame, len);
+    tell();
+}
+
+void fake_push(size_t len, uint8_t mark)
+{
+    FakeFrame *f = add_frame(len);
+
     for (size_t i = 0; i < len; i++)
         f->b[i] = fake_byte(i, mark);
     tell();

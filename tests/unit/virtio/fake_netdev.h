@@ -32,5 +32,6 @@ void fake_reset(unsigned can);
 /* A frame for the guest, of `len` bytes with the header, told from others by `mark`; the
  * card is told at once if it is reading. */
 void fake_push(size_t len, uint8_t mark);
-uint8_t fake_byte(size_t at, uint8_t mark); /* what is at `at` of such a frame */
-void fake_ready(void);                      /* sends are taken again */
+void fake_push_frame(const void *frame, size_t len); /* these bytes, without header */
+uint8_t fake_byte(size_t at, uint8_t mark);          /* what is at `at` of such a frame */
+void fake_ready(void);                               /* sends are taken again */

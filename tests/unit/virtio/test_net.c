@@ -588,7 +588,7 @@ static void any_chain_is_survived(void)
         start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
         gpa = vqg_alloc(&g, 256 * 1024);
         for (unsigned i = 0; i < 3000; i++) {
-            unsigned q = (unsigned)g_rand_int_range(rand, 0, NET_QUEUES), n = 0;
+            unsigned q = (unsigned)g_rand_int_range(rand, 0, NET_CTRLQ + 1), n = 0;
             unsigned reads = (unsigned)g_rand_int_range(rand, 0, 5);
             unsigned writes = (unsigned)g_rand_int_range(rand, 0, 5) + !reads;
             VqgBuf b[10];
@@ -609,7 +609,7 @@ static void any_chain_is_survived(void)
             fake.at_in = MIN(fake.at_in, fake.n_in);
             if (fake.n_in == FAKE_FRAMES)
                 fake.at_in = fake.n_in = 0;
-            for (unsigned k = 0; k < NET_QUEUES; k++)
+            for (unsigned k = 0; k <= NET_CTRLQ; k++)
                 while (vqg_take(&g, k, &u))
                     ;
             if (vqg_broken(&g) || i % 500 == 499) {
