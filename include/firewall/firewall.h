@@ -46,20 +46,22 @@ typedef struct FwWorld {
     /* An address that this network's DNS gave for a name that matches, and may still be
      * used. */
     bool (*is_name)(void *opaque, const char *pattern, const Ip *ip);
-    bool (*is_dns)(void *opaque, const Ip *ip); /* the network's own DNS server */
+    bool (*is_dns)(void *opaque, const Ip *ip);  /* the network's own DNS server */
+    bool (*is_dhcp)(void *opaque, const Ip *ip); /* and its DHCP server */
     void *opaque;
 } FwWorld;
 
 typedef enum { FW_IN, FW_OUT } FwDirection; /* to the VM, from it */
 
 typedef enum {
-    FW_BY_NONE,    /* there are no rules */
+    FW_BY_NONE,    /* there are no rules, or none are asked (ARP, ND, DHCP) */
     FW_BY_RULE,    /* `rule` of `set` */
     FW_BY_DEFAULT, /* the default of `set` */
     FW_BY_FLOW,    /* belongs to a flow that was allowed; `rule` allowed it */
     FW_BY_INVALID, /* malformed, a fragment without its first, TCP out of the blue */
     FW_BY_FULL,    /* no room for one more flow */
-    FW_BY_DNS,     /* names are allowed, and this is DNS to elsewhere */
+    FW_BY_DNS,     /* names are allowed, and this is DNS: to the network's own, which is
+                      open then, or to elsewhere, which is closed */
 } FwReason;
 
 typedef struct FwVerdict {
@@ -67,6 +69,8 @@ typedef struct FwVerdict {
     FwReason reason;
     const Firewall *set; /* not a reference; NULL: none */
     unsigned rule;       /* index in it; UINT_MAX: none */
+    FwDirection direction;
+    const char *detail; /* a constant sentence, of INVALID and NONE; NULL: none */
 } FwVerdict;
 
 typedef struct FwGate FwGate;
@@ -76,7 +80,8 @@ enum { FW_MAX_FLOWS = 16384 };
 FwGate *fw_gate_new(const FwWorld *world, unsigned max_flows);
 void fw_gate_free(FwGate *gate);
 
-/* Exchanges both sets in one step (NULL: none); takes references of its own. */
+/* Exchanges both sets in one step (NULL: none); takes references of its own.  Also to be
+ * called with the same ones when what the world says of vm, group or net has changed. */
 void fw_gate_set(FwGate *gate, Firewall *network, Firewall *vm);
 
 /* The packet's fate; `frame` is of `len` bytes.  Counts, and learns flows. */
@@ -87,10 +92,14 @@ bool fw_gate_pass(FwGate *gate, FwDirection direction, const Packet *p,
 void fw_gate_test(const FwGate *gate, FwDirection direction, const Packet *p,
                   const uint8_t *frame, size_t len, int64_t now_ns, FwVerdict *ret);
 
-/* A new reference: a list of flows: proto, from, to, ports, state, packets and bytes of
- * each direction, seconds since the last. */
+/* A new reference: a list of flows: {"proto": "tcp", "direction": "in", "from": ADDRESS,
+ * "from-port", "to": ADDRESS, "to-port", "state", "packets", "bytes", "packets-back",
+ * "bytes-back", "idle": seconds, "rule": the text of the rule that allowed it}.  All is
+ * seen from who sent its first packet; ports are not of every protocol ("id" is of echo);
+ * "rule" is left out when there is none, and until a flow is compared with new rules. */
 json_t *fw_gate_flows(const FwGate *gate, int64_t now_ns);
-unsigned fw_gate_n_flows(const FwGate *gate);
+unsigned fw_gate_n_flows(const FwGate *gate); /* with those whose time is over */
 
-/* A sentence: "denied by rule 3 of web.rules: deny in tcp port 22".  A new string. */
+/* A sentence: "denied by rule 3 of web.rules: deny in tcp port 22".  People count rules
+ * from 1.  A new string. */
 char *fw_verdict_text(const FwVerdict *v);

@@ -40,6 +40,7 @@ typedef struct Packet {
     bool first;      /* the one with the transport header, or not a fragment */
     uint32_t id;     /* of the fragments of one packet */
     uint32_t offset; /* of its bytes in that packet */
+    uint32_t bytes;  /* how many of those are here */
     bool more;       /* fragments follow */
 
     uint32_t transport; /* where its header is; 0: not here, or not whole */

@@ -98,6 +98,7 @@ static void parse_transport(const uint8_t *frame, uint32_t at, Packet *p)
 static bool note_fragment(Packet *p, uint16_t in_eights, bool more, uint32_t bytes)
 {
     p->offset = in_eights * 8u;
+    p->bytes = bytes;
     p->more = more;
     p->fragment = p->offset || more;
     p->first = p->offset == 0;
