@@ -208,6 +208,11 @@ static bool is_dns(void *opaque, const Ip *ip)
     return gw->sw->config->dns && gateway_is(gw, ip);
 }
 
+static bool is_dhcp(void *opaque, const Ip *ip)
+{
+    return gateway_is(opaque, ip);
+}
+
 void gateway_world(Gateway *gw, FwWorld *ret)
 {
     *ret = (FwWorld){
@@ -216,6 +221,7 @@ void gateway_world(Gateway *gw, FwWorld *ret)
         .is_network = is_network,
         .is_name = is_name,
         .is_dns = is_dns,
+        .is_dhcp = is_dhcp,
         .opaque = gw,
     };
 }
