@@ -20,7 +20,7 @@
 #include "virtio/net.h"
 #include "virtio/net_private.h"
 
-enum { MIN_MTU = 68, MAX_MTU = 65535 };
+enum { MIN_MTU = 68, USUAL_MTU = 1500, MAX_MTU = 65535 };
 
 typedef struct NetOptions {
     VirtioCommonOptions common;
@@ -59,6 +59,9 @@ static bool net_check(void *options, GError **error)
             o->mac[0], o->mac[1], o->mac[2], o->mac[3], o->mac[4], o->mac[5]);
     return netdev_check(&o->net, error);
 }
+
+/* Those of the wire alone, which is all that changes when a card moves. */
+const ParamDesc net_wire_params[] = {NETDEV_PARAMS(NetOptions, net), {0}};
 
 static const ParamTable net_params = {
     .size = sizeof(NetOptions),
@@ -186,25 +189,6 @@ static void net_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_
 
 /* ---- life-cycle ------------------------------------------------------------------- */
 
-static void on_readable(void *opaque)
-{
-    net_rx_run(opaque);
-}
-
-static void on_writable(void *opaque)
-{
-    net_tx_writable(opaque);
-}
-
-static void on_answered(void *opaque, uint16_t port)
-{
-    Net *n = opaque;
-
-    if (n->v.env->event)
-        n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
-                        json_pack("{s:s, s:i}", "device", n->v.id, "port", port));
-}
-
 typedef struct OpenCall {
     Net *net;
     const NetDevOptions *options;
@@ -215,24 +199,27 @@ static void open_on_loop(void *opaque)
 {
     OpenCall *call = opaque;
     Net *n = call->net;
-    NetDevCard card = {
-        .vm = n->v.env->name, .id = n->v.id, .queues = (unsigned)call->options->queues};
 
-    store_le(card.mac, n->mac, sizeof(card.mac));
-    n->wire_mac = n->mac;
-    n->nd = netdev_open(call->options, &card, n->v.loop, call->error);
-    if (n->nd)
-        netdev_set_handlers(n->nd, on_readable, on_writable, n);
-    if (n->nd)
-        netdev_set_answered(n->nd, on_answered);
+    n->nd = net_open_wire(n, call->options, call->error);
 }
 
 static void close_on_loop(void *opaque)
 {
     Net *n = opaque;
 
+    net_link_finish(n);
     netdev_close(n->nd);
     n->nd = NULL;
+}
+
+/* What the network says, unless it is what every guest takes for granted. */
+static uint16_t choose_mtu(const Net *n, const NetOptions *o)
+{
+    unsigned mtu = netdev_mtu(n->nd);
+
+    if (o->mtu)
+        return (uint16_t)o->mtu;
+    return mtu >= MIN_MTU && mtu != USUAL_MTU ? (uint16_t)mtu : 0;
 }
 
 static bool net_realize(VirtioDevice *v, const void *options, GError **error)
@@ -243,12 +230,12 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
 
     n->max_pairs = (uint16_t)CLAMP(o->net.queues, 1, NET_MAX_PAIRS);
     v->n_queues = 2u * n->max_pairs + 1;
-    n->mtu = (uint16_t)o->mtu;
-    n->status = NET_S_LINK_UP;
+    net_link_init(n);
     choose_mac(n, o);
     ioloop_call(v->loop, open_on_loop, &call);
     if (!n->nd)
         return false;
+    n->mtu = choose_mtu(n, o);
     v->offered = features_of(n);
     return true;
 }
@@ -325,17 +312,13 @@ static void net_reset(VirtioDevice *v)
 static void net_resume(VirtioDevice *v)
 {
     Net *n = net_of(v);
-    bool announce = virtio_has_feature(v, NET_F_GUEST_ANNOUNCE) && net_link_is_up(n);
 
     if (!v->restored)
         return;
     net_set_offloads(n, n->offloads);
     net_set_mac(n, n->mac);
     netdev_restored(n->nd);
-    if (announce)
-        __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);
-    if (announce)
-        virtio_config_changed(v);
+    net_announce(n);
 }
 
 const VirtioOps virtio_net_ops = {
@@ -357,37 +340,13 @@ const VirtioOps virtio_net_ops = {
     .quiesce = net_quiesce,
     .resume = net_resume,
     .reset = net_reset,
+    .describe = net_describe,
     .save = net_save,
     .load = net_load,
     .kept_features = BIT64(NET_F_GUEST_CSUM) | BIT64(NET_F_GUEST_TSO4) |
                      BIT64(NET_F_GUEST_TSO6) | BIT64(NET_F_GUEST_ECN) |
                      BIT64(NET_F_CTRL_GUEST_OFFLOADS) | BIT64(NET_F_MTU),
 };
-
-bool virtio_net_set_link(VirtioDevice *v, bool up)
-{
-    Net *n = net_of(v);
-    uint16_t before;
-
-    if (v->ops->id != virtio_net_ops.id)
-        return false;
-    before = up ? __atomic_fetch_or(&n->status, NET_S_LINK_UP, __ATOMIC_RELAXED)
-                : __atomic_fetch_and(&n->status, (uint16_t)~NET_S_LINK_UP,
-                                     __ATOMIC_RELAXED);
-    if (!(before & NET_S_LINK_UP) == up)
-        virtio_config_changed(v);
-    return true;
-}
-
-bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
-{
-    const Net *n = (const Net *)v;
-
-    if (v->ops->id != virtio_net_ops.id)
-        return false;
-    *ret_up = __atomic_load_n(&n->status, __ATOMIC_RELAXED) & NET_S_LINK_UP;
-    return true;
-}
 
 bool virtio_net_macs(const VirtioDevice *v, uint8_t ret_now[6], uint8_t ret_own[6])
 {

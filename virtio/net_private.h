@@ -6,6 +6,7 @@
 
 #include "backend/netdev.h"
 #include "util/counter.h"
+#include "util/lock.h"
 #include "virtio/net.h"
 
 /* virtio 1.2, 5.1.2: pairs of queues, receive before transmit, and the control queue
@@ -142,9 +143,19 @@ typedef struct NetTx {
 
 enum { NET_FLOWS = 1024 };
 
+/* net_link.c's. */
+typedef struct NetLink {
+    Lock lock;
+    unsigned cuts;   /* under it: who has cut the link */
+    IoPost tell;     /* the network, of what the user did */
+    IoTimer moved;   /* the link comes back */
+    json_t *options; /* main thread: where the card was moved to; NULL: nowhere */
+} NetLink;
+
 typedef struct Net {
     VirtioDevice v;
     NetDev *nd;
+    NetLink link;
     uint64_t mac;      /* atomic; the low six bytes, first byte lowest */
     uint16_t status;   /* atomic; NET_S_* */
     uint64_t own_mac;  /* back to this at a reset */
@@ -236,6 +247,21 @@ void net_steering_reset(Net *n);
 unsigned net_steer(Net *n, const uint8_t *frame, size_t len, uint32_t *ret_hash,
                    uint16_t *ret_report);
 void net_steer_sent(Net *n, unsigned pair, const struct iovec *iov, unsigned n_iov);
+
+void net_link_init(Net *n);
+void net_link_finish(Net *n); /* on the loop */
+
+/* On the loop: a new end of the cable, with all that it calls back. */
+NetDev *net_open_wire(Net *n, const NetDevOptions *options, GError **error);
+extern const ParamDesc net_wire_params[]; /* of such options */
+void net_describe(VirtioDevice *v, json_t *option);
+
+/* The status as a snapshot keeps it. */
+uint16_t net_status_to_save(Net *n);
+void net_status_load(Net *n, uint16_t status);
+
+/* The card is at another place: the network and the guest are told. */
+void net_announce(Net *n);
 
 void net_rx_start(Net *n);    /* the driver is there: `features` are final */
 void net_rx_run(Net *n);      /* frames may be waiting, or there are buffers again */

@@ -59,9 +59,15 @@ static void save_on_loop(VirtioDevice *v, StateWriter *w)
 
 static bool load_on_loop(VirtioDevice *v, StateReader *r, GError **error)
 {
+    Net *n = net_of(v);
+    uint8_t mac[6];
     char name[64];
 
-    return netdev_load(net_of(v)->nd, virtio_section(v, "user", name), r, error);
+    store_le(mac, n->own_mac, sizeof(mac));
+    if (n->wire_mac != n->own_mac && !netdev_readdress(n->nd, mac, error))
+        return false;
+    n->wire_mac = n->own_mac;
+    return netdev_load(n->nd, virtio_section(v, "user", name), r, error);
 }
 
 void net_save(VirtioDevice *v, StateWriter *w)
@@ -72,7 +78,7 @@ void net_save(VirtioDevice *v, StateWriter *w)
         .mac = __atomic_load_n(&n->mac, __ATOMIC_RELAXED),
         .own_mac = n->own_mac,
         .offloads = n->offloads,
-        .status = __atomic_load_n(&n->status, __ATOMIC_RELAXED),
+        .status = net_status_to_save(n),
         .pairs = steering->pairs,
         .hash_types = steering->hash_types,
         .unclassified = steering->unclassified,
@@ -137,7 +143,7 @@ bool net_load(VirtioDevice *v, StateReader *r, GError **error)
         return false;
     load_mac(n, &s);
     n->offloads = s.offloads;
-    __atomic_store_n(&n->status, s.status, __ATOMIC_RELAXED);
+    net_status_load(n, s.status);
     net_rx_start(n);
     return virtio_load_on_loop(v, load_on_loop, r, error);
 }

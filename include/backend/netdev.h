@@ -217,6 +217,10 @@ void netdev_close(NetDev *nd); /* NULL is fine */
 unsigned netdev_offloads(const NetDev *nd);
 void netdev_set_offloads(NetDev *nd, unsigned offloads);
 
+/* What the guest may leave to the host, where that was negotiated with another backend:
+ * what this one cannot do is done before it is given the frame. */
+void netdev_expect(NetDev *nd, unsigned offloads);
+
 /* The largest packet there, 0: not told.  The backend's own, which may be offered to a
  * guest. */
 unsigned netdev_mtu(const NetDev *nd);
@@ -229,6 +233,10 @@ bool netdev_link(const NetDev *nd);
 void netdev_set_link_handler(NetDev *nd, void (*link)(void *opaque, bool up));
 void netdev_set_link(NetDev *nd, bool up);
 void netdev_announce(NetDev *nd);
+
+/* A restored card's own address is another than it was opened with: not for what a guest
+ * asks for, which is netdev_set_mac(). */
+bool netdev_readdress(NetDev *nd, const uint8_t mac[6], GError **error);
 
 /* The guest has given its card another address, or a reset its own again. */
 void netdev_set_mac(NetDev *nd, const uint8_t mac[6]);

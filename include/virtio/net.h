@@ -4,6 +4,8 @@
 
 #include "virtio/virtio.h"
 
+struct NetDevOptions; /* backend/netdev.h */
+
 /* Any thread.  Plugs or unplugs the cable (virtio 1.2, 5.1.4): the guest is told by a
  * config change, and while the link is down frames are dropped both ways.  A reset leaves
  * it as it is.  False: v is no network card. */
@@ -11,6 +13,13 @@ bool virtio_net_set_link(VirtioDevice *v, bool up);
 
 /* Any thread.  Whether it is plugged in.  False: v is no network card. */
 bool virtio_net_link(const VirtioDevice *v, bool *ret_up);
+
+/* Main thread.  Plugs the card in elsewhere, while the guest runs: it keeps its address,
+ * sees its link go and come, and is asked to make itself known there.  The new place is
+ * opened first, and on failure nothing has changed.  `described`: the options as JSON,
+ * for whoever asks what the card is now; a new reference is taken. */
+bool virtio_net_move(VirtioDevice *v, const struct NetDevOptions *options,
+                     json_t *described, GError **error);
 
 /* Any thread.  The card's address as its driver uses it, which a restored one brought
  * along or a guest has set, and the card's own, which it has again after a reset.  False:

@@ -136,13 +136,21 @@ NetDev *netdev_open(const NetDevOptions *options, const NetDevCard *card, IoLoop
 
 void netdev_close(NetDev *nd)
 {
-    if (nd)
-        nd->ops->close(nd);
+    if (!nd)
+        return;
+    g_free(nd->soften);
+    nd->ops->close(nd);
 }
 
 unsigned netdev_offloads(const NetDev *nd)
 {
     return nd->offloads;
+}
+
+void netdev_expect(NetDev *nd, unsigned offloads)
+{
+    if (!nd->soften && (offloads & ~nd->offloads))
+        nd->soften = soften_new(nd);
 }
 
 unsigned netdev_mtu(const NetDev *nd)
@@ -184,6 +192,11 @@ void netdev_announce(NetDev *nd)
         nd->ops->announce(nd);
 }
 
+bool netdev_readdress(NetDev *nd, const uint8_t mac[6], GError **error)
+{
+    return !nd->ops->readdress || nd->ops->readdress(nd, mac, error);
+}
+
 void netdev_set_mac(NetDev *nd, const uint8_t mac[6])
 {
     if (nd->ops->set_mac)
@@ -210,7 +223,7 @@ void netdev_set_offloads(NetDev *nd, unsigned offloads)
 
 bool netdev_send(NetDev *nd, const struct iovec *iov, unsigned n)
 {
-    return nd->ops->send(nd, iov, n);
+    return nd->soften ? soften_send(nd->soften, iov, n) : nd->ops->send(nd, iov, n);
 }
 
 void netdev_flush(NetDev *nd)

@@ -27,6 +27,8 @@ typedef struct NetDevOps {
     /* The loop's thread; NULL where there is nobody to be told. */
     void (*set_link)(NetDev *nd, bool up);
     void (*announce)(NetDev *nd);
+    /* A restored card has another address than it was opened with; NULL: it may. */
+    bool (*readdress)(NetDev *nd, const uint8_t mac[6], GError **error);
     void (*set_mac)(NetDev *nd, const uint8_t mac[6]);
 
     /* The loop's thread; NULL where no port of the host can be forwarded. */
@@ -40,6 +42,8 @@ typedef struct NetDevOps {
     void (*restored)(NetDev *nd);
 } NetDevOps;
 
+typedef struct Soften Soften;
+
 /* First member of each backend; owned by the loop. */
 struct NetDev {
     const NetDevOps *ops;
@@ -47,6 +51,7 @@ struct NetDev {
     unsigned offloads; /* NET_OFFLOAD_*: what it can do */
     unsigned mtu;      /* 0: not told */
     bool link_down;    /* at the other end; changed by netdev_link_changed() */
+    Soften *soften;    /* NULL: the guest asks for no more than it can do */
     bool reading;
     void (*readable)(void *opaque);
     void (*writable)(void *opaque);
@@ -54,6 +59,10 @@ struct NetDev {
     void (*link)(void *opaque, bool up);
     void *opaque;
 };
+
+/* soften.c: sends what the backend lacks offloads for; g_free() ends it. */
+Soften *soften_new(NetDev *nd);
+bool soften_send(Soften *s, const struct iovec *iov, unsigned n);
 
 /* For backends: the other end's link went down or up. */
 void netdev_link_changed(NetDev *nd, bool up);

@@ -150,6 +150,12 @@ static json_t *instance(void)
                         number[1]);
 }
 
+static json_t *mac_json(const uint8_t m[6])
+{
+    return json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4],
+                        m[5]);
+}
+
 static json_t *text_list(char **list)
 {
     json_t *array = json_array();
@@ -193,14 +199,11 @@ static bool add_rules(json_t *hello, const char *path, GError **error)
 static bool make_hello(PortDev *d, const NetDevOptions *o, const NetDevCard *card,
                        GError **error)
 {
-    const uint8_t *m = card->mac;
-
-    d->hello = json_pack(
-        "{s:i, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:b}", "hutch-port", PORT_VERSION,
-        "nic", card->id, "instance", instance(), "mac",
-        json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]),
-        "ip", text_list(o->ip), "groups", text_list(o->group), "queues", 1, "vlan",
-        (int)o->vlan, "trunk", vlan_list(o->trunk), "trust", (int)o->trust);
+    d->hello = json_pack("{s:i, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:b}",
+                         "hutch-port", PORT_VERSION, "nic", card->id, "instance",
+                         instance(), "mac", mac_json(card->mac), "ip", text_list(o->ip),
+                         "groups", text_list(o->group), "queues", 1, "vlan", (int)o->vlan,
+                         "trunk", vlan_list(o->trunk), "trust", (int)o->trust);
     if (card->vm)
         json_object_set_new(d->hello, "vm", json_string(card->vm));
     return add_rules(d->hello, o->firewall, error);
@@ -513,6 +516,26 @@ static void lose_switch(PortDev *d, const char *why)
     }
 }
 
+static bool join(PortDev *d, GError **error)
+{
+    g_autofree char *hello = hello_line(d);
+    PortJoined joined;
+
+    return port_join(d->network, hello, &joined, error) && attach(d, &joined, error);
+}
+
+/* The switch lets the same card of the same VM take its place again. */
+static bool port_readdress(NetDev *nd, const uint8_t m[6], GError **error)
+{
+    PortDev *d = port_of(nd);
+
+    json_object_set_new(d->hello, "mac", mac_json(m));
+    if (!d->attached) /* it will be said */
+        return true;
+    unmap(d);
+    return join(d, error);
+}
+
 static void port_close(NetDev *nd)
 {
     PortDev *d = port_of(nd);
@@ -526,14 +549,6 @@ static void port_close(NetDev *nd)
     g_free(d->network);
     g_free(d->id);
     g_free(d);
-}
-
-static bool join(PortDev *d, GError **error)
-{
-    g_autofree char *hello = hello_line(d);
-    PortJoined joined;
-
-    return port_join(d->network, hello, &joined, error) && attach(d, &joined, error);
 }
 
 static NetDev *port_open(const NetDevOptions *o, const NetDevCard *card, IoLoop *loop,
@@ -590,6 +605,7 @@ const NetDevOps netdev_network_ops = {
     .set_reading = port_set_reading,
     .set_link = port_set_link,
     .announce = port_announce,
+    .readdress = port_readdress,
     .send = port_send,
     .flush = port_flush,
     .receive = port_receive,

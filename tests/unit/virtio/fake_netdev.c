@@ -31,6 +31,15 @@ void netdev_set_mac(NetDev *nd, const uint8_t mac[6])
     memcpy(fake.mac, mac, 6);
 }
 
+void netdev_expect(NetDev *nd, unsigned offloads)
+{
+}
+
+bool netdev_readdress(NetDev *nd, const uint8_t mac[6], GError **error)
+{
+    return true;
+}
+
 void netdev_flush(NetDev *nd)
 {
 }

@@ -1,0 +1,224 @@
+/* A network card's cable: whether it is plugged in, and where it leads.
+ *
+ * The guest sees one link (virtio 1.2, 5.1.4).  It is up unless somebody has cut it: the
+ * user (set_link), the network at its other end, or we for a moment while the card moves
+ * to another network, so that the guest sees it go and come, and asks for an address
+ * there.  A snapshot keeps what the user did, and nothing of the rest. */
+#include "util/bits.h"
+#include "virtio/devices.h"
+#include "virtio/net.h"
+#include "virtio/net_private.h"
+
+enum {
+    CUT_BY_USER = 1,
+    CUT_BY_NETWORK = 2,
+    CUT_BY_MOVE = 4,
+    MOVE_NS = 300000000, /* long enough for a guest to look */
+};
+
+/* ---- is it up? ------------------------------------------------------------------------
+ */
+
+static void set_cut(Net *n, unsigned cut, bool on)
+{
+    uint16_t before;
+    bool up;
+
+    lock_acquire(&n->link.lock);
+    n->link.cuts = (n->link.cuts & ~cut) | (on ? cut : 0);
+    up = !n->link.cuts;
+    before = up ? __atomic_fetch_or(&n->status, NET_S_LINK_UP, __ATOMIC_RELAXED)
+                : __atomic_fetch_and(&n->status, (uint16_t)~NET_S_LINK_UP,
+                                     __ATOMIC_RELAXED);
+    lock_release(&n->link.lock);
+    if (!(before & NET_S_LINK_UP) == up)
+        virtio_config_changed(&n->v);
+}
+
+static bool is_cut(Net *n, unsigned cut)
+{
+    LOCK_GUARD(&n->link.lock);
+    return n->link.cuts & cut;
+}
+
+static void tell_network(void *opaque)
+{
+    Net *n = opaque;
+
+    if (n->nd)
+        netdev_set_link(n->nd, !is_cut(n, CUT_BY_USER));
+}
+
+void net_link_init(Net *n)
+{
+    lock_init(&n->link.lock);
+    n->link.tell = (IoPost){.fn = tell_network, .opaque = n};
+    n->status = NET_S_LINK_UP;
+}
+
+void net_link_finish(Net *n)
+{
+    ioloop_unpost(n->v.loop, &n->link.tell);
+    ioloop_timer_cancel(&n->link.moved);
+    json_decref(n->link.options);
+}
+
+bool virtio_net_set_link(VirtioDevice *v, bool up)
+{
+    Net *n = net_of(v);
+
+    if (v->ops->id != virtio_net_ops.id)
+        return false;
+    set_cut(n, CUT_BY_USER, !up);
+    ioloop_post(v->loop, &n->link.tell);
+    return true;
+}
+
+bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
+{
+    const Net *n = (const Net *)v;
+
+    if (v->ops->id != virtio_net_ops.id)
+        return false;
+    *ret_up = __atomic_load_n(&n->status, __ATOMIC_RELAXED) & NET_S_LINK_UP;
+    return true;
+}
+
+static void on_network_link(void *opaque, bool up)
+{
+    set_cut(opaque, CUT_BY_NETWORK, !up);
+}
+
+uint16_t net_status_to_save(Net *n)
+{
+    uint16_t status = __atomic_load_n(&n->status, __ATOMIC_RELAXED) & ~NET_S_LINK_UP;
+
+    return (uint16_t)(status | (is_cut(n, CUT_BY_USER) ? 0 : NET_S_LINK_UP));
+}
+
+void net_status_load(Net *n, uint16_t status)
+{
+    LOCK_GUARD(&n->link.lock);
+    n->link.cuts &= ~(unsigned)CUT_BY_USER;
+    n->link.cuts |= status & NET_S_LINK_UP ? 0 : CUT_BY_USER;
+    if (n->link.cuts)
+        status &= (uint16_t)~NET_S_LINK_UP;
+    __atomic_store_n(&n->status, status, __ATOMIC_RELAXED);
+    ioloop_post(n->v.loop, &n->link.tell);
+}
+
+void net_announce(Net *n)
+{
+    netdev_announce(n->nd);
+    if (!virtio_has_feature(&n->v, NET_F_GUEST_ANNOUNCE) || !net_link_is_up(n))
+        return;
+    __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);
+    virtio_config_changed(&n->v);
+}
+
+/* ---- where it leads -------------------------------------------------------------------
+ */
+
+static void on_readable(void *opaque)
+{
+    net_rx_run(opaque);
+}
+
+static void on_writable(void *opaque)
+{
+    net_tx_writable(opaque);
+}
+
+static void on_answered(void *opaque, uint16_t port)
+{
+    Net *n = opaque;
+
+    if (n->v.env->event)
+        n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
+                        json_pack("{s:s, s:i}", "device", n->v.id, "port", port));
+}
+
+NetDev *net_open_wire(Net *n, const NetDevOptions *options, GError **error)
+{
+    NetDevCard card = {
+        .vm = n->v.env->name, .id = n->v.id, .queues = (unsigned)options->queues};
+    NetDev *nd;
+
+    store_le(card.mac, n->own_mac, sizeof(card.mac));
+    nd = netdev_open(options, &card, n->v.loop, error);
+    if (!nd)
+        return NULL;
+    n->wire_mac = n->own_mac;
+    netdev_set_handlers(nd, on_readable, on_writable, n);
+    netdev_set_answered(nd, on_answered);
+    netdev_set_link_handler(nd, on_network_link);
+    set_cut(n, CUT_BY_NETWORK, !netdev_link(nd));
+    return nd;
+}
+
+static void on_moved(void *opaque)
+{
+    Net *n = opaque;
+
+    set_cut(n, CUT_BY_MOVE, false);
+    net_announce(n);
+}
+
+typedef struct MoveCall {
+    Net *net;
+    const NetDevOptions *options;
+    bool ok;
+    GError **error;
+} MoveCall;
+
+/* The new one first: if there is none, nothing has happened. */
+static void move_on_loop(void *opaque)
+{
+    MoveCall *call = opaque;
+    Net *n = call->net;
+    NetDev *old = n->nd, *nd = net_open_wire(n, call->options, call->error);
+
+    call->ok = nd;
+    if (!nd)
+        return;
+    set_cut(n, CUT_BY_MOVE, true);
+    ioloop_timer(n->v.loop, &n->link.moved, clock_ns() + MOVE_NS, on_moved, n);
+    netdev_set_reading(old, false);
+    n->nd = nd;
+    netdev_expect(nd, net_offloads_of(n->v.features, false));
+    netdev_set_offloads(nd, n->offloads);
+    tell_network(n);
+    net_set_mac(n, __atomic_load_n(&n->mac, __ATOMIC_RELAXED));
+    netdev_close(old);
+    net_tx_writable(n);
+    if (n->v.live && !n->v.quiesced)
+        net_rx_run(n);
+}
+
+bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, json_t *described,
+                     GError **error)
+{
+    Net *n = net_of(v);
+    MoveCall call = {.net = n, .options = options, .error = error};
+
+    if (v->ops->id != virtio_net_ops.id)
+        return fail(error, VM_ERROR_NOT_FOUND, "it is no network card that can move");
+    ioloop_call(v->loop, move_on_loop, &call);
+    if (!call.ok)
+        return false;
+    json_decref(n->link.options);
+    n->link.options = json_incref(described);
+    return true;
+}
+
+/* Main thread: the options as they are since the card was moved. */
+void net_describe(VirtioDevice *v, json_t *option)
+{
+    Net *n = net_of(v);
+
+    if (!n->link.options)
+        return;
+    for (const ParamDesc *d = net_wire_params; d->key; d++)
+        json_object_del(option, d->key);
+    json_object_update(option, n->link.options);
+}
