@@ -144,6 +144,7 @@ static void complain(Leases *l, const Lease *lease, bool v6)
 bool leases_choose(Leases *l, Lease *lease, Port *port, bool v6, const Ip *wanted)
 {
     Ip *has = &lease->ip[v6], ip;
+    bool keeps;
 
     if (!pool_size(l->gw, v6))
         return false;
@@ -151,10 +152,13 @@ bool leases_choose(Leases *l, Lease *lease, Port *port, bool v6, const Ip *wante
         leases_set_ip(l, lease, v6, &ip);
         return true;
     }
-    if (ip_is_set(has) && leases_in_pool(l->gw, has) && may_have(l, port, has))
+    keeps = ip_is_set(has) && leases_in_pool(l->gw, has) && may_have(l, port, has);
+    if (keeps && lease->bound[v6])
         return true;
     if (wanted && ip_family(wanted) == v6 && is_free(l, port, wanted))
         ip = *wanted;
+    else if (keeps)
+        return true;
     else if (!find_free(l, lease, port, v6, &ip) && !take_over(l, lease, port, v6, &ip)) {
         complain(l, lease, v6);
         return false;
