@@ -14,7 +14,7 @@
 #include "src/switch/dns_forward.h"
 #include "src/switch/dns_message.h"
 #include "src/switch/emit.h"
-#include "util/log.h"
+#include "src/switch/gateway_private.h"
 
 enum {
     OWN_TTL_S = 30,
@@ -332,7 +332,6 @@ static void handle(Dns *d, const DnsAsker *asker, const uint8_t *message, size_t
 
 bool dns_input(Dns *d, Port *from, const Frame *f)
 {
-    const NetworkSubnets *s = &d->sw->subnets;
     const Packet *p = &f->p;
     DnsAsker asker = {.port = from->id,
                       .mac = p->src,
@@ -343,8 +342,7 @@ bool dns_input(Dns *d, Port *from, const Frame *f)
     size_t len;
 
     if (p->proto != IPPROTO_UDP || p->to_port != DNS_PORT || !p->transport ||
-        !d->sw->config->dns ||
-        !(ip_equal(&p->to, &s->gateway4) || ip_equal(&p->to, &s->gateway6)))
+        !d->sw->config->dns || !gateway_is(d->gw, &p->to))
         return false;
     len = (size_t)(f->data[p->transport + 4] << 8 | f->data[p->transport + 5]);
     if (p->fragment || ip_is_multicast(&p->from) || ip_is_unspecified(&p->from) ||
