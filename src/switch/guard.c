@@ -7,6 +7,7 @@
  * that these are plain arrays; all ports are asked only when an address is new. */
 #include "src/switch/gateway_private.h"
 #include "src/switch/leases.h"
+#include "src/switch/outside.h"
 
 #define SECOND_NS       1000000000ll
 #define LEARNED_IDLE_NS (600 * SECOND_NS) /* after that, another port may learn it */
@@ -138,6 +139,12 @@ static bool formed_of_anothers_mac(Port *port, const Ip *ip)
     return other && other != port;
 }
 
+static void changed(const Switch *sw)
+{
+    if (sw->gateway)
+        outside_addresses_changed(sw->gateway);
+}
+
 /* ---- addresses that are given -------------------------------------------------------
  */
 
@@ -197,6 +204,7 @@ static bool give(Guard *guard, const Ip *ip, Origin origin, GError **error)
         return fail(error, VM_ERROR_INVALID,
                     "a vNIC can be given %d addresses, and no more", GUARD_MAX_GIVEN);
     guard->address[guard->n++] = (Address){.ip = *ip, .origin = origin};
+    changed(sw);
     return true;
 }
 
@@ -264,6 +272,7 @@ static bool learn(Port *port, const Ip *ip)
         return false;
     take_from_learners(sw, ip); /* who has not used it for long */
     *a = (Address){.ip = *ip, .origin = LEARNED, .used_ns = sw->now_ns};
+    changed(sw);
     return true;
 }
 

@@ -37,16 +37,14 @@ enum {
 };
 
 /* A port whose MAC is not known has that of its first frame, unless somebody has it. */
-static bool mac_ok(Port *port, const Mac *src)
+static bool take_mac(Port *port, const Mac *src)
 {
     Switch *sw = port->sw;
 
-    if (!mac_is_zero(&port->mac))
-        return mac_equal(src, &port->mac);
     if (mac_is_group(src) || mac_is_zero(src) || port_by_mac(sw, src) ||
         (sw->gateway && mac_equal(src, gateway_mac(sw->gateway))))
         return false;
-    port->mac = *src;
+    port_set_mac(port, src);
     return true;
 }
 
@@ -194,9 +192,11 @@ static bool v6_ok(Port *port, const Frame *f)
 
 bool guard_check(Port *port, const Frame *f)
 {
+    bool known = !mac_is_zero(&port->mac) || take_mac(port, &f->p.src);
+
     if (port->trusted || !port->guard || port->sw->config->spoof)
         return true;
-    if (!mac_ok(port, &f->p.src))
+    if (!known || !mac_equal(&f->p.src, &port->mac))
         return false;
     switch (f->p.kind) {
     case PACKET_ARP:

@@ -2,11 +2,16 @@
 #include "src/switch/leases_private.h"
 #include "src/switch/outside.h"
 
+#include "src/switch/outside.h"
 #include "util/log.h"
 
 #define DECLINED_NS (600 * 1000000000ll)
 
-enum { SEEN_S = 60 * 60 /* noted in the file no more often */, STATIONS_MAX = 64 };
+enum {
+    SEEN_S = 60 * 60 /* noted in the file no more often */,
+    DECLINES_S = 60 * 60,
+    STATIONS_MAX = 64
+};
 
 const Ip no_ip;
 
@@ -120,7 +125,6 @@ Lease *leases_add(Leases *l, const char *vm, const char *nic, const Mac *mac)
 void leases_seen(Leases *l, Lease *lease)
 {
     lease->seen = leases_now();
-    lease->declines = 0;
     g_queue_unlink(&l->all, &lease->link);
     g_queue_push_tail_link(&l->all, &lease->link);
 }
@@ -233,12 +237,13 @@ bool leases_bind(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
     news = !lease->bound[v6];
     lease->bound[v6] = true;
     lease->until[v6] = leases_now() + LEASE_S;
-    if (news)
+    if (news) {
+        outside_addresses_changed(gw);
         leases_write_soon(l);
-    else if (leases_now() - lease->seen > SEEN_S)
+    }
+    if (!news && leases_now() - lease->seen > SEEN_S)
         leases_write_later(l);
-    if (news || l->dirty)
-        leases_seen(l, lease);
+    leases_seen(l, lease);
     return true;
 }
 
@@ -269,6 +274,8 @@ void leases_decline(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
     Lease *lease = find_that_has(gw, port, mac, ip);
     char text[IP_TEXT];
 
+    if (lease && leases_now() - lease->declined_at > DECLINES_S)
+        lease->declines = 0;
     if (!lease || lease->declines >= DECLINES_MAX || leases_static_vm(l, ip))
         return;
     if (log_limit(&limit))
@@ -276,6 +283,7 @@ void leases_decline(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
                  "address",
                  gw->sw->name, lease->key, ip_text(ip, text));
     lease->declines++;
+    lease->declined_at = leases_now();
     l->declined[l->next_declined++ % DECLINED_MAX] = (Declined){*ip, gw->sw->now_ns +
                                                                          DECLINED_NS};
     leases_set_ip(l, lease, ip_family(ip), NULL);

@@ -15,8 +15,9 @@ typedef struct Lease {
     int64_t until[FAMILIES]; /* as its station knows; seconds since 1970, 0: does not */
     int64_t seen;            /* seconds since 1970 */
     Port *port;              /* where it is now; NULL: it does not run */
-    unsigned declines;       /* since `seen` was set */
-    GList link;              /* in leases->all, the longest not seen first */
+    unsigned declines;       /* of the last hour, about */
+    int64_t declined_at;
+    GList link; /* in leases->all, the longest not seen first */
 } Lease;
 
 /* By the network's config. */

@@ -181,6 +181,7 @@ static void on_timer(void *opaque)
     Neighbours *all = opaque;
     Switch *sw = all->gw->sw;
 
+    switch_turn(sw);
     for (GList *l = all->waited_for.head, *next; l; l = next) {
         Neighbour *n = l->data;
 

@@ -128,6 +128,7 @@ static void on_timer(void *opaque)
 {
     Ra *ra = opaque;
 
+    switch_turn(ra->gw->sw);
     to_all(ra);
     arm(ra);
 }

@@ -155,8 +155,6 @@ void switch_receive(Port *from, Frame *f)
         count_drop(from, FROM_VM, NULL);
         return;
     }
-    if (mac_is_zero(&from->mac))
-        port_set_mac(from, &f->p.src);
     if (from->sw->captures)
         capture_frame(from->sw, from, FROM_VM, f);
     if (!from->impair[FROM_VM] || impair_pass(from->impair[FROM_VM], f))

@@ -39,6 +39,16 @@ void switch_flush(Switch *sw)
 {
 }
 
+void switch_turn(Switch *sw)
+{
+    sw->now_ns = clock_ns();
+}
+
+void port_set_mac(Port *port, const Mac *mac)
+{
+    port->mac = *mac;
+}
+
 Port *port_find(Switch *sw, const char *vm, const char *nic)
 {
     for (unsigned i = 0; i < sw->n_ports; i++)

@@ -232,7 +232,8 @@ static void pings_are_answered(void)
     net_clear();
     build_echo(web, "10.5.0.7", "10.5.0.9"); /* not the gateway's to answer */
     net_input(web, &b);
-    g_assert_cmpuint(net.n_sent, ==, 0);
+    for (unsigned i = 0; i < net.n_sent; i++) /* but it may ask for who will */
+        g_assert_cmpuint(net.sent[i].p.kind, ==, PACKET_ARP);
     net_end();
 }
 
