@@ -8,12 +8,19 @@
 
 #include "util/error.h"
 
-enum { BPF_MAX_TEXT = 4096 };
+enum {
+    BPF_MAX_TEXT = 4096,
+    BPF_MAX_STEPS = 512, /* of the program: so long may one frame take */
+};
 
 typedef struct BpfFilter BpfFilter;
 
-/* Fails with libpcap's words about what is wrong with `text`; UNSUPPORTED: this host has
- * no libpcap. */
+/* Whether it has only words that need no looking up: libpcap asks DNS about a name of a
+ * host, and waits.  False: *ret_at is where the other one is.  No libpcap is needed. */
+bool bpf_check_words(const char *text, size_t *ret_at, GError **error);
+
+/* Fails for such words, or with libpcap's words about what is wrong with `text`;
+ * UNSUPPORTED: this host has no libpcap. */
 BpfFilter *bpf_filter_new(const char *text, GError **error);
 void bpf_filter_free(BpfFilter *filter); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BpfFilter, bpf_filter_free)

@@ -166,13 +166,13 @@ static bool is_domain(const char *text)
     return label > 0;
 }
 
-static bool is_name(const char *text)
+static bool is_name(const char *text, size_t max)
 {
     for (const char *at = text; *at; at = g_utf8_next_char(at)) {
         if (!g_unichar_isprint(g_utf8_get_char(at)))
             return false;
     }
-    return *text && strlen(text) <= RULES_MAX_NAME;
+    return *text && strlen(text) <= max;
 }
 
 static bool named(Lexer *lex, const char *word, Who *who, GError **error)
@@ -191,7 +191,7 @@ static bool named(Lexer *lex, const char *word, Who *who, GError **error)
         who->name = g_steal_pointer(&small);
     } else {
         if (lex->kind == TOKEN_COMMA || lex->kind == TOKEN_END ||
-            !is_name(lex->text->str))
+            !is_name(lex->text->str, RULES_MAX_NAME))
             return lexer_fail(lex, error, "%s stands where a name has to, after '%s'",
                               lexer_said(lex), word);
         who->name = g_strdup(lex->text->str);
@@ -386,10 +386,18 @@ char *clause_type_text(const IcmpType *type, const Rule *rule)
 bool clause_match(Lexer *lex, Rule *rule, GError **error)
 {
     g_autoptr(GError) cause = NULL;
+    size_t at;
 
     if (lex->kind != TOKEN_STRING)
         return lexer_fail(lex, error, "%s stands where a pcap filter in quotes has to",
                           lexer_said(lex));
+    if (!bpf_check_words(lex->text->str, &at, &cause))
+        return lexer_fail_at(lex, lexer_string_at(lex, at), error, "%s", cause->message);
+    if (!is_name(lex->text->str, BPF_MAX_TEXT))
+        return lexer_fail(lex, error,
+                          "a pcap filter has up to %d printable characters, and one at "
+                          "least",
+                          BPF_MAX_TEXT);
     rule->filter = bpf_filter_new(lex->text->str, &cause);
     if (!rule->filter)
         return lexer_fail(lex, error, "%s", cause->message);

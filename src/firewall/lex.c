@@ -86,6 +86,18 @@ const char *lexer_said(const Lexer *lex)
     return text;
 }
 
+/* In text there are quotes, and '\\' before some characters; in JSON neither. */
+size_t lexer_string_at(const Lexer *lex, size_t i)
+{
+    const char *raw = lex->token + 1;
+
+    if (!lex->line)
+        return i;
+    for (; i; i--)
+        raw += 1 + (raw[0] == '\\' && (raw[1] == '"' || raw[1] == '\\'));
+    return (size_t)(raw - lex->token);
+}
+
 static bool next_string(Lexer *lex, GError **error)
 {
     lex->kind = TOKEN_STRING;

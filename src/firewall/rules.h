@@ -117,6 +117,8 @@ bool lexer_fail(const Lexer *lex, GError **error, const char *fmt, ...)
     G_GNUC_PRINTF(3, 4);
 bool lexer_fail_at(const Lexer *lex, size_t offset, GError **error, const char *fmt, ...)
     G_GNUC_PRINTF(4, 5);
+/* Where byte `i` of a TOKEN_STRING stands, for lexer_fail_at(). */
+size_t lexer_string_at(const Lexer *lex, size_t i);
 /* What the token is, for errors: "'word'", or "the end of the line". */
 const char *lexer_said(const Lexer *lex);
 

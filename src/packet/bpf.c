@@ -61,6 +61,60 @@ static bool load(GError **error)
     return true;
 }
 
+/* ---- words ----------------------------------------------------------------------------
+ */
+
+/* pcap-filter(7), what is of use for frames of Ethernet that are at rest.  Not among them
+ * is protochain, whose programs have loops. */
+static const char words[] =
+    " dst src host net mask port portrange proto ether arp rarp ip ip6 tcp udp sctp icmp "
+    "icmp6 igmp pim vrrp carp ah esp stp llc vlan mpls pppoed pppoes less greater "
+    "broadcast "
+    "multicast and or not len "
+    "icmptype icmpcode icmp-echoreply icmp-unreach icmp-sourcequench icmp-redirect "
+    "icmp-echo icmp-routeradvert icmp-routersolicit icmp-timxceed icmp-paramprob "
+    "icmp-tstamp icmp-tstampreply icmp-ireq icmp-ireqreply icmp-maskreq icmp-maskreply "
+    "icmp6type icmp6code icmp6-destinationunreach icmp6-packettoobig icmp6-timeexceeded "
+    "icmp6-parameterproblem icmp6-echo icmp6-echoreply icmp6-routersolicit "
+    "icmp6-routeradvert icmp6-neighborsolicit icmp6-neighboradvert icmp6-redirect "
+    "tcpflags tcp-fin tcp-syn tcp-rst tcp-push tcp-ack tcp-urg tcp-ece tcp-cwr ";
+
+static bool is_number(const char *text, size_t len)
+{
+    if (memchr(text, ':', len)) /* addresses of IPv6 and of Ethernet */
+        return strspn(text, "0123456789abcdefABCDEF:.") >= len;
+    if (len > 2 && g_str_has_prefix(text, "0x"))
+        return strspn(text + 2, "0123456789abcdefABCDEF") >= len - 2;
+    return strspn(text, "0123456789.-") >= len;
+}
+
+bool bpf_check_words(const char *text, size_t *ret_at, GError **error)
+{
+    for (const char *at = text; *at;) {
+        size_t len = 0;
+
+        while (g_ascii_isalnum(at[len]) || (at[len] && strchr("_.:-", at[len])))
+            len++;
+        if (len == 0) {
+            at++;
+            continue;
+        }
+        g_autofree char *word = g_strdup_printf(" %.*s ", (int)len, at);
+        if (!is_number(at, len) && !strstr(words, word)) {
+            *ret_at = (size_t)(at - text);
+            return fail(error, VM_ERROR_INVALID,
+                        "'%.*s' is no word of pcap filters that is known here; hosts, "
+                        "protocols and ports are written as numbers",
+                        (int)MIN(len, 64), at);
+        }
+        at += len;
+    }
+    return true;
+}
+
+/* ---- programs -------------------------------------------------------------------------
+ */
+
 static bool compile_locked(const char *text, struct bpf_program *ret, GError **error)
 {
     pcap_t *p = lib.open_dead(DLT_EN10MB, PACKET_MAX);
@@ -71,18 +125,30 @@ static bool compile_locked(const char *text, struct bpf_program *ret, GError **e
              p ? lib.geterr(p) : "no memory");
     if (p)
         lib.close(p);
-    return ok;
+    if (!ok || ret->bf_len <= BPF_MAX_STEPS)
+        return ok;
+    fail(error, VM_ERROR_INVALID,
+         "pcap filter '%.64s' takes %u steps for a frame, more than %d: make several of "
+         "it",
+         text, ret->bf_len, BPF_MAX_STEPS);
+    lib.freecode(ret);
+    return false;
 }
 
 BpfFilter *bpf_filter_new(const char *text, GError **error)
 {
     BpfFilter *filter;
     struct bpf_program program;
+    size_t at;
     LOCK_GUARD(&lock);
 
     if (strlen(text) > BPF_MAX_TEXT) {
         fail(error, VM_ERROR_INVALID, "a pcap filter has %d characters at the most",
              BPF_MAX_TEXT);
+        return NULL;
+    }
+    if (!bpf_check_words(text, &at, error)) {
+        g_prefix_error(error, "pcap filter '%.64s': ", text);
         return NULL;
     }
     if (!is_loaded)

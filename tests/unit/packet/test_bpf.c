@@ -42,11 +42,54 @@ static void what_is_wrong_is_said_in_one_sentence(void)
     g_assert_error(error, VM_ERROR, VM_ERROR_INVALID);
 }
 
+/* libpcap would ask DNS, and everybody would wait. */
+static void names_are_not_looked_up(void)
+{
+    static const struct {
+        const char *text;
+        size_t at;
+    } bad[] = {
+        {"host example.org", 5},       {"tcp port http", 9},  {"src host 3com.de", 9},
+        {"ip protochain 6", 3},        {"host ::example", 5}, {"host a-b", 5},
+        {"ip6 host fe80::1 or x", 20}, {"inbound", 0},        {"ip proto \\example", 10}};
+    const char *const good[] = {"ip6 host fe80::1",
+                                "ether host 02:00:00:00:00:0a",
+                                "tcp[tcpflags] & (tcp-syn|tcp-ack) == 0x02",
+                                "portrange 80-90 and net 10.0",
+                                "ip proto \\tcp and ip[0:2] & 0xf != 5",
+                                "icmp[icmptype] == icmp-echo"};
+    size_t at;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) error = NULL;
+
+        g_assert_false(bpf_check_words(bad[i].text, &at, &error));
+        g_assert_cmpuint(at, ==, bad[i].at);
+        g_assert_null(bpf_filter_new(bad[i].text, NULL));
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(good); i++)
+        match(good[i]);
+}
+
+static void a_program_has_a_bound(void)
+{
+    GString *text = g_string_new("tcp port 1");
+    g_autoptr(GError) error = NULL;
+
+    for (unsigned i = 0; i < 250; i++)
+        g_string_append_printf(text, " or port %u", 2 * i + 3);
+    g_assert_null(bpf_filter_new(text->str, &error));
+    g_assert_nonnull(strstr(error->message, "more than 512"));
+    g_string_free(text, TRUE);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/bpf/a_frame_matches_what_it_says", a_frame_matches_what_it_says);
     g_test_add_func("/bpf/what_is_wrong_is_said_in_one_sentence",
                     what_is_wrong_is_said_in_one_sentence);
+    g_test_add_func("/bpf/names_are_not_looked_up", names_are_not_looked_up);
+    g_test_add_func("/bpf/a_program_has_a_bound", a_program_has_a_bound);
     return g_test_run();
 }
