@@ -77,8 +77,8 @@ Rule *rule_parse_line(const char *where, unsigned line, const char *text, const 
     Lexer lex;
     bool ok = lexer_init(&lex, where, line, text, end, error);
 
-    if (ok && lex.kind != TOKEN_END && !lexer_is(&lex, "allow") &&
-        !lexer_is(&lex, "deny") && !lexer_is(&lex, "default"))
+    if (ok && !lexer_is(&lex, "allow") && !lexer_is(&lex, "deny") &&
+        !lexer_is(&lex, "default"))
         ok = lexer_fail(&lex, error,
                         "%s stands where 'allow', 'deny' or 'default' has to",
                         lexer_said(&lex));
