@@ -29,8 +29,8 @@ struct Clients {
     unsigned n;
 };
 
-static const SwitchCommand *const tables[] = {switch_commands, gateway_commands,
-                                              limit_commands};
+static const SwitchCommand *const tables[] = {switch_commands, firewall_commands,
+                                              gateway_commands, limit_commands};
 
 static void on_client(void *opaque, uint32_t events);
 

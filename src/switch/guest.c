@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "src/switch/guard.h"
+#include "src/switch/rules.h"
 #include "src/switch/vm_link.h"
 #include "util/fd.h"
 #include "util/log.h"
@@ -124,6 +125,8 @@ static bool set_up(Guest *g, Port *port, Hello *hello, const VmFds *fds, GError 
     int fd;
 
     fill_in(port, hello);
+    if (!rules_port_begin(port, hello->firewall, error))
+        return false;
     for (unsigned i = 0; i < hello->n_ip; i++)
         if (!guard_add(port->guard, &hello->ip[i], error))
             return false;

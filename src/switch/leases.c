@@ -1,6 +1,7 @@
 /* The table of leases (leases.h). */
 #include "src/switch/leases_private.h"
 #include "src/switch/outside.h"
+#include "src/switch/rules.h"
 
 #include "src/switch/outside.h"
 #include "util/log.h"
@@ -68,6 +69,7 @@ void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
     if (ip_is_set(&lease->ip[v6]))
         g_hash_table_insert(l->by_ip, &lease->ip[v6], lease);
     outside_addresses_changed(l->gw);
+    rules_world_changed(l->gw->sw);
 }
 
 void leases_remove(Leases *l, Lease *lease)

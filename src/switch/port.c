@@ -5,6 +5,7 @@
 #include "src/switch/hold.h"
 #include "src/switch/impair.h"
 #include "src/switch/limit.h"
+#include "src/switch/rules.h"
 #include "src/switch/shape.h"
 #include "src/switch/vlan.h"
 
@@ -54,11 +55,15 @@ static void pin(Port *port)
 
 bool port_begin(Port *port, GError **error)
 {
+    /* What we went to ourselves is no VM, and rules are about VMs. */
+    if (!port->gate && !port->service && !rules_port_begin(port, NULL, error))
+        return false;
     port->gone = false;
     port->begun = true;
     pin(port);
     gateway_port_added(port->sw->gateway, port);
     limits_port_added(port);
+    rules_world_changed(port->sw);
     if (port->sw->users_changed)
         port->sw->users_changed(port->sw);
     return true;
@@ -68,6 +73,7 @@ bool port_begin(Port *port, GError **error)
 static void leave(Port *port)
 {
     gateway_port_removed(port->sw->gateway, port);
+    rules_world_changed(port->sw);
     if (!port->sw->ending)
         limits_port_removed(port);
 }
@@ -83,6 +89,8 @@ void port_free(Port *port)
     if (port->begun)
         leave(port);
     fdb_forget(sw, port);
+    fw_gate_free(port->gate);
+    firewall_unref(port->rules);
     guard_free(port->guard);
     for (Direction d = TO_VM; d < DIRECTIONS; d++) {
         shape_free(port->shape[d]);
@@ -156,6 +164,7 @@ void port_set_groups(Port *port, char **groups)
 {
     g_strfreev(port->groups);
     port->groups = groups && *groups ? g_strdupv(groups) : NULL;
+    rules_world_changed(port->sw);
 }
 
 void port_set_vlan(Port *port, uint16_t vlan)
@@ -279,6 +288,9 @@ json_t *port_json(Port *port)
         json_object_set_new(json, "vm", json_string(port->vm));
     if (port->nic)
         json_object_set_new(json, "nic", json_string(port->nic));
+    json_object_set_new(
+        json, "flows",
+        json_integer(port->gate ? (json_int_t)fw_gate_n_flows(port->gate) : 0));
     json_object_set_new(json, "addresses", addresses_json(port));
     if (!mac_is_zero(&port->mac))
         json_object_set_new(json, "mac", json_string(mac_text(&port->mac, mac)));

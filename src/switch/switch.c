@@ -10,6 +10,7 @@
 #include "src/switch/impair.h"
 #include "src/switch/join.h"
 #include "src/switch/port_vm.h"
+#include "src/switch/rules.h"
 #include "src/switch/shape.h"
 #include "src/switch/storm.h"
 #include "src/switch/vlan.h"
@@ -54,6 +55,10 @@ static void deliver(Port *to, Frame *f)
 {
     if (!to->link || to->unplugged || to->gone) {
         count_drop(to, TO_VM, NULL);
+        return;
+    }
+    if (!rules_pass(to, TO_VM, f)) {
+        count_drop(to, TO_VM, &to->count[TO_VM].denied);
         return;
     }
     if (to->shape[TO_VM] && !shape_admit(to->shape[TO_VM], f, to->sw->now_ns)) {
@@ -124,6 +129,10 @@ static void receive_rest(Port *from, Frame *f)
     }
     if (!guard_check(from, f)) {
         count_drop(from, FROM_VM, &count->spoofed);
+        return;
+    }
+    if (!rules_pass(from, FROM_VM, f)) {
+        count_drop(from, FROM_VM, &count->denied);
         return;
     }
     fdb_learn(sw, from, &f->p.src, f->vlan);
@@ -224,7 +233,8 @@ static bool make_parts(Switch *sw, GError **error)
     sw->buffer = g_malloc(FRAME_ROOM + PACKET_MAX + ETH_TAG);
     sw->scratch = g_malloc(VNET_SCRATCH);
     sw->fdb = fdb_new();
-    return (sw->loop = ioloop_new(error)) && (sw->gateway = gateway_new(sw, error));
+    return (sw->loop = ioloop_new(error)) && (sw->gateway = gateway_new(sw, error)) &&
+           rules_load(sw, error);
 }
 
 Switch *switch_new(const char *name, NetworkConfig *config, GError **error)
@@ -255,7 +265,7 @@ bool switch_reconfigure(Switch *sw, GError **error)
     if (!config)
         return false;
     use_config(sw, config);
-    if (!gateway_reconfigure(sw->gateway, error)) {
+    if (!gateway_reconfigure(sw->gateway, error) || !rules_load(sw, error)) {
         use_config(sw, old);
         gateway_reconfigure(sw->gateway, NULL);
         param_free(&network_params, config);
@@ -279,6 +289,8 @@ void switch_free(Switch *sw)
             port_free(sw->port[i]);
     gateway_free(sw->gateway);
     captures_free(sw);
+    rules_log_free(sw->log);
+    firewall_unref(sw->rules);
     ioloop_timer_cancel(&sw->hold_timer);
     fdb_free(sw->fdb);
     ioloop_free(sw->loop);

@@ -98,6 +98,7 @@ struct Port {
     int64_t wait_end_ns;
     uint16_t oldest, newest; /* what was learned at it (fdb.c); 0: nothing */
     unsigned learned;
+    int64_t note_ns;  /* rules_log.c's */
     int64_t storm_ns; /* storm control's bucket */
     uint64_t storm_left;
 };
