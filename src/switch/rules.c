@@ -106,7 +106,7 @@ bool rules_load(Switch *sw, GError **error)
     g_autoptr(GError) why = NULL;
     g_autofree char *path = network_file(sw->name, NETWORK_RULES);
     g_autofree char *text = read_file(path, &why);
-    Firewall *fw = text ? firewall_parse(text, path, &why) : NULL;
+    Firewall *fw = text ? firewall_parse(text, NETWORK_RULES, &why) : NULL;
 
     if (why) {
         g_propagate_error(error, g_steal_pointer(&why));

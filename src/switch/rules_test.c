@@ -134,7 +134,8 @@ static bool read_question(Switch *sw, const json_t *arguments, Question *q,
                           GError **error)
 {
     *q = (Question){0};
-    return (!command_names_port(arguments) ||
+    /* `port` is that of TCP or UDP here. */
+    return (!json_object_get(arguments, "vm") ||
             (q->port = command_port(sw, arguments, error))) &&
            read_direction(arguments, q, error) && read_proto(arguments, q, error) &&
            read_port(arguments, "from-port", SOME_PORT, &q->from_port, error) &&
