@@ -5,11 +5,13 @@
 #include <string.h>
 
 #include "network/place.h"
+#include "util/json.h"
 
 const char net_about[] =
     "A network is made once and kept in a folder; its switch, a process of its own, is "
     "started by the first VM that joins it ('hutch run --net NAME') and ends with the "
-    "last.  PORT is VM[:NIC]: without NIC, the VM's first card on that network.";
+    "last.  PORT is VM[:NIC], without NIC the VM's first card on that network, or :N, "
+    "the number in 'hutch net ports'.";
 
 const Verb net_verbs[] = {
     {.name = "create",
@@ -66,8 +68,8 @@ const Verb net_verbs[] = {
      .max_names = 2,
      .about = net_connect_about},
     {.name = "disconnect",
-     .args = "NETWORK VM[:NIC]",
-     .help = "remove a card of a running VM from a network",
+     .args = "NETWORK PORT",
+     .help = "remove a card of a running VM from a network, or hang up on a port",
      .names = NAMES_NETWORKS,
      .act = net_act_disconnect,
      .params = &net_disconnect_args,
@@ -175,11 +177,20 @@ const Verb net_verbs[] = {
 static bool split_port(const char *port, NetTarget *ret, GError **error)
 {
     const char *colon = strrchr(port, ':');
+    guint64 number;
 
+    if (*port == ':' &&
+        g_ascii_string_to_unsigned(port + 1, 10, 0, 65535, &number, NULL)) {
+        ret->has_port = true;
+        ret->port = (unsigned)number;
+        return true;
+    }
     ret->vm = colon ? g_strndup(port, (gsize)(colon - port)) : g_strdup(port);
     ret->nic = colon ? g_strdup(colon + 1) : NULL;
     return (*ret->vm && (!ret->nic || *ret->nic)) ||
-           fail(error, VM_ERROR_INVALID, "'%s' is not VM[:NIC], such as web:net0", port);
+           fail(error, VM_ERROR_INVALID,
+                "'%s' is not VM[:NIC], such as web:net0, nor a port's number, such as :3",
+                port);
 }
 
 bool net_target(const char *network, const char *port, NetTarget *ret, GError **error)
@@ -219,7 +230,17 @@ json_t *net_arguments(const NetTarget *t)
         json_object_set_new(arguments, "vm", json_string(t->vm));
     if (t->nic)
         json_object_set_new(arguments, "nic", json_string(t->nic));
+    if (t->has_port)
+        json_object_set_new(arguments, "port", json_integer(t->port));
     return arguments;
+}
+
+bool net_is_port(const NetTarget *t, const json_t *port)
+{
+    if (t->has_port)
+        return json_integer_value(json_object_get(port, "port")) == t->port;
+    return t->vm && g_str_equal(json_get_text(port, "vm"), t->vm) &&
+           (!t->nic || g_str_equal(json_get_text(port, "nic"), t->nic));
 }
 
 /* ---- asking --------------------------------------------------------------------------

@@ -26,16 +26,22 @@ extern const char net_about[], firewall_about[];
 /* A network, or a port of one. */
 typedef struct NetTarget {
     char *network, *vm, *nic; /* vm NULL: the network; nic NULL: the VM's first */
+    bool has_port;            /* it is named by its number instead: a stream's */
+    unsigned port;
 } NetTarget;
 
-/* "VM[:NIC]", NULL for the network as a whole.  The network must exist. */
+/* "VM[:NIC]", or ":N" for the port of that number; NULL for the network as a whole.  The
+ * network must exist. */
 bool net_target(const char *network, const char *port, NetTarget *ret, GError **error);
-/* "NETWORK[/VM[:NIC]]", as no name has a '/'. */
+/* "NETWORK[/PORT]", as no name has a '/'. */
 bool net_target_parse(const char *text, NetTarget *ret, GError **error);
 void net_target_clear(NetTarget *t);
 
 /* A new object with vm and nic, for the switch. */
 json_t *net_arguments(const NetTarget *t);
+
+/* Whether an element of query-ports is the one that is meant. */
+bool net_is_port(const NetTarget *t, const json_t *port);
 
 /* What a command without more arguments returns.  Of a network that is down: an empty
  * array. */

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "firewall/firewall.h"
 #include "network/place.h"
 #include "src/cli/net.h"
 #include "util/json.h"
@@ -12,6 +13,7 @@
 typedef struct CreateArgs {
     NetworkConfig config;
     bool isolated, nat, routed, json;
+    char *firewall;
 } CreateArgs;
 
 #define CREATE_ROW(key_, type_, member_, help_, ...)                                     \
@@ -30,6 +32,9 @@ const ParamTable net_create_args = {
                                 CREATE_ROW("routed", PARAM_BOOL, routed,
                                            "they reach the networks of --route"),
                                 NETWORK_PARAMS(CreateArgs, config),
+                                CREATE_ROW("firewall", PARAM_PATH, firewall,
+                                           "rules for all of its VMs (docs/firewall.md)",
+                                           .arg = "FILE"),
                                 CREATE_ROW("json", PARAM_BOOL, json,
                                            "print what was made, as JSON"),
                                 {0}},
@@ -48,6 +53,17 @@ static bool take_mode(CreateArgs *args, GError **error)
     return true;
 }
 
+static bool read_rules(const char *path, char **ret, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    g_autoptr(Firewall) fw = NULL;
+
+    if (!g_file_get_contents(path, ret, NULL, &why))
+        return fail(error, VM_ERROR_IO, "%s", why->message);
+    fw = firewall_parse(*ret, path, error);
+    return fw != NULL;
+}
+
 static void print_made(const char *name, const NetworkConfig *config)
 {
     printf("%s: %s", name, network_mode_names[config->mode]);
@@ -61,9 +77,16 @@ static void print_made(const char *name, const NetworkConfig *config)
 bool net_act_create(void *options, char **names, int *status, GError **error)
 {
     CreateArgs *args = options;
+    g_autofree char *rules = NULL;
 
-    if (!take_mode(args, error) || !network_create(names[0], &args->config, error))
+    if (!take_mode(args, error) ||
+        (args->firewall && !read_rules(args->firewall, &rules, error)) ||
+        !network_create(names[0], &args->config, error))
         return false;
+    if (rules && !network_write(names[0], NETWORK_RULES, rules, error)) {
+        network_remove(names[0], NULL);
+        return false;
+    }
     if (args->json)
         cli_print_json(param_to_json(&network_params, &args->config));
     else

@@ -165,6 +165,10 @@ bool net_act_connect(void *options, char **names, int *status, GError **error)
                     "what is to be connected? Give VM[:NIC] or --stream SOCKET");
     if (!net_target(names[0], names[1], &t, error))
         return false;
+    if (t.has_port) {
+        net_target_clear(&t);
+        return fail(error, VM_ERROR_INVALID, "'%s' is on a network already", names[1]);
+    }
     ok = args->stream ? connect_stream(&t, args, error) : connect_card(&t, args, error);
     net_target_clear(&t);
     return ok;
@@ -182,14 +186,11 @@ static bool find_nic(NetTarget *t, GError **error)
 
     json_array_foreach(ports, i, port)
     {
-        const char *nic = json_get_text(port, "nic");
-
-        if (!g_str_equal(json_get_text(port, "vm"), t->vm) ||
-            (t->nic && !g_str_equal(nic, t->nic)))
+        if (!net_is_port(t, port))
             continue;
-        json_decref(ports);
         if (!t->nic)
-            t->nic = g_strdup(nic);
+            t->nic = g_strdup(json_get_text(port, "nic"));
+        json_decref(ports);
         return true;
     }
     json_decref(ports);
@@ -227,8 +228,10 @@ bool net_act_disconnect(void *options, char **names, int *status, GError **error
 
     if (!net_target(names[0], names[1], &t, error))
         return false;
-    ok = find_nic(&t, error) &&
-         (args->force ? hang_up(&t, error) : remove_card(&t, error));
+    if (args->force || t.has_port)
+        ok = hang_up(&t, error);
+    else
+        ok = find_nic(&t, error) && remove_card(&t, error);
     net_target_clear(&t);
     return ok;
 }

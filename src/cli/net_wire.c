@@ -377,13 +377,13 @@ static json_t *find_port(const NetTarget *t, GError **error)
     json_t *ports = call(t, "query-ports", NULL, error), *port, *found = NULL;
     size_t i;
 
-    json_array_foreach(
-        ports, i, port) if (!found && g_str_equal(json_get_text(port, "vm"), t->vm) &&
-                            (!t->nic || g_str_equal(json_get_text(port, "nic"), t->nic)))
-        found = json_incref(port);
+    json_array_foreach(ports, i, port)
+    {
+        if (!found && net_is_port(t, port))
+            found = json_incref(port);
+    }
     if (ports && !found)
-        fail(error, VM_ERROR_NOT_FOUND, "network '%s': there is no port '%s%s%s'",
-             t->network, t->vm, t->nic ? ":" : "", t->nic ? t->nic : "");
+        fail(error, VM_ERROR_NOT_FOUND, "network '%s' has no such port", t->network);
     json_decref(ports);
     return found;
 }

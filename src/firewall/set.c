@@ -145,7 +145,8 @@ Firewall *firewall_with(const Firewall *fw, unsigned at, const char *rule, GErro
         return NULL;
     if (at != UINT_MAX && at > fw->rules->len) {
         fail(error, VM_ERROR_INVALID,
-             "there are %u rules; %u cannot be a new one's number", fw->rules->len, at);
+             "a new rule's number can be from 1 to %u; not %" G_GUINT64_FORMAT,
+             fw->rules->len + 1, (uint64_t)at + 1);
         return NULL;
     }
     copy = copy_but(fw, UINT_MAX);
@@ -160,8 +161,9 @@ Firewall *firewall_with(const Firewall *fw, unsigned at, const char *rule, GErro
 Firewall *firewall_without(const Firewall *fw, unsigned at, GError **error)
 {
     if (at >= fw->rules->len) {
-        fail(error, VM_ERROR_NOT_FOUND, "there is no rule %u: there are %u", at,
-             fw->rules->len);
+        fail(error, VM_ERROR_NOT_FOUND,
+             "there is no rule %" G_GUINT64_FORMAT ": there are %u", (uint64_t)at + 1,
+             fw->rules->len); /* as people count */
         return NULL;
     }
     return set_complete(copy_but(fw, at));

@@ -5,10 +5,13 @@ by frames.py."""
 import contextlib
 import json
 import os
+import socket
 import stat
+import struct
 import subprocess
 import tempfile
 
+import frames
 import hutch
 from hutch import PATIENCE, check, equal
 
@@ -48,6 +51,33 @@ class Place:
             check(word in done.stderr, f"{case}: {word!r} is not in: {done.stderr}")
         equal(self.files(), before, f"{case}: files")
 
+    def run_folder(self, name):
+        return os.path.join(self.runtime, "hutch-net", name)
+
+    @contextlib.contextmanager
+    def switch(self, name):
+        """Its switch, which is ended if it still runs."""
+        program = os.path.join(os.path.dirname(os.path.abspath(hutch.HUTCH)), "hutch-switch")
+        process = subprocess.Popen([program, name], stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, **self.env})
+        try:
+            equal(process.stdout.readline(), "ready\n")
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30 * PATIENCE)
+            process.stdout.close()
+
+    def control(self, network, command):
+        """What the switch returns, as text."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.path.join(self.run_folder(network), "control.sock"))
+            s.sendall(json.dumps({"execute": command}).encode() + b"\n")
+            return json.dumps(json.loads(s.makefile().readline())["return"])
+
+    def port(self, network, vm, number, **more):
+        return frames.VmPort(self.run_folder(network), vm=vm, mac=mac(number), **more)
+
     def files(self):
         """Every file of the networks and what is in it."""
         found = {}
@@ -63,6 +93,10 @@ class Place:
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
         return path
+
+
+def mac(number):
+    return f"02:00:00:00:00:{number:02x}"
 
 
 @contextlib.contextmanager
@@ -177,6 +211,233 @@ def test_a_damaged_config_is_named_and_can_be_removed():
         p.refused("net", "set", "blue", "mtu=1500", words=["blue/config.json", "mtu"])
         equal(p.hutch("net", "ls", "--json")[0]["state"], "damaged")
         p.hutch("net", "rm", "blue")
+
+
+# ---- networks that are up ------------------------------------------------------------------
+
+
+def test_who_is_on_a_network_is_listed_and_keeps_it_from_going():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        with p.switch("blue") as switch:
+            with p.port("blue", "web", 1, ip=["10.9.0.7"], groups=["front"]) as web, \
+                 p.port("blue", "db", 2, vlan=10), frames.StreamPort(p.run_folder("blue")) as other:
+                web.send(frames.arp_request(mac(1), "10.9.0.7", "10.9.0.1"))
+                web.expect(lambda f: f.arp and f.arp.op == 2)
+                other.send(frames.ethernet(mac(3), frames.BROADCAST, 0x88b5, b"anything"))
+                web.expect(lambda f: f.src == mac(3))
+                row, = p.hutch("net", "ls", "--json")
+                equal((row["state"], row["ports"]), ("up", 3))
+                ports = {q.get("vm", q["kind"]): q for q in p.hutch("net", "ports", "blue", "--json")}
+                equal(sorted(ports), ["db", "stream", "web"])
+                equal((ports["web"]["groups"], ports["web"]["mac"], ports["web"]["addresses"]),
+                      (["front"], mac(1), ["10.9.0.7"]))
+                equal(ports["web"]["out"]["frames"], 1)
+                equal(ports["db"]["vlan"], 10)
+                p.hutch("net", "ports", "blue", words=["web:net0", "db:net0", "stream", "front"])
+                told = json.loads(p.hutch("net", "inspect", "blue"))
+                equal((told["up"], told["status"]["pid"], len(told["ports"])), (True, switch.pid, 3))
+                p.refused("net", "rm", "blue", words=["web", "db", "stream", "--force"])
+                p.hutch("net", "disconnect", "blue", "db", "--force")
+                number = f":{ports['stream']['port']}"
+                equal(p.hutch("net", "port", "blue", number, "--trust", "on", "--json")["trust"], True)
+                p.hutch("net", "disconnect", "blue", number)
+                equal([q["vm"] for q in p.hutch("net", "ports", "blue", "--json")], ["web"])
+            p.hutch("net", "rm", "blue")
+            equal(switch.wait(30 * PATIENCE), 0)
+        equal(p.files(), {})
+
+
+def test_force_removes_a_network_under_its_vms():
+    with place() as p:
+        p.hutch("net", "create", "blue")
+        with p.switch("blue") as switch, p.port("blue", "web", 1):
+            p.hutch("net", "rm", "blue", "--force")
+            equal(switch.wait(30 * PATIENCE), 0)
+        equal(p.files(), {})
+
+
+def test_a_network_changes_while_it_is_up_or_not_at_all():
+    with place() as p, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        with p.switch("blue"), p.port("blue", "web", 1):
+            p.hutch("net", "set", "blue", "lease+=web=10.9.0.7", "storm=50")
+            equal(p.hutch("net", "set", "blue", "--json")["storm"], 50)
+            p.refused("net", "set", "blue", "storm=60", f"forward+=tcp:127.0.0.1:{number}-web:80",
+                      words=[str(number)])
+            equal(json.loads(p.hutch("net", "inspect", "blue"))["forwards"], [])
+            p.refused("net", "set", "blue", "mode=isolated", "route+=red", words=["route"])
+
+
+def test_wires_are_limited_impaired_cut_and_mended():
+    with place() as p:
+        p.hutch("net", "create", "blue")
+        with p.switch("blue"), p.port("blue", "web", 1):
+            equal(p.hutch("net", "limit", "blue", "web"), "in   no limit\nout  no limit\n")
+            p.hutch("net", "limit", "blue", "web", "--direction", "out", "--rate", "10M", "--packets", "500")
+            told, = p.hutch("net", "limit", "blue", "web:net0", "--burst", "1M", "--json")
+            equal((told["out"]["limit"]["bytes-per-s"], told["out"]["limit"]["frames-per-s"]), (10 << 20, 500))
+            equal(told["out"]["limit"]["burst-bytes"], 1 << 20)
+            p.hutch("net", "limit", "blue", "web", words=["out  bytes-per-s 10485760"])
+            p.hutch("net", "limit", "blue", "web", "--clear")
+            equal(p.hutch("net", "limit", "blue", "web"), "in   no limit\nout  no limit\n")
+
+            p.hutch("net", "impair", "blue", "web", "--delay", "20ms", "--loss", "1%", "--direction", "in")
+            told, = p.hutch("net", "impair", "blue", "web", "--jitter", "500us", "--direction", "in", "--json")
+            equal((told["in"]["impair"]["delay-us"], told["in"]["impair"]["jitter-us"], told["in"]["impair"]["loss"]),
+                  (20000, 500, 0.01))
+            check("out" not in told or "impair" not in told["out"], f"the other direction: {told}")
+            p.hutch("net", "impair", "blue", "web", "--clear")
+            p.hutch("net", "impair", "blue", "web", words=["as it should be"])
+
+            p.hutch("net", "impair", "blue", "web", "--cut")
+            equal(p.hutch("net", "port", "blue", "web", "--json")["link"], False)
+            p.hutch("net", "impair", "blue", "web", "--restore")
+            told = p.hutch("net", "port", "blue", "web", "--vlan", "7", "--trunk", "8,9", "--groups", "a,b",
+                           "--trust", "on", "--json")
+            equal((told["link"], told["vlan"], told["trunk"], told["groups"], told["trust"]),
+                  (True, 7, [8, 9], ["a", "b"], True))
+            p.refused("net", "limit", "blue", "nobody", "--rate", "1M", words=["nobody"])
+            p.refused("net", "impair", "blue", "web", "--delay", "2000s", words=["delay"])
+
+
+def test_a_capture_is_a_pcap_file_of_whole_frames():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        with p.switch("blue"), p.port("blue", "web", 1, ip=["10.9.0.7"]) as web:
+            p.refused("net", "capture", "blue", "--filter", "tcp prot 80", "-o", p.folder + "/x", words=["tcp prot 80"])
+            p.refused("net", "capture", "blue", "nobody", "-o", p.folder + "/x", words=["nobody"])
+            path = os.path.join(p.folder, "web.pcap")
+            capture = subprocess.Popen([hutch.HUTCH, "net", "capture", "blue", "web", "-o", path, "--filter", "arp",
+                                        "--count", "2"], env={**os.environ, **p.env})
+            while not json.loads(p.control("blue", "query-captures")):
+                pass
+            asked = frames.arp_request(mac(1), "10.9.0.7", "10.9.0.1")
+            web.send(frames.ping(mac(1), mac(9), "10.9.0.7", "10.9.0.9"), asked)
+            answer = web.expect(lambda f: f.arp and f.arp.op == 2)
+            equal(capture.wait(30 * PATIENCE), 0)
+            equal(pcap(path), [asked, answer.raw])
+
+
+def pcap(path):
+    """The frames of such a file."""
+    with open(path, "rb") as f:
+        data = f.read()
+    check(struct.unpack("<I", data[:4])[0] in (0xA1B2C3D4, 0xA1B23C4D), "it is no pcap file")
+    found, at = [], 24
+    while at < len(data):
+        length, = struct.unpack_from("<I", data, at + 8)
+        found.append(data[at + 16:at + 16 + length])
+        at += 16 + length
+    return found
+
+
+def test_a_socket_of_another_program_is_joined():
+    with place() as p, socket.socket(socket.AF_UNIX) as server:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        path = os.path.join(p.folder, "passt.sock")
+        p.refused("net", "connect", "blue", "--stream", path, words=[path])
+        server.bind(path)
+        server.listen()
+        p.hutch("net", "connect", "blue", "--stream", path)  # which starts the switch
+        with frames.StreamPort(server.accept()[0]) as other:
+            other.send(frames.arp_request(mac(3), "10.9.0.9", "10.9.0.1"))
+            equal(other.expect(lambda f: f.arp and f.arp.op == 2).arp.from_ip, "10.9.0.1")
+            equal([q["kind"] for q in p.hutch("net", "ports", "blue", "--json")], ["stream"])
+            p.hutch("net", "rm", "blue", "--force")
+
+
+def test_leases_are_listed_and_forgotten_up_and_down():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24", "--lease", "db=10.9.0.8")
+        equal(p.hutch("net", "leases", "blue", "--json"), [])
+        with p.switch("blue"), p.port("blue", "web", 1, ip=["10.9.0.7"]):
+            rows = p.hutch("net", "leases", "blue", "--json")
+            equal([(r["vm"], r["address"], r["static"]) for r in rows], [("web", "10.9.0.7", True)])
+            equal(p.hutch("net", "forwards", "blue", "--json"), [])
+            equal(p.hutch("net", "routes", "blue", "--json"), [])
+            equal(p.hutch("net", "names", "blue", "--json"), [])
+
+
+# ---- firewalls -----------------------------------------------------------------------------
+
+RULES = """# of a web server
+default out allow
+allow in tcp from 10.0.0.0/8, vm db port 22, 80-99
+allow in icmp type echo-request
+deny out udp to 192.0.2.0/24 port 53
+"""
+
+
+def test_rules_of_a_network_that_is_down_are_set_shown_changed_and_tested():
+    with place() as p:
+        path = p.write("web.rules", RULES)
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24", "--lease", "db=10.9.0.8")
+        equal(p.hutch("firewall", "show", "blue"), "no rules: everything passes\n")
+        p.hutch("firewall", "check", path)
+        p.hutch("firewall", "set", "blue", path)
+        equal(p.files()["blue/firewall.rules"], RULES)
+        p.hutch("firewall", "show", "blue", words=["1        0      0  allow in tcp", "default in deny"])
+        p.hutch("firewall", "set", "blue", "-", stdin=p.hutch("firewall", "show", "blue", "--text"))
+        as_json = p.hutch("firewall", "show", "blue", "--json")
+        p.hutch("firewall", "set", "blue", "-", stdin=json.dumps(as_json))
+        equal(p.hutch("firewall", "show", "blue", "--json"), as_json)
+
+        for words, passes, rule in (
+                ("in tcp from 10.1.2.3 port 22", True, "rule 1"),
+                ("in tcp from db port 99", True, "rule 1"),
+                ("in tcp from 192.0.2.1 port 22", False, "default"),
+                ("in tcp from 10.1.2.3 port 100", False, "default"),
+                ("in icmp from 192.0.2.1", True, "rule 2"),
+                ("in udp from 10.1.2.3 port 22", False, "default"),
+                ("in tcp from fd00::1 to fd00::2 port 22", False, "default"),
+                ("out udp to 192.0.2.9 port 53", False, "rule 3"),
+                ("out udp from db to 192.0.3.9 port 53", True, "default"),
+                ("out 47 to 192.0.2.9", True, "default")):
+            said = p.hutch("firewall", "test", "blue", *words.split(), status=0 if passes else 1)
+            check(rule in said and ("allowed" if passes else "denied") in said, f"{words}: {said}")
+
+        p.hutch("firewall", "add", "blue", "deny in tcp port 22", "--at", "1")
+        p.hutch("firewall", "test", "blue", *"in tcp from 10.1.2.3 port 22".split(), status=1, words=["rule 1"])
+        p.hutch("firewall", "add", "blue", "allow in tcp port 100")
+        p.hutch("firewall", "rm", "blue", "1")
+        p.hutch("firewall", "test", "blue", *"in tcp port 100".split(), words=["rule 4"])
+        p.hutch("firewall", "set", "blue", "--none")
+        equal(p.hutch("firewall", "test", "blue", *"in tcp port 1".split()), "allowed: there are no rules\n")
+        p.hutch("firewall", "set", "blue", "-", stdin="")
+        p.hutch("firewall", "test", "blue", *"out tcp port 1".split(), status=1)
+
+
+def test_a_rule_that_does_not_parse_is_told_with_line_and_column():
+    with place() as p:
+        bad = p.write("bad.rules", RULES + "allow in tcp prot 80\n")
+        p.hutch("net", "create", "blue", "--lease", "db=10.5.0.8", "--subnet", "10.5.0.0/24")
+        p.hutch("firewall", "add", "blue", "allow in tcp port 80")
+        for arguments, words in (
+                (["check", bad], ["bad.rules:6:14", "'prot'"]),
+                (["set", "blue", bad], ["bad.rules:6:14", "'prot'"]),
+                (["set", "blue", p.folder + "/none.rules"], ["none.rules"]),
+                (["set", "blue"], ["--none"]),
+                (["set", "blue/web", p.write("good.rules", RULES)], ["--net blue,firewall=FILE"]),
+                (["set", "red", bad], ["'red'"]),
+                (["add", "blue", "allow in tcp port 99999"], ["1:19"]),
+                (["add", "blue", "allow in", "--at", "3"], ["from 1 to 2", "not 3"]),
+                (["rm", "blue", "2"], ["rule 2", "there are 1"]),
+                (["rm", "blue", "0"], ["'0'"]),
+                (["show", "blue/"], ["VM[:NIC]"]),
+                (["test", "blue", "up", "tcp"], ["'up'"]),
+                (["test", "blue", "in", "tcp"], ["port N"]),
+                (["test", "blue", "in", "tcp", "port", "0"], ["'0'"]),
+                (["test", "blue", "in", "tcpp", "port", "1"], ["'tcpp'"]),
+                (["test", "blue", "in", "tcp", "from", "web", "port", "1"], ["'web'", "lease"]),
+                (["test", "blue", "in", "tcp", "from", "::1", "to", "10.5.0.9", "port", "1"], ["::1"]),
+                (["log", "blue"], ["'blue'"])):
+            p.refused("firewall", *arguments, words=words)
+        p.refused("net", "create", "green", "--firewall", bad, words=["bad.rules:6:14"])
+        equal(p.hutch("net", "ls", "--quiet"), "blue\n")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,18 @@ static void is_target(const char *text, const char *vm, const char *nic)
     net_target_clear(&t);
 }
 
+static void a_number_names_a_port(void)
+{
+    NetTarget t;
+
+    begin();
+    g_assert_true(net_target_parse("blue/:3", &t, NULL));
+    g_assert_true(t.has_port && !t.vm);
+    g_assert_cmpuint(t.port, ==, 3);
+    net_target_clear(&t);
+    end();
+}
+
 static void is_no_target(const char *text, const char *says)
 {
     g_autoptr(GError) error = NULL;
@@ -129,6 +141,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cli/net/target", a_target_is_a_network_or_a_port_of_it);
+    g_test_add_func("/cli/net/port", a_number_names_a_port);
     g_test_add_func("/cli/net/time", times_have_units_and_an_end);
     g_test_add_func("/cli/net/percent", percentages_end_at_a_hundred);
     g_test_add_func("/cli/net/cells", what_a_guest_named_stays_off_the_terminal);
