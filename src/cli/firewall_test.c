@@ -268,11 +268,15 @@ static json_t *ask_switch(const NetTarget *t, const Question *q, GError **error)
 
 static json_t *answer(const NetTarget *t, char **words, GError **error)
 {
-    NetworkConfig *config = network_load(t->network, error);
+    NetworkConfig *config = t->has_port ? NULL : network_load(t->network, error);
     json_t *reply = NULL;
     char own[IP_TEXT];
     Question q;
 
+    if (t->has_port)
+        fail(error, VM_ERROR_INVALID,
+             "a port's number has no rules to be tested; name "
+             "the network or the VM");
     if (config && parse(words, &q, error) && fill_in(t, config, &q, own, error))
         reply = network_is_up(t->network) ? ask_switch(t, &q, error)
                                           : ask_rules(t, config, &q, error);

@@ -38,6 +38,11 @@ class Place:
             check(word in done.stdout, f"{case}: {word!r} is not in: {done.stdout}")
         return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
+    def hutch_lines(self, *arguments):
+        done = subprocess.run([hutch.HUTCH, *arguments], capture_output=True, text=True, check=True,
+                              timeout=60 * PATIENCE, env={**os.environ, **self.env})
+        return done.stdout.splitlines()
+
     def refused(self, *arguments, words=(), stdin=None):
         """One sentence with all of the words, and nothing has changed."""
         before = self.files()
@@ -438,6 +443,49 @@ def test_a_rule_that_does_not_parse_is_told_with_line_and_column():
             p.refused("firewall", *arguments, words=words)
         p.refused("net", "create", "green", "--firewall", bad, words=["bad.rules:6:14"])
         equal(p.hutch("net", "ls", "--quiet"), "blue\n")
+
+
+def test_rules_of_a_network_that_is_up_change_what_passes_and_are_counted_and_logged():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        with p.switch("blue"), p.port("blue", "web", 1, ip=["10.9.0.7"]) as web, \
+             p.port("blue", "db", 2, ip=["10.9.0.8"], groups=["back"]) as db:
+            def ask(port):
+                db.send(frames.tcp(mac(2), mac(1), "10.9.0.8", "10.9.0.7", 1000, port, frames.SYN))
+
+            p.hutch("firewall", "set", "blue/web", "-", stdin=RULES + "deny in tcp from group back port 100 log\n")
+            ask(100)
+            ask(80)
+            equal(web.expect(lambda f: f.tcp).tcp.to_port, 80)
+            rules = p.hutch("firewall", "show", "blue/web:net0", "--json")["rules"]
+            equal([r["packets"] for r in rules], [1, 0, 0, 1])
+            flow, = p.hutch("net", "flows", "blue", "web", "--json")
+            equal((flow["vm"], flow["from"], flow["to-port"], flow["packets"]), ("web", "10.9.0.8", 80, 1))
+            p.hutch("net", "flows", "blue", words=["web:net0", "10.9.0.8"])
+            logged = p.hutch("firewall", "log", "blue/web")
+            equal(len(logged.splitlines()), 1, logged)
+            check("web:net0" in logged and "rule 4" in logged and "10.9.0.8" in logged, logged)
+            equal(json.loads(p.hutch_lines("firewall", "log", "blue", "--json")[0])["allow"], False)
+
+            for words, status in (("in tcp from db port 80", 0), ("in tcp from db port 100", 1),
+                                  ("in tcp port 80", 1), ("out tcp port 443", 0)):
+                p.hutch("firewall", "test", "blue/web", *words.split(), status=status)
+            told = p.hutch("firewall", "test", "blue/web", *"in tcp from db port 100".split(), "--json", status=1)
+            equal((told["allow"], told["set"], told["rule"]), (False, "vm", 3))
+
+            equal(p.hutch("firewall", "show", "blue"), "no rules: everything passes\n")
+            p.hutch("firewall", "add", "blue", "allow in tcp port 100")
+            p.hutch("firewall", "add", "blue", "default out allow")
+            ask(80)  # of a flow that the network's rules do not allow any more
+            p.hutch("firewall", "rm", "blue/web", "4")
+            p.hutch("firewall", "add", "blue/web", "allow in tcp port 100", "--at", "1")
+            ask(100)
+            equal(web.expect(lambda f: f.tcp).tcp.to_port, 100)
+            p.refused("firewall", "add", "blue", "allow in tpc", words=["1:10", "'tpc'"])
+            p.refused("firewall", "rm", "blue", "9", words=["rule 9"])
+            p.refused("firewall", "show", "blue/nobody", words=["nobody"])
+            p.refused("firewall", "test", "blue/web", *"in tcp from nobody port 1".split(), words=["nobody"])
+        p.hutch("firewall", "show", "blue", words=["allow in tcp port 100"])  # kept, and down
 
 
 if __name__ == "__main__":
