@@ -80,11 +80,24 @@ static bool is_echo_reply(const uint8_t *f)
            f[IP_END] == 0;
 }
 
+/* The kind of message, which servers put anywhere among their options; 0: none. */
+static uint8_t dhcp_kind(const uint8_t *options)
+{
+    const uint8_t *o = options;
+
+    while (o + 2 < options + 300 && *o != 255) {
+        if (o[0] == 53)
+            return o[2];
+        o += o[0] ? 2 + o[1] : 1;
+    }
+    return 0;
+}
+
 static bool is_dhcp_offer(const uint8_t *f)
 {
     return get16(f + ETH_TYPE) == ETHERTYPE_IPV4 && f[IP_PROTOCOL] == PROTOCOL_UDP &&
            get16(f + IP_END + 2) == 68 && get32(f + DHCP_COOKIE) == DHCP_MAGIC &&
-           f[DHCP_OPTIONS + 2] == 2;
+           dhcp_kind(f + DHCP_OPTIONS) == 2;
 }
 
 static void neighbour_find(uint32_t me, uint32_t host, uint8_t *ret_mac)
