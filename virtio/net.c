@@ -60,9 +60,6 @@ static bool net_check(void *options, GError **error)
     return netdev_check(&o->net, error);
 }
 
-/* Those of the wire alone, which is all that changes when a card moves. */
-const ParamDesc net_wire_params[] = {NETDEV_PARAMS(NetOptions, net), {0}};
-
 static const ParamTable net_params = {
     .size = sizeof(NetOptions),
     .desc = net_param_list,
@@ -230,7 +227,7 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
 
     n->max_pairs = (uint16_t)CLAMP(o->net.queues, 1, NET_MAX_PAIRS);
     v->n_queues = 2u * n->max_pairs + 1;
-    net_link_init(n);
+    net_link_init(n, &o->net);
     choose_mac(n, o);
     ioloop_call(v->loop, open_on_loop, &call);
     if (!n->nd)

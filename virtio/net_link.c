@@ -16,6 +16,28 @@ enum {
     MOVE_NS = 300000000, /* long enough for a guest to look */
 };
 
+/* ---- options --------------------------------------------------------------------------
+ */
+
+/* The options of the wire, which are all that changes when a card moves. */
+typedef struct Wire {
+    NetDevOptions net;
+} Wire;
+
+static const ParamDesc wire_params[] = {NETDEV_PARAMS(Wire, net), {0}};
+
+static json_t *wire_options(const NetDevOptions *options)
+{
+    const ParamTable table = {.size = sizeof(Wire), .desc = wire_params};
+
+    return param_to_json(&table, options);
+}
+
+const json_t *virtio_net_wire(const VirtioDevice *v)
+{
+    return v->ops->id == virtio_net_ops.id ? ((const Net *)v)->link.options : NULL;
+}
+
 /* ---- is it up? ------------------------------------------------------------------------
  */
 
@@ -49,10 +71,11 @@ static void tell_network(void *opaque)
         netdev_set_link(n->nd, !is_cut(n, CUT_BY_USER));
 }
 
-void net_link_init(Net *n)
+void net_link_init(Net *n, const NetDevOptions *options)
 {
     lock_init(&n->link.lock);
     n->link.tell = (IoPost){.fn = tell_network, .opaque = n};
+    n->link.options = wire_options(options);
     n->status = NET_S_LINK_UP;
 }
 
@@ -195,8 +218,7 @@ static void move_on_loop(void *opaque)
         net_rx_run(n);
 }
 
-bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, json_t *described,
-                     GError **error)
+bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, GError **error)
 {
     Net *n = net_of(v);
     MoveCall call = {.net = n, .options = options, .error = error};
@@ -207,7 +229,8 @@ bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, json_t *desc
     if (!call.ok)
         return false;
     json_decref(n->link.options);
-    n->link.options = json_incref(described);
+    n->link.options = wire_options(options);
+    n->link.changed = true;
     return true;
 }
 
@@ -216,9 +239,9 @@ void net_describe(VirtioDevice *v, json_t *option)
 {
     Net *n = net_of(v);
 
-    if (!n->link.options)
+    if (!n->link.changed)
         return;
-    for (const ParamDesc *d = net_wire_params; d->key; d++)
+    for (const ParamDesc *d = wire_params; d->key; d++)
         json_object_del(option, d->key);
     json_object_update(option, n->link.options);
 }

@@ -149,7 +149,8 @@ typedef struct NetLink {
     unsigned cuts;   /* under it: who has cut the link */
     IoPost tell;     /* the network, of what the user did */
     IoTimer moved;   /* the link comes back */
-    json_t *options; /* main thread: where the card was moved to; NULL: nowhere */
+    json_t *options; /* main thread: those of the wire, as of param_to_json() */
+    bool changed;    /* main thread: they are not those the card was made with */
 } NetLink;
 
 typedef struct Net {
@@ -248,12 +249,11 @@ unsigned net_steer(Net *n, const uint8_t *frame, size_t len, uint32_t *ret_hash,
                    uint16_t *ret_report);
 void net_steer_sent(Net *n, unsigned pair, const struct iovec *iov, unsigned n_iov);
 
-void net_link_init(Net *n);
+void net_link_init(Net *n, const NetDevOptions *options);
 void net_link_finish(Net *n); /* on the loop */
 
 /* On the loop: a new end of the cable, with all that it calls back. */
 NetDev *net_open_wire(Net *n, const NetDevOptions *options, GError **error);
-extern const ParamDesc net_wire_params[]; /* of such options */
 void net_describe(VirtioDevice *v, json_t *option);
 
 /* The status as a snapshot keeps it. */

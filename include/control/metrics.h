@@ -50,6 +50,7 @@ typedef enum {
     METRIC_NET_FRAMES,
     METRIC_NET_BYTES,
     METRIC_NET_DROPPED,
+    METRIC_NET_LINK,
     METRICS,
 } MetricId;
 

@@ -16,10 +16,13 @@ bool virtio_net_link(const VirtioDevice *v, bool *ret_up);
 
 /* Main thread.  Plugs the card in elsewhere, while the guest runs: it keeps its address,
  * sees its link go and come, and is asked to make itself known there.  The new place is
- * opened first, and on failure nothing has changed.  `described`: the options as JSON,
- * for whoever asks what the card is now; a new reference is taken. */
+ * opened first, and on failure nothing has changed. */
 bool virtio_net_move(VirtioDevice *v, const struct NetDevOptions *options,
-                     json_t *described, GError **error);
+                     GError **error);
+
+/* Main thread.  Where its cable leads, as of param_to_json(); the card's.  NULL: v is no
+ * network card. */
+const json_t *virtio_net_wire(const VirtioDevice *v);
 
 /* Any thread.  The card's address as its driver uses it, which a restored one brought
  * along or a guest has set, and the card's own, which it has again after a reset.  False:

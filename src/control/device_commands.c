@@ -215,11 +215,11 @@ static const char *const removals[] = {"none", "asked", "taken", "ejected", NULL
 static const ControlType removal = {.kind = CONTROL_ENUM, .values = removals};
 static const ControlType device_info = {
     .kind = CONTROL_OBJECT,
-    .members = CONTROL_MEMBERS({"id", &control_str}, {"option", &control_str},
-                               {"added", &control_bool}, {"removal", &removal},
-                               {"slot", &control_int, true},
-                               {"link", &control_bool, true}, {"mac", &control_str, true},
-                               {"own-mac", &control_str, true}),
+    .members = CONTROL_MEMBERS(
+        {"id", &control_str}, {"option", &control_str}, {"added", &control_bool},
+        {"removal", &removal}, {"slot", &control_int, true},
+        {"link", &control_bool, true}, {"mac", &control_str, true},
+        {"own-mac", &control_str, true}, {"network", &control_str, true}),
 };
 static const ControlType device_list = {.kind = CONTROL_ARRAY, .element = &device_info};
 
@@ -239,6 +239,17 @@ static void add_macs(json_t *info, const VirtioDevice *v)
     json_object_set_new(info, "own-mac", mac_text(own));
 }
 
+/* "blue", or what kind of wire else it has: "user". */
+static void add_network(json_t *info, const VirtioDevice *v)
+{
+    const json_t *wire = virtio_net_wire(v), *name = json_object_get(wire, "network");
+
+    if (!name)
+        name = json_object_get(wire, "type");
+    if (name)
+        json_object_set(info, "network", (json_t *)name);
+}
+
 static json_t *x_query_devices(ControlCall *call, GError **error)
 {
     json_t *all = json_array();
@@ -255,6 +266,7 @@ static json_t *x_query_devices(ControlCall *call, GError **error)
         if (virtio_net_link(d.virtio, &up))
             json_object_set_new(info, "link", json_boolean(up));
         add_macs(info, d.virtio);
+        add_network(info, d.virtio);
         json_array_append_new(all, info);
     }
     return all;

@@ -118,6 +118,12 @@ const Metric metric_table[METRICS] = {
                           "bytes",
                           "Bytes of these.",
                           {"device", "direction"}},
+    [METRIC_NET_LINK] = {"hutch_net_link",
+                         METRIC_GAUGE,
+                         "",
+                         "Whether the card's cable is plugged in, and into which network "
+                         "(or kind of one).",
+                         {"device", "network"}},
     [METRIC_NET_DROPPED] = {"hutch_net_dropped_total",
                             METRIC_COUNTER,
                             "",

@@ -251,10 +251,19 @@ static void collect_net(Collector *c, const char *id, const NetStats *s)
     }
 }
 
+/* The name of a network, or what kind of wire it is. */
+static const char *network_of(const VirtioDevice *v)
+{
+    const json_t *wire = virtio_net_wire(v);
+
+    return json_get_text(wire, json_object_get(wire, "network") ? "network" : "type");
+}
+
 static void collect_devices(Collector *c)
 {
     MachineDevice d;
     NetStats net;
+    bool up;
 
     for (unsigned i = 0; machine_device(c->machine, i, &d); i++) {
         BlockDev *disk = virtio_blk_dev(d.virtio);
@@ -264,6 +273,8 @@ static void collect_devices(Collector *c)
             collect_disk(c, d.virtio->id, disk);
         if (virtio_net_stats(d.virtio, &net))
             collect_net(c, d.virtio->id, &net);
+        if (virtio_net_link(d.virtio, &up))
+            add_count(c, METRIC_NET_LINK, up, d.virtio->id, network_of(d.virtio), NULL);
     }
 }
 

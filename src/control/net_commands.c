@@ -3,6 +3,7 @@
 #include "backend/netdev.h"
 #include "control/control.h"
 #include "src/control/parts.h"
+#include "util/json.h"
 #include "virtio/net.h"
 
 /* ---- netdev_add -----------------------------------------------------------------------
@@ -78,6 +79,22 @@ static void drop_what_is_so(json_t *options)
         json_object_del(options, "vhost");
 }
 
+/* A stream's socket is {"addr": {"type": "unix", "path": ...}, "server": ...} in QMP. */
+static void take_stream(json_t *options)
+{
+    json_t *addr = json_object_get(options, "addr"), *server;
+
+    if (!g_str_equal(json_get_text(options, "type"), "stream") ||
+        !g_str_equal(json_get_text(addr, "type"), "unix"))
+        return;
+    json_object_set(options, "path", json_object_get(addr, "path"));
+    json_object_del(options, "addr");
+    server = json_object_get(options, "server");
+    if (server)
+        json_object_set(options, "listen", server);
+    json_object_del(options, "server");
+}
+
 static bool is_netdev(json_t *options, GError **error)
 {
     void *checked = param_new(&netdev_table);
@@ -95,6 +112,7 @@ static json_t *netdev_add(ControlCall *call, GError **error)
     json_object_del(options, "id");
     flatten_list(options, "hostfwd");
     drop_what_is_so(options);
+    take_stream(options);
     if (!is_netdev(options, error)) {
         g_prefix_error(error, "netdev '%s': ", args->id);
         json_decref(options);
@@ -115,6 +133,46 @@ static json_t *netdev_del(ControlCall *call, GError **error)
     return parts_remove(call->parts, call->machine, PART_NET, args->id, error)
                ? json_object()
                : NULL;
+}
+
+/* ---- x-hutch-net-connect --------------------------------------------------------------
+ */
+
+static const ParamTable connect_args = {
+    .size = sizeof(PartArgs),
+    .desc = (const ParamDesc[]){{.key = "id",
+                                 .type = PARAM_STRING,
+                                 .offset = offsetof(PartArgs, id),
+                                 .help = "of a card, which is plugged in elsewhere: "
+                                         "network=NAME, or other keys of --net",
+                                 .required = true},
+                                {0}},
+};
+
+static bool move_card(VirtioDevice *v, json_t *options, GError **error)
+{
+    NetDevAlone *to = param_new(&netdev_table);
+    bool ok = param_from_json(&netdev_table, to, options, NULL, error) &&
+              virtio_net_move(v, &to->o, error);
+
+    param_free(&netdev_table, to);
+    return ok;
+}
+
+static json_t *x_net_connect(ControlCall *call, GError **error)
+{
+    const PartArgs *args = call->args;
+    VirtioDevice *v = machine_find_device(call->machine, args->id);
+    json_t *options = json_copy(call->json);
+    bool ok = v && virtio_net_wire(v);
+
+    json_object_del(options, "id");
+    if (!ok)
+        fail(error, VM_ERROR_NOT_FOUND, "there is no network card '%s'", args->id);
+    else if (!(ok = move_card(v, options, error)))
+        g_prefix_error(error, "%s: ", args->id);
+    json_decref(options);
+    return ok ? json_object() : NULL;
 }
 
 /* ---- set_link -------------------------------------------------------------------------
@@ -157,6 +215,7 @@ static json_t *set_link(ControlCall *call, GError **error)
 static const ControlCommand commands[] = {
     {"netdev_add", &netdev_args, NULL, CONTROL_OPEN, netdev_add},
     {"netdev_del", &part_args, NULL, 0, netdev_del},
+    {"x-hutch-net-connect", &connect_args, NULL, CONTROL_OPEN, x_net_connect},
     {"set_link", &link_args, NULL, 0, set_link},
     {0},
 };

@@ -11,9 +11,10 @@ const char *const netdev_type_names[] = {"user",  "tap",    "bridge",  "macvtap"
 _Static_assert(G_N_ELEMENTS(netdev_type_names) == NETDEV_TYPES, "a name for each");
 
 static const NetDevOps *const types[NETDEV_TYPES] = {
-    [NETDEV_USER] = &netdev_user_ops,     [NETDEV_TAP] = &netdev_tap_ops,
-    [NETDEV_BRIDGE] = &netdev_bridge_ops, [NETDEV_MACVTAP] = &netdev_macvtap_ops,
-    [NETDEV_PASST] = &netdev_passt_ops,   [NETDEV_NETWORK] = &netdev_network_ops,
+    [NETDEV_USER] = &netdev_user_ops,       [NETDEV_TAP] = &netdev_tap_ops,
+    [NETDEV_BRIDGE] = &netdev_bridge_ops,   [NETDEV_MACVTAP] = &netdev_macvtap_ops,
+    [NETDEV_PASST] = &netdev_passt_ops,     [NETDEV_STREAM] = &netdev_stream_ops,
+    [NETDEV_NETWORK] = &netdev_network_ops,
 };
 
 /* ---- options --------------------------------------------------------------------------

@@ -68,7 +68,7 @@ bool soften_send(Soften *s, const struct iovec *iov, unsigned n);
 void netdev_link_changed(NetDev *nd, bool up);
 
 extern const NetDevOps netdev_tap_ops, netdev_bridge_ops, netdev_macvtap_ops;
-extern const NetDevOps netdev_passt_ops;
+extern const NetDevOps netdev_passt_ops, netdev_stream_ops;
 extern const NetDevOps netdev_user_ops, netdev_network_ops;
 
 /* A host port forwarded to the guest; addresses and ports in host byte order, guest_addr
