@@ -51,10 +51,12 @@ typedef enum {
 extern const char *const netdev_type_names[]; /* [0] is that of NETDEV_USER */
 
 /* A network that is not one guest's but of many, which somebody else routes to and gives
- * addresses and names: what a user backend is to be in it. */
+ * addresses and names: what a user backend is to be in it.  Connections of the host
+ * itself come from host4 and host6, and what is sent there goes to the host's loopback:
+ * who routes lets replies pass, and nothing else. */
 typedef struct NetDevSubnet {
     IpPrefix v4, v6; /* bits 0: none */
-    Ip host4, host6; /* whom connections of the host itself come from */
+    Ip host4, host6;
     unsigned mtu;
 } NetDevSubnet;
 
@@ -75,8 +77,7 @@ typedef struct NetDevOptions {
     bool restrict_; /* key "restrict": nothing beyond host and forwards is reached */
     bool ipv6;      /* on unless ipv6=off */
     char *hostname; /* given by DHCP */
-    const NetDevSubnet *subnet; /* no option: a switch's; then the host's own services on
-                                   loopback are not reached.  Used while opening */
+    const NetDevSubnet *subnet; /* no option: a switch's.  Used while opening */
     /* tap, bridge, macvtap: the interface we attach to, or make */
     char *ifname;   /* NULL: the kernel names it */
     char *bridge;   /* bridge: of the host */

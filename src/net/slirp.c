@@ -426,7 +426,7 @@ static void use_subnet(SlirpConfig *cfg, const NetDevSubnet *s)
         memcpy(&cfg->vhost6, s->host6.b, sizeof(s->host6.b));
         cfg->vnameserver6 = cfg->vhost6;
     }
-    cfg->disable_host_loopback = cfg->disable_dns = cfg->disable_dhcp = true;
+    cfg->disable_dns = cfg->disable_dhcp = true;
     cfg->if_mtu = cfg->if_mru = MIN(s->mtu, GUEST_MTU);
 }
 

@@ -15,6 +15,9 @@
 enum {
     BATCH = 64,
     MAX_OTHERS = 512,
+    HANDFUL = 8,
+    MAX_ASKED = 256,
+    MAX_CLIENTS = 1024,
     ARP_REQUEST = 1,
     ARP_REPLY = 2,
     ND_SOLICITATION = 135,
@@ -25,7 +28,21 @@ enum {
     ND_SOLICITATION_LEN = 24,
 };
 
-static const int64_t others_fresh_ns = 30000000000ll;
+static const int64_t others_fresh_ns = 30000000000ll, client_ns = 240000000000ll;
+
+/* A neighbour that libslirp looks for. */
+typedef struct Asked {
+    Ip target, from; /* from: its own address, and MAC */
+    Mac mac;
+} Asked;
+
+/* Who of the host has sent datagrams to a VM's port, and may be answered; newer ones push
+ * out older ones. */
+typedef struct Client {
+    Ip vm;
+    uint16_t vm_port, port;
+    int64_t seen_ns;
+} Client;
 
 struct Nat {
     Switch *sw;
@@ -35,6 +52,10 @@ struct Nat {
     IpPrefix other[MAX_OTHERS]; /* other networks' subnets */
     unsigned n_others;
     int64_t others_ns; /* when they were looked up */
+    Asked asked[MAX_ASKED];
+    unsigned n_asked;
+    Client client[MAX_CLIENTS];
+    IoPost more; /* to be answered */
     uint8_t scratch[1 << 16];
     uint8_t in[FRAME_ROOM + PACKET_MAX];
 };
@@ -96,8 +117,6 @@ static bool is_reachable(const Ip *ip)
 
 static bool may_reach(Nat *n, const Ip *ip)
 {
-    if (ip_equal(ip, &n->subnet.host4) || ip_equal(ip, &n->subnet.host6))
-        return true; /* replies of connections that the host has made */
     if (!is_reachable(ip))
         return false;
     look_up_others(n);
@@ -111,6 +130,46 @@ static bool is_ours(const Nat *n, const Ip *ip)
 {
     return (n->subnet.v4.bits && ip_within(ip, &n->subnet.v4)) ||
            (n->subnet.v6.bits && ip_within(ip, &n->subnet.v6));
+}
+
+/* ---- the host's own connections to VMs, which come by forwards
+ * --------------------------
+ *
+ * For libslirp they are at the gateway's address, and whatever a VM sends there goes to
+ * the host's loopback.  So only replies pass: of TCP what begins nothing, and datagrams
+ * to who has sent some. */
+
+static bool is_host(const Nat *n, const Ip *ip)
+{
+    return ip_equal(ip, &n->subnet.host4) || ip_equal(ip, &n->subnet.host6);
+}
+
+static Client *client_of(Nat *n, const Ip *vm, uint16_t vm_port, uint16_t port)
+{
+    uint32_t mixed = ((uint32_t)vm_port << 16 | port) * 0x9e3779b1u + vm->b[15] +
+                     vm->b[14] * 256u;
+
+    return &n->client[mixed % MAX_CLIENTS];
+}
+
+static void note_client(Nat *n, const Packet *p)
+{
+    if (p->proto == IPPROTO_UDP && p->transport)
+        *client_of(n, &p->to, p->to_port, p->from_port) = (Client){
+            p->to, p->to_port, p->from_port, n->sw->now_ns};
+}
+
+static bool is_reply(Nat *n, const Packet *p)
+{
+    const Client *c = client_of(n, &p->from, p->from_port, p->to_port);
+
+    if (!p->transport || p->fragment)
+        return false;
+    if (p->proto == IPPROTO_TCP)
+        return p->tcp_flags & (PACKET_TCP_ACK | PACKET_TCP_RST);
+    return p->proto == IPPROTO_UDP && ip_equal(&c->vm, &p->from) &&
+           c->vm_port == p->from_port && c->port == p->to_port &&
+           n->sw->now_ns - c->seen_ns < client_ns;
 }
 
 /* ---- from VMs ------------------------------------------------------------------------
@@ -146,7 +205,8 @@ static bool backend_takes(unsigned offloads, const VnetHdr *hdr)
 
 bool nat_input(Nat *n, Frame *f)
 {
-    if (!is_ours(n, &f->p.from) || !may_reach(n, &f->p.to))
+    if (!is_ours(n, &f->p.from) ||
+        !(is_host(n, &f->p.to) ? is_reply(n, &f->p) : may_reach(n, &f->p.to)))
         return false;
     if (backend_takes(netdev_offloads(n->nd), &f->hdr))
         give(n, &f->hdr, f->data, f->len);
@@ -165,47 +225,73 @@ static void answer(Nat *n, Builder *b)
 }
 
 /* RFC 826. */
-static void answer_arp(Nat *n, const Packet *p)
+static void answer_arp(Nat *n, const Asked *a)
 {
     static const uint8_t formats[] = {0, 1, 8, 0, 6, 4}; /* Ethernet, IPv4 */
     const Mac *mac = gateway_mac(n->gw);
     Builder b = {0};
 
-    if (p->arp_op != ARP_REQUEST || !is_ours(n, &p->to))
-        return;
-    build_eth(&b, &p->src, mac, ETHER_ARP);
+    build_eth(&b, &a->mac, mac, ETHER_ARP);
     build_bytes(&b, formats, sizeof(formats));
     build_u16(&b, ARP_REPLY);
     build_bytes(&b, mac, sizeof(*mac));
-    build_u32(&b, ip_to_v4(&p->to));
-    build_bytes(&b, &p->arp_from, sizeof(p->arp_from));
-    build_u32(&b, ip_to_v4(&p->from));
+    build_u32(&b, ip_to_v4(&a->target));
+    build_bytes(&b, &a->mac, sizeof(a->mac));
+    build_u32(&b, ip_to_v4(&a->from));
     answer(n, &b);
 }
 
 /* RFC 4861, 7.2.4. */
-static void answer_solicitation(Nat *n, const Frame *f)
+static void answer_solicitation(Nat *n, const Asked *a)
 {
-    const Packet *p = &f->p;
     const Mac *mac = gateway_mac(n->gw);
     Builder b = {0};
-    Ip target;
 
-    if (p->end - p->transport < ND_SOLICITATION_LEN)
-        return;
-    memcpy(target.b, f->data + p->transport + 8, sizeof(target.b));
-    if (!is_ours(n, &target))
-        return;
-    build_ip(&b, &p->src, mac, &target, &p->from, IPPROTO_ICMPV6, ND_HOP_LIMIT);
+    build_ip(&b, &a->mac, mac, &a->target, &a->from, IPPROTO_ICMPV6, ND_HOP_LIMIT);
     build_u8(&b, ND_ADVERTISEMENT);
     build_u8(&b, 0);
     build_u16(&b, 0);
     build_u32(&b, (uint32_t)ND_SOLICITED_OVERRIDE << 24);
-    build_bytes(&b, target.b, sizeof(target.b));
+    build_bytes(&b, a->target.b, sizeof(a->target.b));
     build_u8(&b, ND_TARGET_LINK_ADDRESS);
     build_u8(&b, 1);
     build_bytes(&b, mac, sizeof(*mac));
     answer(n, &b);
+}
+
+static void answer_some(Nat *n)
+{
+    unsigned now = MIN(n->n_asked, HANDFUL);
+
+    for (unsigned i = 0; i < now; i++)
+        (ip_is_v4(&n->asked[i].target) ? answer_arp : answer_solicitation)(n,
+                                                                           &n->asked[i]);
+    n->n_asked -= now;
+    memmove(n->asked, n->asked + now, n->n_asked * sizeof(n->asked[0]));
+    if (n->n_asked)
+        ioloop_post(n->sw->loop, &n->more);
+}
+
+static void answer_more(void *opaque)
+{
+    answer_some(opaque);
+}
+
+static void look_for(Nat *n, const Packet *p, const Ip *target)
+{
+    if (!is_ours(n, target) || n->n_asked == MAX_ASKED)
+        return;
+    for (unsigned i = 0; i < n->n_asked; i++)
+        if (ip_equal(&n->asked[i].target, target))
+            return;
+    n->asked[n->n_asked++] = (Asked){.target = *target, .from = p->from, .mac = p->src};
+}
+
+static bool is_solicitation(const Packet *p)
+{
+    return p->proto == IPPROTO_ICMPV6 && p->transport &&
+           p->icmp_type == ND_SOLICITATION &&
+           p->end - p->transport >= ND_SOLICITATION_LEN;
 }
 
 static void take(Nat *n, Frame *f)
@@ -215,15 +301,18 @@ static void take(Nat *n, Frame *f)
     if (!vnet_hdr_valid(&f->hdr, f->data, f->len) ||
         !packet_parse(f->data, f->len, &f->p))
         return;
-    if (p->kind == PACKET_ARP)
-        answer_arp(n, p);
-    else if (p->kind != PACKET_IPV4 && p->kind != PACKET_IPV6)
-        return;
-    else if (p->proto == IPPROTO_ICMPV6 && p->transport &&
-             p->icmp_type == ND_SOLICITATION)
-        answer_solicitation(n, f);
-    else if (is_ours(n, &p->to))
+    if (p->kind == PACKET_ARP && p->arp_op == ARP_REQUEST) {
+        look_for(n, p, &p->to);
+    } else if (is_solicitation(p)) {
+        Ip target;
+
+        memcpy(target.b, f->data + p->transport + 8, sizeof(target.b));
+        look_for(n, p, &target);
+    } else if ((p->kind == PACKET_IPV4 || p->kind == PACKET_IPV6) && is_ours(n, &p->to)) {
+        if (is_host(n, &p->from))
+            note_client(n, p);
         gateway_to_host(n->gw, f);
+    }
 }
 
 static void readable(void *opaque)
@@ -246,6 +335,8 @@ static void readable(void *opaque)
         f.len = (size_t)len - NET_HDR_LEN;
         take(n, &f);
     }
+    if (n->n_asked && !n->more.queued)
+        answer_some(n);
     switch_flush(n->sw);
 }
 
@@ -281,6 +372,7 @@ Nat *nat_new(Switch *sw, Gateway *gw, GError **error)
     n->sw = sw;
     n->gw = gw;
     n->subnet = subnet_of(sw);
+    n->more = (IoPost){.fn = answer_more, .opaque = n};
     options.ipv6 = n->subnet.v6.bits;
     n->nd = netdev_open(&options, NULL, sw->loop, error);
     if (!n->nd) {
@@ -297,6 +389,7 @@ void nat_free(Nat *n)
 {
     if (!n)
         return;
+    ioloop_unpost(n->sw->loop, &n->more);
     netdev_close(n->nd);
     g_free(n);
 }

@@ -126,17 +126,15 @@ static void leave(Outside *o, Port *from, Frame *f)
         refuse(o, from, f, REFUSED_PROHIBITED);
 }
 
-/* To the gateway itself: replies to the host's own connections, or what nobody is there
- * for. */
+/* To the gateway itself: replies to connections that the host has made, or what nobody is
+ * there for. */
 static void input_for_gateway(Outside *o, Port *from, Frame *f)
 {
     bool ports = f->p.proto == IPPROTO_TCP || f->p.proto == IPPROTO_UDP;
 
-    if (dns_input(o->dns, from, f))
+    if (dns_input(o->dns, from, f) || !ports)
         return;
-    if (!ports)
-        return;
-    if (!o->nat || ip_is_link_local(&f->p.to) || !nat_input(o->nat, f))
+    if (!o->nat || !nat_input(o->nat, f))
         refuse(o, from, f, REFUSED_PORT);
 }
 

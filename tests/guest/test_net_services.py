@@ -1,0 +1,588 @@
+#!/usr/bin/env python3
+"""What lies beyond a network's gateway: DNS, NAT, forwarded ports, routes between networks, and
+that nothing leaves an isolated one.
+
+This program moves into a network namespace of its own, which plays the host: 192.0.2.1 and
+2001:db8:ff::1 are servers on its Internet.  A VM is a namespace too, whose tap is relayed to a port
+of the switch, so that real stacks and real programs (dig, ping) speak; or frames.py alone, for what
+they would not say."""
+import contextlib
+import hashlib
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+import frames
+import hutch
+from hutch import PATIENCE, check, equal
+
+SWITCH = os.environ.get("HUTCH_SWITCH", os.path.join(os.path.dirname(hutch.HUTCH), "hutch-switch"))
+SERVER4, SERVER6 = "192.0.2.1", "2001:db8:ff::1"
+BULK = 24 << 20
+
+
+# ---- a VM: a namespace with a tap ------------------------------------------------------------------
+
+
+def ip_command(*words):
+    subprocess.run(["ip", *words], check=True)
+
+
+def open_tap(name, mac):
+    fcntl = __import__("fcntl")
+    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))  # TUNSETIFF: TAP, NO_PI
+    ip_command("link", "set", name, "address", mac, "up")
+    ip_command("link", "set", "lo", "up")
+    return tap
+
+
+def relay(folder, vm, mac, gateways, *addresses):
+    """In a namespace of its own: its eth0 is the port of that VM, until we are ended."""
+    port = frames.VmPort(folder, vm=vm, mac=mac, ip=[a.split("/")[0] for a in addresses])
+    for key in ("accept_dad", "accept_ra"):
+        with open(f"/proc/sys/net/ipv6/conf/default/{key}", "w", encoding="utf-8") as f:
+            f.write("0")
+    tap = open_tap("eth0", mac)
+    for address in addresses:
+        ip_command("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+    for gateway in gateways.split(","):
+        ip_command("route", "replace", "default", "via", gateway, "dev", "eth0")
+    print("ready", flush=True)
+    while True:
+        select.select([tap, port], [], [])
+        for _ in range(64):
+            frame = port.receive(0)
+            if frame is None:
+                break
+            os.write(tap, frame.raw)
+        for _ in range(64):
+            try:
+                port.send(os.read(tap, 65600))
+            except BlockingIOError:
+                break
+
+
+class Guest:
+    """Such a VM; `gateways`: of its network, a comma between them."""
+
+    def __init__(self, network, vm, *addresses, gateways="10.5.0.1"):
+        number = addresses[0].split("/")[0].split(".")[-1]
+        self.vm, self.mac = vm, f"02:00:00:00:00:{int(number):02x}"
+        self.address = addresses[0].split("/")[0]
+        self.process = subprocess.Popen(["unshare", "-n", sys.executable, __file__, "--relay", str(network.folder), vm,
+                                         self.mac, gateways, *addresses], stdout=subprocess.PIPE, text=True)
+        equal(self.process.stdout.readline(), "ready\n", f"the relay of {vm}")
+
+    def command(self, *words):
+        return ["nsenter", "-t", str(self.process.pid), "-n", *words]
+
+    def run(self, *words, status=0):
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, check=False,
+                              timeout=60 * PATIENCE)
+        equal(done.returncode, status, f"{self.vm}: {words}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def python(self, code, *arguments):
+        return self.run(sys.executable, "-c", "import socket, sys, hashlib\n" + code, *arguments).strip()
+
+    @contextlib.contextmanager
+    def serves(self, code, *arguments):
+        """A Python program in it that says a line when it is ready."""
+        process = subprocess.Popen(self.command(sys.executable, "-c", "import socket, sys\n" + code, *arguments),
+                                   stdout=subprocess.PIPE, text=True)
+        try:
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+    def dig(self, *words, server="10.5.0.1"):
+        """The lines of a short answer."""
+        return self.run("dig", "+short", "+timeout=5", "+tries=1", "@" + server, *words).split("\n")[:-1]
+
+    def status(self, *words, server="10.5.0.1"):
+        text = self.run("dig", "+timeout=5", "+tries=1", "@" + server, *words)
+        return text.split("status: ")[1].split(",")[0]
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+
+@contextlib.contextmanager
+def folder():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
+        yield path
+
+
+def switch(root, name="n1", **config):
+    return frames.Switch(SWITCH, root, name, **config)
+
+
+# ---- the host's side -------------------------------------------------------------------------------
+
+
+class Upstream:
+    """A DNS server on loopback that knows some names."""
+
+    NAMES = {"www.example.org": ["198.51.100.10", "198.51.100.11"], "here.example.org": [SERVER4]}
+
+    def __init__(self):
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.where = f"127.0.0.1:{self.sock.getsockname()[1]}"
+        self.asked = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                query, who = self.sock.recvfrom(2000)
+                self.sock.sendto(self.answer(query), who)
+
+    def answer(self, query):
+        at, labels = 12, []
+        while query[at]:
+            labels.append(query[at + 1:at + 1 + query[at]].decode().lower())
+            at += 1 + query[at]
+        name, kind = ".".join(labels), struct.unpack(">H", query[at + 1:at + 3])[0]
+        self.asked.append(name)
+        found = self.NAMES.get(name)
+        records = [b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(a) for a in found or [] if kind == 1]
+        flags = 0x8180 | (0 if found else 3)
+        return query[:2] + struct.pack(">HHHHH", flags, 1, len(records), 0, 0) + query[12:at + 5] + b"".join(records)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+
+class Sink:
+    """A TCP server of the host: what comes on a connection is hashed, and the hash is the answer;
+    a connection that begins with 'G' gets BULK bytes."""
+
+    def __init__(self, address):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.sock = socket.create_server((address, 0), family=family)
+        self.port = self.sock.getsockname()[1]
+        self.clients = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, who = self.sock.accept()
+                self.clients.append(who[0])
+                threading.Thread(target=self.talk, args=(client,), daemon=True).start()
+
+    @staticmethod
+    def talk(client):
+        total = hashlib.sha256()
+        with client, contextlib.suppress(OSError):
+            data = client.recv(1 << 16)
+            if data == b"G":
+                client.sendall(pattern())
+                return
+            while data:
+                total.update(data)
+                data = client.recv(1 << 16)
+            client.sendall(total.hexdigest().encode())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+
+def pattern():
+    return (b"".join(struct.pack(">I", i * 2654435761 % 2**32) for i in range(1 << 14)) * (BULK // (1 << 16)))
+
+
+SEND = """
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
+import struct
+s.sendall(b"".join(struct.pack(">I", i * 2654435761 % 2**32) for i in range(1 << 14)) * int(sys.argv[3]))
+s.shutdown(1)
+print(s.recv(100).decode())
+"""
+GET = """
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
+s.sendall(b"G")
+total = hashlib.sha256()
+while data := s.recv(1 << 16):
+    total.update(data)
+print(total.hexdigest())
+"""
+CONNECT = """
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+    print("connected")
+except OSError as e:
+    print(e.strerror or e)
+"""
+HELLO = """
+s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+while True:
+    c, who = s.accept()
+    c.sendall((sys.argv[2] + " " + who[0]).encode())
+    c.close()
+"""
+
+
+def hear(address, port):
+    """What HELLO says to the host; why not, if it does not."""
+    try:
+        with socket.create_connection((address, port), 20 * PATIENCE) as s:
+            return s.recv(100).decode()
+    except OSError as e:
+        return e.strerror or str(e)
+
+
+# ---- DNS -------------------------------------------------------------------------------------------
+
+
+def test_names_of_vms_are_resolved_and_the_rest_is_asked_upstream():
+    with folder() as root, Upstream() as upstream, \
+            switch(root, mode="nat", subnet6="fd00:5::/64", upstream=[upstream.where]) as n, \
+            Guest(n, "web", "10.5.0.7/24", "fd00:5::7/64") as web, n.vm("db", 9):
+        equal(web.dig("db"), ["10.5.0.9"])
+        equal(web.dig("db.n1.internal"), ["10.5.0.9"])
+        equal(web.dig("AAAA", "WEB.n1.internal"), ["fd00:5::7"])
+        equal(web.dig("db", "AAAA", server="fd00:5::1"), [])
+        equal(web.dig("-x", "10.5.0.9"), ["db.n1.internal."])
+        equal(web.dig("-x", "fd00:5::7"), ["web.n1.internal."])
+        equal(web.status("nobody.n1.internal"), "NXDOMAIN")
+        equal(upstream.asked, [], "what upstream was asked")
+        equal(sorted(web.dig("www.example.org")), ["198.51.100.10", "198.51.100.11"])
+        equal(web.status("nothing.example.org"), "NXDOMAIN")
+        names = {(e["name"], e["address"]) for e in n.call("query-names")}
+        check(("www.example.org", "198.51.100.10") in names and ("db", "10.5.0.9") in names, names)
+        n.configure(mode="nat", domain="Lab.test", dns=False, upstream=[upstream.where])
+        n.call("reconfigure")
+        web.run("dig", "+timeout=1", "+tries=1", "@10.5.0.1", "db", status=9)
+        n.configure(mode="nat", domain="Lab.test", upstream=[upstream.where])
+        n.call("reconfigure")
+        equal(web.dig("db.lab.test"), ["10.5.0.9"])
+
+
+# ---- NAT -------------------------------------------------------------------------------------------
+
+
+def test_tcp_of_vms_reaches_the_hosts_network_whole():
+    digest = hashlib.sha256(pattern()).hexdigest()
+    with folder() as root, switch(root, mode="nat", subnet6="fd00:5::/64") as n, \
+            Guest(n, "web", "10.5.0.7/24", "fd00:5::7/64", gateways="10.5.0.1,fd00:5::1") as web:
+        for address in (SERVER4, SERVER6):
+            with Sink(address) as sink:
+                equal(web.python(SEND, address, str(sink.port), str(BULK >> 16)), digest, f"sent to {address}")
+                equal(web.python(GET, address, str(sink.port)), digest, f"got from {address}")
+
+
+def test_many_vms_are_told_apart_behind_the_nat():
+    """More than libslirp remembers neighbours."""
+    with folder() as root, switch(root, mode="nat") as n, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((SERVER4, 0))
+        server.settimeout(10 * PATIENCE)
+        ports = [n.vm(f"vm{i}", i) for i in range(10, 50)]
+        gateway = gateway_mac(ports[0], ports[0].ip)
+        for turn in range(2):
+            for port in ports:
+                port.send(frames.udp(port.mac, gateway, port.ip, SERVER4, 4000, server.getsockname()[1],
+                                     f"{turn} {port.ip}".encode()))
+            for _ in ports:
+                data, who = server.recvfrom(100)
+                server.sendto(data, who)
+            for port in ports:
+                answer_arp(port)
+                got = port.expect(lambda f: f.udp and f.udp.to_port == 4000)
+                equal(got.udp.data.decode(), f"{turn} {port.ip}")
+        for port in ports:
+            port.close()
+
+
+def gateway_mac(port, address, gateway="10.5.0.1"):
+    port.send(frames.arp_request(port.mac, address, gateway))
+    return port.expect(lambda f: f.arp and f.arp.op == 2).arp.from_mac
+
+
+def answer_arp(port):
+    """The gateway knows us: we have asked it, or it asks."""
+    port.send(frames.arp_request(port.mac, port.ip, "10.5.0.1"))
+
+
+def test_the_hosts_own_services_and_other_networks_stay_closed():
+    with folder() as root, switch(root, "n2", subnet="10.6.0.0/24"), switch(root, mode="nat") as n, \
+            Sink("127.0.0.1") as sink, Guest(n, "web", "10.5.0.7/24") as web, n.vm("raw", 8) as raw:
+        equal(web.python(CONNECT, "10.5.0.1", str(sink.port)), "Connection refused")
+        gateway = gateway_mac(raw, raw.ip)
+        for address in ("127.0.0.1", "127.1.2.3", "0.0.0.0", "169.254.169.254", "10.6.0.5", "240.0.0.1"):
+            raw.drain()
+            raw.send(frames.tcp(raw.mac, gateway, raw.ip, address, 4000, sink.port, frames.SYN, seq=1))
+            if address not in ("0.0.0.0", "169.254.169.254"):  # nobody is told of these
+                why = raw.expect(lambda f: f.icmp and f.icmp.kind == 3)
+                equal((why.ip.src, why.icmp.code), ("10.5.0.1", 13), address)
+        raw.send(frames.ping(raw.mac, gateway, raw.ip, "10.5.0.1"))
+        raw.expect(lambda f: f.icmp and f.icmp.kind == 0)
+        equal(sink.clients, [], "who has come through to loopback")
+
+
+def test_hops_are_counted_and_their_end_is_told():
+    with folder() as root, switch(root, mode="nat", subnet6="fd00:5::/64") as n, \
+            n.vm("raw", 8, ip=["10.5.0.8", "fd00:5::8"]) as raw:
+        gateway = gateway_mac(raw, raw.ip)
+        raw.send(frames.udp(raw.mac, gateway, raw.ip, SERVER4, 1, 33434, b"x" * 40, ttl=1))
+        why = raw.expect(lambda f: f.icmp and f.icmp.kind == 11)
+        equal((why.ip.src, why.ip.good, why.icmp.good), ("10.5.0.1", True, True))
+        equal(why.icmp.data[:20], frames.ip_packet(raw.ip, SERVER4, 17, b"x" * 48, ttl=1)[:20], "what it quotes")
+        raw.send(frames.udp(raw.mac, gateway, "fd00:5::8", SERVER6, 1, 33434, b"x" * 40, ttl=1))
+        why = raw.expect(lambda f: f.icmp and f.icmp.kind == 3 and ":" in f.ip.src)
+        equal((why.ip.src, why.icmp.good), ("fd00:5::1", True))
+        # No error about an error, nor about a fragment that is not the first.
+        raw.send(frames.icmp(raw.mac, gateway, raw.ip, SERVER4, 3, 1, data=b"\x45" + b"\0" * 27, ttl=1))
+        raw.send(frames.ip(raw.mac, gateway, raw.ip, SERVER4, 17, b"y" * 40, ttl=1, offset=64))
+        raw.send(frames.ping(raw.mac, gateway, raw.ip, "10.5.0.1"))
+        got = raw.expect(lambda f: f.icmp and f.ip.src == "10.5.0.1")
+        equal(got.icmp.kind, 0, "the next that comes")
+
+
+# ---- forwards --------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+def test_forwards_come_go_and_follow_their_vm():
+    with folder() as root, switch(root, mode="nat") as n, contextlib.ExitStack() as stack:
+        port, other = free_port(), free_port()
+        forward = f"tcp:127.0.0.1:{port}-web:80"
+        n.configure(mode="nat", forward=[forward])  # before there is such a VM
+        n.call("reconfigure")
+        equal(hear("127.0.0.1", port), "Connection refused")
+        equal([(f["vm"], f["port"], f.get("to")) for f in n.call("query-forwards")], [("web", port, None)])
+        first = stack.enter_context(Guest(n, "web", "10.5.0.7/24"))
+        with first.serves(HELLO, "80", "one"):
+            wait_for_forward(n, "10.5.0.7")
+            equal(hear("127.0.0.1", port), "one ::ffff:10.5.0.1")
+            check(sockets_of(n.process.pid, "tcp"), "the socket that listens")
+        first.end()
+        second = stack.enter_context(Guest(n, "web", "10.5.0.8/24"))
+        with second.serves(HELLO, "80", "two"):
+            wait_for_forward(n, "10.5.0.8")
+            equal(hear("127.0.0.1", port), "two ::ffff:10.5.0.1")
+            # A port that is taken changes nothing.
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                bad = f"tcp:127.0.0.1:{taken.getsockname()[1]}-web:80"
+                n.configure(mode="nat", forward=[bad, f"tcp:127.0.0.1:{other}-web:80"])
+                try:
+                    n.call("reconfigure")
+                    raise AssertionError("a port was taken twice")
+                except frames.Failed as why:
+                    check(bad in str(why) and "in use" in str(why), why)
+            equal(hear("127.0.0.1", port), "two ::ffff:10.5.0.1")
+            equal(hear("127.0.0.1", other), "Connection refused")
+            # Another VM's port in its place, and one more.
+            n.configure(mode="nat", forward=[f"tcp:127.0.0.1:{port}-web:80", f"tcp:127.0.0.1:{other}-web:80"])
+            n.call("reconfigure")
+            equal(hear("127.0.0.1", other), "two ::ffff:10.5.0.1")
+            n.configure(mode="nat", forward=[])
+            n.call("reconfigure")
+            equal(hear("127.0.0.1", port), "Connection refused")
+            equal(n.call("query-forwards"), [])
+
+
+def wait_for_forward(n, address):
+    wait_until(lambda: [f.get("to") for f in n.call("query-forwards")] == [address], f"a forward to {address}")
+
+
+def wait_until(true, what):
+    deadline = frames.time.monotonic() + 20 * PATIENCE
+    while not true():
+        check(frames.time.monotonic() < deadline, f"{what} did not come")
+        frames.time.sleep(0.01)
+
+
+def test_udp_is_forwarded_and_answered():
+    echo = """
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 53))
+print("ready", flush=True)
+while True:
+    data, who = s.recvfrom(2000)
+    s.sendto(data + b" from " + who[0].encode(), who)
+"""
+    with folder() as root, switch(root, mode="nat") as n, Guest(n, "web", "10.5.0.7/24") as web, \
+            web.serves(echo), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, n.vm("raw", 8) as raw:
+        s.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        n.configure(mode="nat", forward=[f"udp:127.0.0.1:{port}-web:53"])
+        n.call("reconfigure")
+        wait_for_forward(n, "10.5.0.7")
+        s.settimeout(20 * PATIENCE)
+        s.sendto(b"hello", ("127.0.0.1", port))
+        equal(s.recv(100), b"hello from 10.5.0.1")
+        # Nobody who has not asked is answered, though it be from that port.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", 0))
+            gateway = gateway_mac(raw, raw.ip)
+            n.configure(mode="nat", forward=[f"udp:127.0.0.1:{port}-raw:53"])
+            n.call("reconfigure")
+            wait_for_forward(n, raw.ip)
+            s.sendto(b"hello", ("127.0.0.1", port))
+            asked = raw.expect(lambda f: f.udp and f.udp.to_port == 53)
+            for to in (other.getsockname()[1], asked.udp.from_port):
+                raw.send(frames.udp(raw.mac, gateway, raw.ip, "10.5.0.1", 53, to, b"answer"))
+            equal(s.recv(100), b"answer")
+            other.setblocking(False)
+            try:
+                raise AssertionError(other.recv(100))
+            except BlockingIOError:
+                pass
+
+
+# ---- routes ----------------------------------------------------------------------------------------
+
+
+ONE = {"mode": "routed", "subnet6": "fd00:5::/64"}
+TWO = {"mode": "routed", "subnet": "10.6.0.0/24", "subnet6": "fd00:6::/64"}
+
+
+def routes(n):
+    return {r["network"]: r["up"] for r in n.call("query-routes")}
+
+
+def test_networks_that_name_each_other_are_routed():
+    with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, \
+            Guest(one, "web", "10.5.0.7/24", "fd00:5::7/64", gateways="10.5.0.1,fd00:5::1") as web:
+        # Nobody is at the other end, nor started for it.
+        check("Unreachable" in web.run("ping", "-c1", "-W5", "10.6.0.9", status=1), "an ICMP error")
+        equal(routes(one), {"n2": False})
+        with switch(root, "n2", route=["n1"], **TWO) as two, \
+                Guest(two, "db", "10.6.0.9/24", "fd00:6::9/64", gateways="10.6.0.1,fd00:6::1") as db:
+            wait_until(lambda: routes(one)["n2"] and routes(two)["n1"], "the route")
+            for address in ("10.6.0.9", "fd00:6::9"):
+                check("ttl=62" in web.run("ping", "-c1", "-W20", address), "two hops")
+            web.run("ping", "-c1", "-W20", "10.6.0.1")
+            web.run("ping", "-c1", "-W20", "fd00:6::1")
+            with db.serves(HELLO, "80", "db"):
+                for address, source in (("10.6.0.9", "::ffff:10.5.0.7"), ("fd00:6::9", "fd00:5::7")):
+                    equal(web.python("s = socket.create_connection((sys.argv[1], 80), 60)\n"
+                                     "print(s.recv(100).decode())", address), "db " + source)
+            # Not beyond the other network's own subnet.
+            check("Unreachable" in web.run("ping", "-c1", "-W5", SERVER4, status=1), "an ICMP error")
+            # The other switch dies, and comes again; then ours.
+            two.kill()
+            wait_until(lambda: not routes(one)["n2"], "the end of the route")
+            two.start()
+            wait_until(lambda: routes(one)["n2"], "the route again")
+            with Guest(two, "db", "10.6.0.9/24", gateways="10.6.0.1"):
+                web.run("ping", "-c1", "-W20", "10.6.0.9")
+            # One of the two takes it back, and gives it again.
+            two.configure(**TWO)
+            two.call("reconfigure")
+            wait_until(lambda: not routes(one)["n2"], "the end of the route")
+            equal(routes(two), {})
+            check("Unreachable" in web.run("ping", "-c1", "-W5", "10.6.0.9", status=1), "an ICMP error")
+            two.configure(route=["n1"], **TWO)
+            two.call("reconfigure")
+            wait_until(lambda: routes(one)["n2"], "the route again")
+
+
+def test_who_speaks_for_another_network_is_not_heard():
+    with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, one.vm("raw", 8) as raw:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(one.folder / "route.sock"))
+            hello = b'{"hutch-route": 1, "network": "n2", "to": "n1", "subnet": "10.6.0.0/24"}'
+            link.sendall(struct.pack(">I", len(hello)) + hello)
+            check(b'"hutch-route":1' in link.recv(1000), "a hello")
+            raw.send(frames.arp_request(raw.mac, raw.ip, "10.5.0.1"))  # the gateway knows it now
+            for source in ("10.7.0.9", "10.5.0.1", "10.5.0.7", "127.0.0.1", "10.6.0.9"):
+                frame = frames.udp("02:00:00:00:00:99", "02:00:00:00:00:98", source, raw.ip, 7, 7, source.encode())
+                link.sendall(struct.pack(">I", 12 + len(frame)) + bytes(12) + frame)
+            got = raw.expect(lambda f: f.udp)
+            equal((got.ip.src, got.ip.ttl, got.ip.good), ("10.6.0.9", 63, True))
+            equal(one.call("query-routes")[0]["dropped"], 4)
+            # Too long, and hung up.
+            link.sendall(b"\xff\xff\xff\xff")
+            while link.recv(1000):
+                pass
+        for hello in (b"nonsense", b'{"hutch-route": 1, "network": "n3", "to": "n1", "subnet": "10.8.0.0/24"}',
+                      b'{"hutch-route": 1, "network": "n2", "to": "n1", "subnet": "10.5.0.0/16"}',
+                      b'{"hutch-route": 1, "network": "n2", "to": "nx", "subnet": "10.6.0.0/24"}'):
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(20 * PATIENCE)
+                link.connect(str(one.folder / "route.sock"))
+                link.sendall(struct.pack(">I", len(hello)) + hello)
+                check(b"error" in link.recv(1000), hello)
+                equal(link.recv(1000), b"")
+        equal(routes(one), {"n2": False})
+
+
+def test_nothing_leaves_an_isolated_network():
+    with folder() as root, Sink(SERVER4) as sink, Upstream() as upstream, \
+            switch(root, "n2", mode="routed", subnet="10.6.0.0/24", route=["n1"]) as other, \
+            switch(root, subnet6="fd00:5::/64") as n, n.vm("raw", 8, ip=["10.5.0.8", "fd00:5::8"]) as raw, \
+            Guest(n, "web", "10.5.0.7/24", "fd00:5::7/64", gateways="10.5.0.1,fd00:5::1") as web:
+        equal(routes(other), {"n1": False})  # and it stays, with us as a user
+        for address in (SERVER4, SERVER6, "10.6.0.1"):
+            check("unreachable" in web.python(CONNECT, address, str(sink.port)), address)
+        equal(web.status("www.example.org"), "REFUSED")
+        equal(web.dig("raw"), ["10.5.0.8"])
+        gateway = gateway_mac(raw, raw.ip)
+        for proto in range(256):
+            raw.send(frames.ip(raw.mac, gateway, raw.ip, SERVER4, proto, bytes(40)))
+        raw.send(frames.udp(raw.mac, gateway, raw.ip, SERVER4, 1, sink.port, b"x", flags=1))
+        equal(web.python(CONNECT, "10.5.0.1", "80"), "Connection refused")
+        equal((sink.clients, upstream.asked), ([], []), "who has come through")
+        equal([n.call("query-routes"), n.call("query-forwards")], [[], []])
+        equal(routes(other), {"n1": False})
+        equal(sockets_of(n.process.pid, "tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "icmp6", "packet"), [],
+              "sockets by which the switch could reach others")
+
+
+def sockets_of(pid, *tables):
+    """The inodes of a process's sockets that are in one of those files of /proc/net."""
+    rows = []
+    for table in tables:
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as f:
+            rows += f.read().split()
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    return [link for link in links if link.startswith("socket:[") and link[8:-1] in rows]
+
+
+
+def main():
+    hutch.unshare_network()
+    ip_command("link", "set", "lo", "up")
+    ip_command("address", "add", SERVER4 + "/32", "dev", "lo")
+    ip_command("address", "add", SERVER6 + "/128", "dev", "lo", "nodad")
+    hutch.main()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--relay"]:
+        relay(*sys.argv[2:])
+    else:
+        main()
