@@ -17,10 +17,10 @@ static const struct Rule {
     const char *option, *key;
     Deed deed;
 } rules[] = {
-    {"net", "mac", ADDRESS},     {"net", "hostfwd", DROP}, {"net", "ifname", REFUSE},
-    {"console", "socket", MOVE}, {"console", "log", MOVE}, {"console", "file", MOVE},
-    {"serial", "socket", MOVE},  {"serial", "log", MOVE},  {"serial", "file", MOVE},
-    {"vsock", "path", MOVE},
+    {"net", "mac", ADDRESS},   {"net", "hostfwd", DROP},  {"net", "ip", DROP},
+    {"net", "ifname", REFUSE}, {"net", "path", REFUSE},   {"console", "socket", MOVE},
+    {"console", "log", MOVE},  {"console", "file", MOVE}, {"serial", "socket", MOVE},
+    {"serial", "log", MOVE},   {"serial", "file", MOVE},  {"vsock", "path", MOVE},
 };
 
 /* "RUN/console0-file". */
@@ -67,6 +67,11 @@ static bool change(json_t *options, const struct Rule *rule, const CloneIdentity
     case REFUSE:
         break;
     }
+    if (g_str_equal(rule->key, "path"))
+        return fail(error, VM_ERROR_INVALID,
+                    "%s: the stream '%s' serves one VM; say which is the clone's: --net "
+                    "%s=stream,path=SOCKET, where %%d is the clone's number",
+                    id, json_string_value(value), id);
     return fail(error, VM_ERROR_INVALID,
                 "%s: the interface '%s' serves one VM; say which is the clone's: --net "
                 "%s=tap,ifname=IF, where %%d is the clone's number",

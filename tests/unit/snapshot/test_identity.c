@@ -135,6 +135,23 @@ static void an_interface_of_the_host_has_to_be_said(void)
     }
 }
 
+static void a_clone_is_on_the_same_network_with_an_address_of_its_own(void)
+{
+    g_autoptr(Config) cfg = WITH("net", "blue,ip=10.5.0.7,group=front,id=net0");
+    g_autoptr(Config) stream = WITH("net", "stream,path=/tmp/s,id=net0");
+    g_autoptr(GError) error = NULL;
+    g_autofree char *net = NULL;
+
+    g_assert_true(identity_give_config(cfg, &who, &error));
+    g_assert_no_error(error);
+    net = text_of(cfg, "net");
+    g_assert_nonnull(strstr(net, "\"network\":\"blue\""));
+    g_assert_nonnull(strstr(net, "\"group\":[\"front\"]"));
+    g_assert_null(strstr(net, "10.5.0.7"));
+    g_assert_false(identity_give_config(stream, &who, &error));
+    g_assert_nonnull(strstr(error->message, "--net net0=stream,path=SOCKET"));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -143,5 +160,6 @@ int main(int argc, char **argv)
     T(addresses_differ_by_vm_and_by_card_and_stay);
     T(files_and_sockets_go_to_the_run_folder);
     T(an_interface_of_the_host_has_to_be_said);
+    T(a_clone_is_on_the_same_network_with_an_address_of_its_own);
     return g_test_run();
 }
