@@ -13,6 +13,7 @@
 #include "src/switch/rules.h"
 #include "src/switch/shape.h"
 #include "src/switch/storm.h"
+#include "src/switch/uplink.h"
 #include "src/switch/vlan.h"
 
 static void count_drop(Port *port, Direction direction, uint64_t *why)
@@ -234,7 +235,7 @@ static bool make_parts(Switch *sw, GError **error)
     sw->scratch = g_malloc(VNET_SCRATCH);
     sw->fdb = fdb_new();
     return (sw->loop = ioloop_new(error)) && (sw->gateway = gateway_new(sw, error)) &&
-           rules_load(sw, error);
+           uplink_configure(sw, error) && rules_load(sw, error);
 }
 
 Switch *switch_new(const char *name, NetworkConfig *config, GError **error)
@@ -265,9 +266,11 @@ bool switch_reconfigure(Switch *sw, GError **error)
     if (!config)
         return false;
     use_config(sw, config);
-    if (!gateway_reconfigure(sw->gateway, error) || !rules_load(sw, error)) {
+    if (!gateway_reconfigure(sw->gateway, error) || !uplink_configure(sw, error) ||
+        !rules_load(sw, error)) {
         use_config(sw, old);
         gateway_reconfigure(sw->gateway, NULL);
+        uplink_configure(sw, NULL);
         param_free(&network_params, config);
         return false;
     }

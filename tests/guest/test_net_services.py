@@ -562,6 +562,37 @@ def test_nothing_leaves_an_isolated_network():
               "sockets by which the switch could reach others")
 
 
+def test_an_uplink_comes_and_goes_with_the_config():
+    with folder() as root, switch(root, mode="nat", dhcp=False) as n, Guest(n, "web", "10.5.0.7/24") as web:
+        def uplinks():
+            return [p["kind"] for p in n.call("query-ports") if p["kind"] == "uplink"]
+
+        n.configure(mode="nat", dhcp=False, uplink="tap,ifname=hutchup0")
+        n.call("reconfigure")
+        ip_command("link", "set", "hutchup0", "up")
+        ip_command("address", "add", "10.5.0.200/24", "dev", "hutchup0")
+        web.run("ping", "-c1", "-W20", "10.5.0.200")
+        n.configure(mode="nat", dhcp=False, uplink="bridge=hutchnone0")
+        try:
+            n.call("reconfigure")
+            raise AssertionError("there is no such bridge")
+        except frames.Failed as why:
+            check("uplink=bridge=hutchnone0: " in str(why), why)
+        equal(uplinks(), ["uplink"])
+        web.run("ping", "-c1", "-W20", "10.5.0.200")
+        ip_command("link", "add", "hutchbr0", "type", "bridge")
+        ip_command("link", "set", "hutchbr0", "up")
+        ip_command("address", "add", "10.5.0.201/24", "dev", "hutchbr0")
+        n.configure(mode="nat", dhcp=False, uplink="bridge=hutchbr0")
+        n.call("reconfigure")
+        check(not os.path.exists("/sys/class/net/hutchup0"), "the tap is gone")
+        web.run("ping", "-c1", "-W20", "10.5.0.201")
+        n.configure(mode="nat", dhcp=False)
+        n.call("reconfigure")
+        equal(uplinks(), [])
+        ip_command("link", "delete", "hutchbr0")
+
+
 def sockets_of(pid, *tables):
     """The inodes of a process's sockets that are in one of those files of /proc/net."""
     rows = []
