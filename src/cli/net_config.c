@@ -269,29 +269,37 @@ const ParamTable net_rm_args = {
                                 {0}},
 };
 
+/* "web", or "a stream on port 3"; a new string. */
+static char *who_is(const json_t *port)
+{
+    const char *vm = json_get_text(port, "vm");
+
+    if (*vm)
+        return g_strdup(vm);
+    return g_strdup_printf("a %s on port %d", json_get_text(port, "kind"),
+                           (int)json_integer_value(json_object_get(port, "port")));
+}
+
 /* Who is on it, with commas; a new string, "" if nobody is. */
 static char *who_is_on(const char *name, GError **error)
 {
     const NetTarget t = {.network = (char *)name};
     json_t *ports = net_ask_list(&t, "query-ports", error), *port;
-    GString *who = ports ? g_string_new(NULL) : NULL;
+    g_autoptr(GPtrArray) who = g_ptr_array_new_with_free_func(g_free);
+    bool ok = ports != NULL;
     size_t i;
 
     json_array_foreach(ports, i, port)
     {
-        const char *vm = json_get_text(port, "vm"), *kind = json_get_text(port, "kind");
+        g_autofree char *one = who_is(port);
 
-        if (g_str_equal(kind, "uplink"))
-            continue;
-        if (*vm)
-            g_string_append_printf(who, "%s%s", who->len ? ", " : "", vm);
-        else
-            g_string_append_printf(
-                who, "%sa %s on port %d", who->len ? ", " : "", kind,
-                (int)json_integer_value(json_object_get(port, "port")));
+        if (!g_str_equal(json_get_text(port, "kind"), "uplink") &&
+            !g_ptr_array_find_with_equal_func(who, one, g_str_equal, NULL))
+            g_ptr_array_add(who, g_steal_pointer(&one));
     }
     json_decref(ports);
-    return who ? g_string_free(who, FALSE) : NULL;
+    g_ptr_array_add(who, NULL);
+    return ok ? g_strjoinv(", ", (char **)who->pdata) : NULL;
 }
 
 static bool check_routes(const char *name, GError **error)

@@ -229,13 +229,19 @@ static char *link_text(const json_t *row)
     return g_strdup(json_is_true(json_object_get(row, "link")) ? "up" : "down");
 }
 
+static char *vlan(const json_t *row)
+{
+    return json_integer_value(json_object_get(row, "vlan")) ? net_cell(row, "vlan")
+                                                            : g_strdup("-");
+}
+
 static const NetColumn port_columns[] = {
     {"PORT", "port", true},
     {"WHO", NULL, false, net_who},
     {"MAC", "mac"},
     {"ADDRESSES", "addresses"},
     {"LINK", NULL, false, link_text},
-    {"VLAN", "vlan", true},
+    {"VLAN", NULL, true, vlan},
     {"GROUPS", "groups"},
     {"FRAMES IN", "in.frames", true},
     {"BYTES IN", "in.bytes", true},
