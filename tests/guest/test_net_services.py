@@ -44,7 +44,8 @@ def open_tap(name, mac):
 
 def relay(folder, vm, mac, gateways, *addresses):
     """In a namespace of its own: its eth0 is the port of that VM, until we are ended."""
-    port = frames.VmPort(folder, vm=vm, mac=mac, ip=[a.split("/")[0] for a in addresses])
+    rules = {"firewall": os.environ["RULES"]} if "RULES" in os.environ else {}
+    port = frames.VmPort(folder, vm=vm, mac=mac, ip=[a.split("/")[0] for a in addresses], **rules)
     for key in ("accept_dad", "accept_ra"):
         with open(f"/proc/sys/net/ipv6/conf/default/{key}", "w", encoding="utf-8") as f:
             f.write("0")
@@ -71,12 +72,13 @@ def relay(folder, vm, mac, gateways, *addresses):
 class Guest:
     """Such a VM; `gateways`: of its network, a comma between them."""
 
-    def __init__(self, network, vm, *addresses, gateways="10.5.0.1"):
+    def __init__(self, network, vm, *addresses, gateways="10.5.0.1", rules=None):
         number = addresses[0].split("/")[0].split(".")[-1]
         self.vm, self.mac = vm, f"02:00:00:00:00:{int(number):02x}"
         self.address = addresses[0].split("/")[0]
         self.process = subprocess.Popen(["unshare", "-n", sys.executable, __file__, "--relay", str(network.folder), vm,
-                                         self.mac, gateways, *addresses], stdout=subprocess.PIPE, text=True)
+                                         self.mac, gateways, *addresses], stdout=subprocess.PIPE, text=True,
+                                        env=os.environ if rules is None else {**os.environ, "RULES": rules})
         equal(self.process.stdout.readline(), "ready\n", f"the relay of {vm}")
 
     def command(self, *words):
@@ -140,13 +142,14 @@ def switch(root, name="n1", **config):
 class Upstream:
     """A DNS server on loopback that knows some names."""
 
-    NAMES = {"www.example.org": ["198.51.100.10", "198.51.100.11"], "here.example.org": [SERVER4]}
+    NAMES = {"www.example.org": ["198.51.100.10", "198.51.100.11"], "here.example.org": [SERVER4],
+             "evil.example.com": [SERVER4]}
 
     def __init__(self):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
         self.where = f"127.0.0.1:{self.sock.getsockname()[1]}"
-        self.asked = []
+        self.asked, self.ttl = [], 60
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
@@ -163,7 +166,7 @@ class Upstream:
         name, kind = ".".join(labels), struct.unpack(">H", query[at + 1:at + 3])[0]
         self.asked.append(name)
         found = self.NAMES.get(name)
-        records = [b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(a) for a in found or [] if kind == 1]
+        records = [b"\xc0\x0c\0\1\0\1\0\0\0" + bytes([self.ttl]) + b"\0\4" + socket.inet_aton(a) for a in found or [] if kind == 1]
         flags = 0x8180 | (0 if found else 3)
         return query[:2] + struct.pack(">HHHHH", flags, 1, len(records), 0, 0) + query[12:at + 5] + b"".join(records)
 
@@ -282,6 +285,42 @@ def test_names_of_vms_are_resolved_and_the_rest_is_asked_upstream():
         n.configure(mode="nat", domain="Lab.test", upstream=[upstream.where])
         n.call("reconfigure")
         equal(web.dig("db.lab.test"), ["10.5.0.9"])
+
+
+def test_rules_let_pass_what_was_answered_for_a_name_and_as_long():
+    rules = "allow out udp to 10.5.0.1 port 53\nallow out tcp to name *.example.org log\n"
+    talk = """
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
+print("ready", flush=True)
+sys.stdin.readline()
+s.sendall(b"late")
+s.shutdown(1)
+print(s.recv(100).decode(), flush=True)
+"""
+    with folder() as root, Upstream() as upstream, Sink(SERVER4) as sink, \
+            switch(root, mode="nat", upstream=[upstream.where]) as n, \
+            Guest(n, "web", "10.5.0.7/24", rules=rules) as web:
+        def allowed():
+            return n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=sink.port)["allow"]
+
+        equal(allowed(), False, "before anybody asked")
+        upstream.ttl = 1
+        equal(web.dig("evil.example.com"), [SERVER4])
+        equal(allowed(), False, "an address of another name")
+        equal(web.dig("here.example.org"), [SERVER4])
+        equal(allowed(), True, "what was answered")
+        process = subprocess.Popen(web.command(sys.executable, "-c", "import socket, sys\n" + talk, SERVER4,
+                                               str(sink.port)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        equal(process.stdout.readline(), "ready\n", "a connection")
+        wait_until(lambda: not allowed(), "the end of its time")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        equal(process.stdout.readline().strip(), hashlib.sha256(b"late").hexdigest(), "on the connection from before")
+        process.communicate()
+        # DNS to elsewhere is closed while names are allowed.
+        upstream.ttl = 60
+        equal(web.dig("here.example.org"), [SERVER4])
+        equal(n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=53)["reason"], "dns")
 
 
 # ---- NAT -------------------------------------------------------------------------------------------
