@@ -115,8 +115,9 @@ def tcp_segment(src, dst, from_port, to_port, flags, seq=0, ack=0, data=b"", win
     return with_checksum(src, dst, TCP, segment, 16)
 
 
-def tcp(src_mac, dst_mac, src, dst, from_port, to_port, flags, seq=0, ack=0, data=b"", **kw):
-    return ip(src_mac, dst_mac, src, dst, TCP, tcp_segment(src, dst, from_port, to_port, flags, seq, ack, data), **kw)
+def tcp(src_mac, dst_mac, src, dst, from_port, to_port, flags, seq=0, ack=0, data=b"", options=b"", **kw):
+    return ip(src_mac, dst_mac, src, dst, TCP,
+              tcp_segment(src, dst, from_port, to_port, flags, seq, ack, data, options=options), **kw)
 
 
 def icmp(src_mac, dst_mac, src, dst, kind, code=0, rest=b"\0\0\0\0", data=b"", **kw):
@@ -225,6 +226,13 @@ class Frame:
 
 # ---- ports ---------------------------------------------------------------------------------------
 
+def readable(fd, seconds):
+    """Waits for it, for so long."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(max(1, seconds * 1000))
+
+
 class Port:
     """What both kinds of ports can do: they have fileno(), _send(frame) and _receive()."""
 
@@ -242,7 +250,7 @@ class Port:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            select.select([self.fileno()], [], [], left)
+            readable(self.fileno(), left)
 
     def expect(self, wanted, seconds=None):
         """The next frame for which wanted(frame) is true; those before are thrown away."""
@@ -432,7 +440,7 @@ class VmPort(Port):
             os.write(self.kick[self.queue], struct.pack("<Q", 1))
 
     def _wait_for_room(self, seconds):
-        select.select([self.call[self.queue]], [], [], seconds)
+        readable(self.call[self.queue], seconds)
 
     def _receive(self):
         for _ in range(2):
@@ -506,8 +514,10 @@ class Switch:
         self.start()
 
     def configure(self, **config):
+        """What is None is left out."""
         defaults = {"mode": "isolated", "subnet": "10.5.0.0/24"}
-        (self.network / "config.json").write_text(json.dumps({**defaults, **config}))
+        options = {key: value for key, value in {**defaults, **config}.items() if value is not None}
+        (self.network / "config.json").write_text(json.dumps(options))
 
     def start(self):
         with open(self.folder / "errors", "ab") as errors:
