@@ -335,7 +335,7 @@ static void print_inspection(const json_t *json)
     printf("%-10s %d\n%-10s %s\n", "cpus",
            (int)json_integer_value(json_object_get(json, "cpus")), "memory", memory);
     print_ids("threads", json_object_get(json, "vcpus"), "thread-id", NULL);
-    print_ids("devices", json_object_get(json, "devices"), "id", "driver");
+    print_ids("devices", json_object_get(json, "devices"), "id", "network");
     print_addresses(json_object_get(json, "addresses"));
     json_object_foreach(json_object_get(json, "files"), file, value)
         printf("%-10s %s\n", "file", json_string_value(value));
