@@ -141,5 +141,9 @@ char *network_file(const char *name, const char *file);
 /* Replaces a file in that folder, whole or not at all, with mode 0600.  `file` may be in
  * a folder there ("rules/web"), which is made.  NULL for `text` removes it. */
 bool network_write(const char *name, const char *file, const char *text, GError **error);
+/* Does not wait for the disk: this process may be killed at any time, but when the host
+ * loses power the file may be what it was before, or damaged. */
+bool network_write_unsynced(const char *name, const char *file, const char *text,
+                            GError **error);
 
 #define NETWORK_RULES "firewall.rules"

@@ -151,8 +151,8 @@ NetworkConfig *network_load(const char *name, GError **error)
 /* ---- writing --------------------------------------------------------------------------
  */
 
-/* A file beside `path` that then takes its name. */
-static bool write_file(const char *path, const char *text, GError **error)
+/* A file beside `path` that then takes its name.  sync: when it is on the disk. */
+static bool write_file(const char *path, const char *text, bool sync, GError **error)
 {
     g_autofree char *partial = g_strconcat(path, ".XXXXXX", NULL);
     autofd fd = g_mkstemp_full(partial, O_RDWR | O_CLOEXEC, 0600);
@@ -161,7 +161,7 @@ static bool write_file(const char *path, const char *text, GError **error)
         return fail_errno(error, "write '%s'", path);
     if (!fd_write_all(fd, text, strlen(text), error))
         g_prefix_error(error, "write '%s': ", path);
-    else if (fsync(fd) == 0 && rename(partial, path) == 0)
+    else if ((!sync || fsync(fd) == 0) && rename(partial, path) == 0)
         return true;
     else
         fail_errno(error, "write '%s'", path);
@@ -169,7 +169,8 @@ static bool write_file(const char *path, const char *text, GError **error)
     return false;
 }
 
-bool network_write(const char *name, const char *file, const char *text, GError **error)
+static bool write_in_folder(const char *name, const char *file, const char *text,
+                            bool sync, GError **error)
 {
     g_autofree char *path = network_file(name, file);
     g_autofree char *folder = g_path_get_dirname(path);
@@ -183,7 +184,18 @@ bool network_write(const char *name, const char *file, const char *text, GError 
                fail_errno(error, "remove '%s'", path);
     if (mkdir(folder, 0700) < 0 && errno != EEXIST)
         return fail_errno(error, "make the folder '%s'", folder);
-    return write_file(path, text, error);
+    return write_file(path, text, sync, error);
+}
+
+bool network_write(const char *name, const char *file, const char *text, GError **error)
+{
+    return write_in_folder(name, file, text, true, error);
+}
+
+bool network_write_unsynced(const char *name, const char *file, const char *text,
+                            GError **error)
+{
+    return write_in_folder(name, file, text, false, error);
 }
 
 static bool write_config(const char *folder, const NetworkConfig *config, GError **error)
@@ -195,7 +207,7 @@ static bool write_config(const char *folder, const NetworkConfig *config, GError
     text = g_strconcat(dump, "\n", NULL);
     free(dump);
     json_decref(json);
-    return write_file(path, text, error);
+    return write_file(path, text, true, error);
 }
 
 /* The descriptor that holds it; -1. */

@@ -1,8 +1,7 @@
 /* leases.json in the network's folder: who had which address, so that a switch that is
  * started again goes on with it.  A new lease is written before its VM hears of it,
- * unless the file was written within the last second; what only changes when somebody was
- * last seen is written later.  The file is the user's; what is wrong in it is left out.
- */
+ * unless that was often of late; what only changes when somebody was last seen is written
+ * later.  The file is the user's; what is wrong in it is left out. */
 #include "src/switch/leases_private.h"
 
 #include "util/log.h"
@@ -11,7 +10,7 @@
 #define LATER_NS  (10 * SECOND_NS)
 #define FILE_NAME "leases.json"
 
-enum { NAME_MAX_LEN = 64 };
+enum { NAME_MAX_LEN = 64, WRITES = 64 };
 
 static const char *const address_keys[FAMILIES] = {"address", "address6"};
 
@@ -47,13 +46,13 @@ void leases_write_now(Leases *l)
                 json_array_append_new(all, to_json(lease));
         }
         text = json_dumps(all, JSON_INDENT(1));
-        if ((!text || !network_write(l->gw->sw->name, FILE_NAME, text, &error)) &&
+        if ((!text ||
+             !network_write_unsynced(l->gw->sw->name, FILE_NAME, text, &error)) &&
             log_limit(&limit))
             log_warn("network '%s': its leases are not kept: %s", l->gw->sw->name,
                      error ? error->message : "a name is not UTF-8");
         free(text);
         l->dirty = false;
-        l->written_ns = clock_ns();
     }
     ioloop_timer_cancel(&l->timer);
     json_decref(all);
@@ -72,15 +71,24 @@ static void write_at(Leases *l, int64_t at_ns)
         ioloop_timer(l->gw->sw->loop, &l->timer, at_ns, on_timer, l);
 }
 
+/* A bucket of WRITES, into which one comes each second. */
+static bool may_write(Leases *l, int64_t now_ns)
+{
+    if (l->writes_ns > now_ns + WRITES * SECOND_NS)
+        return false;
+    l->writes_ns = MAX(l->writes_ns, now_ns) + SECOND_NS;
+    return true;
+}
+
 void leases_write_soon(Leases *l)
 {
-    int64_t now = clock_ns();
+    int64_t now_ns = clock_ns();
 
     l->dirty = true;
-    if (!l->written_ns || now - l->written_ns > SECOND_NS)
+    if (may_write(l, now_ns))
         leases_write_now(l);
     else
-        write_at(l, l->written_ns + SECOND_NS);
+        write_at(l, now_ns + SECOND_NS);
 }
 
 void leases_write_later(Leases *l)

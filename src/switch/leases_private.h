@@ -39,8 +39,8 @@ struct Leases {
     Declined declined[DECLINED_MAX];
     unsigned next_declined;
     bool dirty;
-    int64_t written_ns; /* leases.json; 0: not since the start */
-    IoTimer timer;      /* armed while it has to be written */
+    int64_t writes_ns; /* when the bucket of writes is full again */
+    IoTimer timer;     /* armed while it has to be written */
 };
 
 extern const Ip no_ip;
@@ -73,7 +73,7 @@ bool leases_choose(Leases *l, Lease *lease, Port *port, bool v6, const Ip *wante
 /* Within the network's subnet, and for hosts. */
 bool leases_in_pool(const Gateway *gw, const Ip *ip);
 
-/* leases_file.c.  Soon: at once unless it was just written; later: within seconds. */
+/* leases_file.c.  Soon: at once, unless that was often; later: within seconds. */
 void leases_load(Leases *l);
 void leases_write_soon(Leases *l);
 void leases_write_later(Leases *l);

@@ -300,10 +300,10 @@ class StreamPort(Port):
 
     def _receive(self):
         while not self._whole():
-            try:
-                piece = self.sock.recv(1 << 18, socket.MSG_DONTWAIT)
-            except BlockingIOError:
+            # A socket with a time-out waits for as long, whatever recv()'s flags say.
+            if not select.select([self.sock], [], [], 0)[0]:
                 return None
+            piece = self.sock.recv(1 << 18)
             if not piece:
                 raise EOFError("the switch hung up")
             self.buffer += piece

@@ -81,6 +81,25 @@ static void a_lease_is_kept_before_it_is_told(void)
     net_end();
 }
 
+/* Each of a few that start at once; not each of very many. */
+static void leases_of_many_are_written_at_once_within_limits(void)
+{
+    unsigned at_once = 0;
+
+    net_begin("nat,subnet=10.5.0.0/16");
+    for (unsigned i = 0; i < 200; i++) {
+        g_autofree char *vm = g_strdup_printf("vm%u", i), *text = NULL;
+        const char *ip = dhcp_lease(net_port(vm, (uint8_t)(i + 1), NULL));
+        g_autofree char *quoted = g_strdup_printf("\"%s\"", ip);
+
+        text = file();
+        at_once += strstr(text, quoted) != NULL;
+    }
+    g_assert_cmpuint(at_once, >=, 60);
+    g_assert_cmpuint(at_once, <=, 100);
+    net_end();
+}
+
 static void the_address_follows_from_the_name(void)
 {
     g_autofree char *web = NULL;
@@ -320,6 +339,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/leases/stable", a_vm_has_its_address_whenever_it_runs);
     g_test_add_func("/leases/kept", a_lease_is_kept_before_it_is_told);
+    g_test_add_func("/leases/many", leases_of_many_are_written_at_once_within_limits);
     g_test_add_func("/leases/name", the_address_follows_from_the_name);
     g_test_add_func("/leases/reserved",
                     addresses_by_config_and_by_hand_are_kept_for_their_vms);
