@@ -260,7 +260,7 @@ static bool parse_host_side(char *side, NetworkForward *f)
 
 bool network_forward_parse(const char *text, NetworkForward *ret, GError **error)
 {
-    g_autofree char *copy = g_strdup(text), *vm = NULL;
+    g_autofree char *copy = g_strdup(text);
     char *host = strchr(copy, ':'), *dash = host ? strchr(host, '-') : NULL;
     char *colon = dash ? strrchr(dash, ':') : NULL;
     NetworkForward f = {0};
