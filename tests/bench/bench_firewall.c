@@ -7,13 +7,13 @@
 #include "firewall/firewall.h"
 #include "tests/unit/packet/frame.h"
 
-enum { RUNS = 9, PACKETS = 200000 };
+enum { RUNS = 5, PACKETS = 200000 };
 
 static int64_t now_ns(void)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 

@@ -1,5 +1,6 @@
 /* Rules as text or JSON, and frames that meet them.  What parses says the same again
- * through its text and through its JSON; what does not says where.  A gate of few flows
+ * through its text and through its JSON; what does not says where.  The index of rules
+ * finds what looking at all of them finds.  A gate of few flows
  * with these rules keeps its bound and does what it said it would.
  *
  * Input: a text, a byte of 0, then frames: a byte of what happens (FRAME_*), two of a
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "firewall/firewall.h"
+#include "src/firewall/rules.h"
 
 enum { FRAME_OUT = 1, FRAME_LATER = 2, FRAME_NEW_RULES = 4, FRAME_NO_RULES = 8 };
 enum { FLOWS = 6, ROUNDS = 64 };
@@ -74,8 +75,21 @@ static void check_verdict(const FwVerdict *v, const FwVerdict *test, bool allow)
     g_free(text);
 }
 
-static void one_frame(FwGate *gate, unsigned what, const uint8_t *bytes, size_t len,
-                      int64_t now_ns)
+/* The index finds what looking at all rules finds. */
+static void check_index(const Firewall *fw, FwDirection direction, const Packet *p,
+                        const uint8_t *frame, size_t len)
+{
+    Subject s = {direction, p, frame, len};
+    unsigned found, first = 0;
+
+    while (first < fw->rules->len && !rule_matches(fw->rules->pdata[first], &s, &world))
+        first++;
+    set_judge(fw, &s, &world, &found);
+    check(found == (first < fw->rules->len ? first : UINT_MAX));
+}
+
+static void one_frame(FwGate *gate, const Firewall *fw, unsigned what,
+                      const uint8_t *bytes, size_t len, int64_t now_ns)
 {
     FwDirection direction = what & FRAME_OUT ? FW_OUT : FW_IN;
     uint8_t *frame = malloc(len ? len : 1);
@@ -86,6 +100,7 @@ static void one_frame(FwGate *gate, unsigned what, const uint8_t *bytes, size_t 
     if (len)
         memcpy(frame, bytes, len);
     if (packet_parse(frame, len, &p)) {
+        check_index(fw, direction, &p, frame, len);
         fw_gate_test(gate, direction, &p, frame, len, now_ns, &test);
         allow = fw_gate_pass(gate, direction, &p, frame, len, now_ns, &v);
         check_verdict(&v, &test, allow);
@@ -107,7 +122,7 @@ static void send_frames(FwGate *gate, Firewall *fw, const uint8_t *data, size_t 
         if (what & (FRAME_NEW_RULES | FRAME_NO_RULES))
             fw_gate_set(gate, what & FRAME_NO_RULES ? NULL : fw,
                         what & FRAME_NEW_RULES ? fw : NULL);
-        one_frame(gate, what, data + 3, len, now_ns);
+        one_frame(gate, fw, what, data + 3, len, now_ns);
         data += 3 + len;
         size -= 3 + len;
     }

@@ -1,5 +1,6 @@
 /* Rules: what passes and what does not, by every clause. */
 #include "gate.h"
+#include "src/firewall/rules.h"
 
 #define US  "10.5.0.9"
 #define US6 "fd00:5::9"
@@ -172,11 +173,103 @@ static void a_rule_is_about_one_direction(void)
     gate_free(&g);
 }
 
+static const char *one_of(GRand *r, const char *const *of, unsigned n)
+{
+    return of[g_rand_int_range(r, 0, (gint32)n)];
+}
+
+/* Rules that are alike, so that many are about a packet. */
+static void add_random_rule(GRand *r, GString *to)
+{
+    static const char *const protos[] = {"", " tcp", " udp", " icmp", " gre"};
+    static const char *const whos[] = {
+        "10.5.0.8",    "10.5.0.0/24", "10.5.0.0/29, fd00::/8", "0.0.0.0/0",  "::/0",
+        "fd00:5::8",   "vm web",      "10.5.0.9, vm db",       "10.0.0.0/8", "any",
+        "fd00:5::/64", "128.0.0.0/1"};
+    const char *proto = one_of(r, protos, G_N_ELEMENTS(protos));
+    bool ports = !*proto || g_str_equal(proto, " tcp") || g_str_equal(proto, " udp");
+    int first = g_rand_int_range(r, 0, 40);
+
+    g_string_append_printf(to, "%s %s%s", g_rand_boolean(r) ? "allow" : "deny",
+                           g_rand_boolean(r) ? "in" : "out", proto);
+    if (g_rand_boolean(r))
+        g_string_append_printf(to, " from %s", one_of(r, whos, G_N_ELEMENTS(whos)));
+    if (g_rand_boolean(r))
+        g_string_append_printf(to, " to %s", one_of(r, whos, G_N_ELEMENTS(whos)));
+    if (ports && g_rand_boolean(r))
+        g_string_append_printf(to, " port %d-%d, %d", first,
+                               first + g_rand_int_range(r, 0, 99),
+                               g_rand_int_range(r, 0, 65536));
+    if (ports && g_rand_int_range(r, 0, 4) == 0)
+        g_string_append_printf(to, " from-port %d-40", first);
+    g_string_append_c(to, '\n');
+}
+
+static void make_random_frame(GRand *r, TestFrame *f)
+{
+    static const char *const v4[] = {"10.5.0.8", "10.5.0.7", "10.5.0.200", "192.0.2.1"};
+    static const char *const v6[] = {"fd00:5::8", "fd00:5::7", "2001:db8::1"};
+    static const unsigned protos[] = {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, 47};
+    unsigned proto = protos[g_rand_int_range(r, 0, G_N_ELEMENTS(protos))];
+
+    if (g_rand_boolean(r))
+        frame_ip(f, one_of(r, v4, G_N_ELEMENTS(v4)), one_of(r, v4, G_N_ELEMENTS(v4)),
+                 proto);
+    else
+        frame_ip(f, one_of(r, v6, G_N_ELEMENTS(v6)), one_of(r, v6, G_N_ELEMENTS(v6)),
+                 proto);
+    if (proto == IPPROTO_TCP)
+        frame_tcp(f, (unsigned)g_rand_int_range(r, 0, 80),
+                  (unsigned)g_rand_int_range(r, 0, 150), PACKET_TCP_SYN);
+    else if (proto == IPPROTO_UDP)
+        frame_udp(f, (unsigned)g_rand_int_range(r, 0, 80),
+                  (unsigned)g_rand_int_range(r, 0, 150));
+    else
+        frame_icmp(f, 8, 0, 1);
+    frame_parse(f);
+}
+
+/* The index finds what looking at all rules from the first to the last finds. */
+static void the_first_of_many_decides(void)
+{
+    g_autoptr(GRand) r = g_rand_new_with_seed((guint32)g_test_rand_int());
+    const FwWorld world = {.is_vm = gate_is_vm};
+    TestFrame f = {0};
+    unsigned met = 0;
+
+    for (unsigned round = 0; round < 100; round++) {
+        GString *text = g_string_new(NULL);
+        g_autoptr(GError) error = NULL;
+
+        for (int n = g_rand_int_range(r, 1, 60); n > 0; n--)
+            add_random_rule(r, text);
+        g_autoptr(Firewall) fw = firewall_parse(text->str, "x", &error);
+        g_assert_no_error(error);
+        for (unsigned i = 0; i < 200; i++) {
+            Subject s = {i & 1 ? FW_IN : FW_OUT, &f.p, f.b, f.len};
+            unsigned found, first = 0;
+
+            make_random_frame(r, &f);
+            s.len = f.len;
+            while (first < fw->rules->len &&
+                   !rule_matches(fw->rules->pdata[first], &s, &world))
+                first++;
+            set_judge(fw, &s, &world, &found);
+            g_assert_cmpuint(found, ==, first < fw->rules->len ? first : UINT_MAX);
+            met += found != UINT_MAX;
+        }
+        g_string_free(text, TRUE);
+    }
+    g_assert_cmpuint(met, >, 2000);
+    g_assert_cmpuint(met, <, 19000);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 #define ADD(name) g_test_add_func("/rules/" #name, name)
     ADD(every_clause_lets_pass_what_it_says_and_nothing_else);
     ADD(a_rule_is_about_one_direction);
+    ADD(the_first_of_many_decides);
     return g_test_run();
 }
