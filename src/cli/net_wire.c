@@ -191,27 +191,64 @@ static bool take_names(const char *text, json_t **ret, GError **error)
     return take_list(text, NULL, ret, error);
 }
 
+/* ---- and back -------------------------------------------------------------------------
+ */
+
+typedef char *Text(const json_t *value);
+
+static char *size_text(const json_t *value)
+{
+    static const char units[] = " KMGT";
+    json_int_t v = json_integer_value(value);
+    const char *unit = units;
+
+    for (; v && v % 1024 == 0 && unit[1]; unit++)
+        v /= 1024;
+    return g_strdup_printf("%" JSON_INTEGER_FORMAT "%.*s", v, unit > units, unit);
+}
+
+static char *number_text(const json_t *value)
+{
+    return g_strdup_printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
+}
+
+static char *time_text(const json_t *value)
+{
+    json_int_t us = json_integer_value(value);
+
+    return us % 1000 ? g_strdup_printf("%" JSON_INTEGER_FORMAT "us", us)
+                     : g_strdup_printf("%" JSON_INTEGER_FORMAT "ms", us / 1000);
+}
+
+static char *percent_text(const json_t *value)
+{
+    return g_strdup_printf("%g%%", json_number_value(value) * 100);
+}
+
+/* An option, and how it is called and written in messages. */
 typedef struct Key {
     const char *option, *key;
     size_t offset;
     Take *take;
+    Text *text; /* NULL: it is not shown so */
 } Key;
 
 static const Key limit_keys[] = {
-    {"rate", "bytes-per-s", offsetof(WireArgs, rate), take_size},
-    {"burst", "burst-bytes", offsetof(WireArgs, burst), take_size},
-    {"packets", "frames-per-s", offsetof(WireArgs, packets), take_number},
-    {"packet-burst", "burst-frames", offsetof(WireArgs, packet_burst), take_number},
+    {"rate", "bytes-per-s", offsetof(WireArgs, rate), take_size, size_text},
+    {"burst", "burst-bytes", offsetof(WireArgs, burst), take_size, size_text},
+    {"packets", "frames-per-s", offsetof(WireArgs, packets), take_number, number_text},
+    {"packet-burst", "burst-frames", offsetof(WireArgs, packet_burst), take_number,
+     number_text},
     {0},
 };
 static const Key impair_keys[] = {
-    {"delay", "delay-us", offsetof(WireArgs, delay), take_time},
-    {"jitter", "jitter-us", offsetof(WireArgs, jitter), take_time},
-    {"loss", "loss", offsetof(WireArgs, loss), take_percent},
-    {"duplicate", "duplicate", offsetof(WireArgs, duplicate), take_percent},
-    {"reorder", "reorder", offsetof(WireArgs, reorder), take_percent},
-    {"corrupt", "corrupt", offsetof(WireArgs, corrupt), take_percent},
-    {"seed", "seed", offsetof(WireArgs, seed), take_number},
+    {"delay", "delay-us", offsetof(WireArgs, delay), take_time, time_text},
+    {"jitter", "jitter-us", offsetof(WireArgs, jitter), take_time, time_text},
+    {"loss", "loss", offsetof(WireArgs, loss), take_percent, percent_text},
+    {"duplicate", "duplicate", offsetof(WireArgs, duplicate), take_percent, percent_text},
+    {"reorder", "reorder", offsetof(WireArgs, reorder), take_percent, percent_text},
+    {"corrupt", "corrupt", offsetof(WireArgs, corrupt), take_percent, percent_text},
+    {"seed", "seed", offsetof(WireArgs, seed), take_number, number_text},
     {0},
 };
 static const Key port_keys[] = {
@@ -244,25 +281,24 @@ static bool take_all(const Key *keys, const WireArgs *args, json_t *arguments,
  */
 
 /* What `of` (limit or impair) says of a direction, as its options would. */
-static void print_direction(const json_t *port, const char *direction, const char *of)
+static void print_direction(const json_t *port, const char *direction, const char *of,
+                            const Key *keys)
 {
-    json_t *how = json_object_get(json_object_get(port, direction), of), *value;
-    const char *key, *separator = "";
+    const json_t *how = json_object_get(json_object_get(port, direction), of);
+    g_autoptr(GString) all = g_string_new(NULL);
 
-    printf("%-3s  ", direction);
-    json_object_foreach(how, key, value)
-    {
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+    for (const Key *k = keys; k->option; k++) {
+        const json_t *value = json_object_get(how, k->key);
+        g_autofree char *text = json_number_value(value) > 0 ? k->text(value) : NULL;
 
-        printf("%s%s %s", separator, key, text);
-        separator = ", ";
-        free(text);
+        if (text)
+            g_string_append_printf(all, "%s%s %s", all->len ? ", " : "", k->option, text);
     }
-    puts(how ? "" : g_str_equal(of, "limit") ? "no limit" : "as it should be");
+    printf("%-3s  %s\n", direction, all->len ? all->str : "-");
 }
 
 /* Takes the reply of query-limits and of what sets them. */
-static void print_limits(json_t *reply, const char *of, bool json)
+static void print_limits(json_t *reply, const char *of, const Key *keys, bool json)
 {
     const json_t *port = json_array_get(reply, 0);
 
@@ -270,8 +306,8 @@ static void print_limits(json_t *reply, const char *of, bool json)
         cli_print_json(reply);
         return;
     }
-    print_direction(port, "in", of);
-    print_direction(port, "out", of);
+    print_direction(port, "in", of, keys);
+    print_direction(port, "out", of, keys);
     json_decref(reply);
 }
 
@@ -316,7 +352,7 @@ static bool set_limits(const NetTarget *t, const WireArgs *args, const char *com
     if (!reply)
         return false;
     if (!set || args->json)
-        print_limits(reply, of, args->json);
+        print_limits(reply, of, keys, args->json);
     else
         json_decref(reply);
     return true;

@@ -36,9 +36,15 @@ static json_t *firewall_show(Switch *sw, json_t *arguments, GError **error)
     return find_whose(sw, arguments, &port, error) ? show(sw, port) : NULL;
 }
 
+/* Verdicts name whose rules decided. */
 static Firewall *parse(const Port *port, const char *text, GError **error)
 {
-    return firewall_parse(text, port ? "the new rules" : "firewall.rules", error);
+    g_autofree char *whose = port && port->vm
+                                 ? g_strdup_printf("%s:%s", port->vm,
+                                                   port->nic ? port->nic : "")
+                                 : NULL;
+
+    return firewall_parse(text, whose ? whose : port ? "the port" : NETWORK_RULES, error);
 }
 
 static json_t *firewall_set(Switch *sw, json_t *arguments, GError **error)

@@ -5,11 +5,13 @@ by frames.py."""
 import contextlib
 import json
 import os
+import re
 import socket
 import stat
 import struct
 import subprocess
 import tempfile
+import time
 
 import frames
 import hutch
@@ -281,22 +283,23 @@ def test_wires_are_limited_impaired_cut_and_mended():
     with place() as p:
         p.hutch("net", "create", "blue")
         with p.switch("blue"), p.port("blue", "web", 1):
-            equal(p.hutch("net", "limit", "blue", "web"), "in   no limit\nout  no limit\n")
+            equal(p.hutch("net", "limit", "blue", "web"), "in   -\nout  -\n")
             p.hutch("net", "limit", "blue", "web", "--direction", "out", "--rate", "10M", "--packets", "500")
             told, = p.hutch("net", "limit", "blue", "web:net0", "--burst", "1M", "--json")
             equal((told["out"]["limit"]["bytes-per-s"], told["out"]["limit"]["frames-per-s"]), (10 << 20, 500))
             equal(told["out"]["limit"]["burst-bytes"], 1 << 20)
-            p.hutch("net", "limit", "blue", "web", words=["out  bytes-per-s 10485760"])
+            p.hutch("net", "limit", "blue", "web", words=["in   -", "out  rate 10M, burst 1M, packets 500"])
             p.hutch("net", "limit", "blue", "web", "--clear")
-            equal(p.hutch("net", "limit", "blue", "web"), "in   no limit\nout  no limit\n")
+            equal(p.hutch("net", "limit", "blue", "web"), "in   -\nout  -\n")
 
             p.hutch("net", "impair", "blue", "web", "--delay", "20ms", "--loss", "1%", "--direction", "in")
             told, = p.hutch("net", "impair", "blue", "web", "--jitter", "500us", "--direction", "in", "--json")
             equal((told["in"]["impair"]["delay-us"], told["in"]["impair"]["jitter-us"], told["in"]["impair"]["loss"]),
                   (20000, 500, 0.01))
             check("out" not in told or "impair" not in told["out"], f"the other direction: {told}")
+            p.hutch("net", "impair", "blue", "web", words=["in   delay 20ms, jitter 500us, loss 1%", "out  -"])
             p.hutch("net", "impair", "blue", "web", "--clear")
-            p.hutch("net", "impair", "blue", "web", words=["as it should be"])
+            equal(p.hutch("net", "impair", "blue", "web"), "in   -\nout  -\n")
 
             p.hutch("net", "impair", "blue", "web", "--cut")
             equal(p.hutch("net", "port", "blue", "web", "--json")["link"], False)
@@ -365,6 +368,54 @@ def test_leases_are_listed_and_forgotten_up_and_down():
             equal(p.hutch("net", "forwards", "blue", "--json"), [])
             equal(p.hutch("net", "routes", "blue", "--json"), [])
             equal(p.hutch("net", "names", "blue", "--json"), [])
+
+
+# ---- VMs -----------------------------------------------------------------------------------
+
+
+def leased(p, network, vm, nic="net0"):
+    """Waits until it has an address there."""
+    end = time.monotonic() + 30 * PATIENCE
+    while time.monotonic() < end:
+        for row in p.hutch("net", "leases", network, "--json"):
+            if (row.get("vm"), row.get("nic")) == (vm, nic) and "expires" in row:
+                return row["address"]
+    raise AssertionError(f"{vm} got no address on {network}")
+
+
+def test_a_card_comes_to_a_network_moves_and_goes():
+    hutch.needs_kvm()
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        p.hutch("net", "create", "red", "--subnet", "10.8.0.0/24", "--isolated")
+        with hutch.Vm("--name", "web", "--kernel", hutch.image("payload", "payload.elf"), "--memory", "64M",
+                      "--cmdline", "test=station dhcp=1", "--net", "blue", env=p.env) as vm:
+            vm.expect(r"address 10\.9\.0\.\d+")
+            first = leased(p, "blue", "web")
+            mac_address = p.hutch("net", "port", "blue", "web", "--json")["mac"]
+            check("net0 (blue)" in p.hutch("inspect", "web"), "inspect")
+
+            equal(p.hutch("net", "connect", "red", "web:net0"), "web:net0\n")
+            vm.expect("link down")
+            vm.expect("link up")
+            vm.expect(r"address 10\.8\.0\.\d+")
+            equal(p.hutch("net", "port", "red", "web:net0", "--json")["mac"], mac_address)
+            equal([q["kind"] for q in p.hutch("net", "ports", "blue", "--json")], [])
+            p.refused("net", "rm", "red", words=["web"])
+            p.refused("net", "connect", "red", "web:net9", "--mac", "nonsense", words=["web", "nonsense"])
+
+            p.hutch("net", "connect", "blue", "web:net0")
+            vm.expect(r"address " + re.escape(first))
+            equal(p.hutch("net", "connect", "red", "web", "--group", "back", "--ip", "10.8.0.99", "--json"), {"id": "net1"})
+            told = p.hutch("net", "port", "red", "web:net1", "--json")
+            equal((told["groups"], told["addresses"]), (["back"], ["10.8.0.99"]))
+            p.refused("net", "disconnect", "red", "web:net0", words=["web", "red"])
+            p.hutch("net", "disconnect", "red", "web")  # the guest is asked; this one does not listen
+            devices = p.hutch("inspect", "web", "--json")["devices"]
+            equal([d["removal"] for d in devices], ["none", "asked"])
+            vm.send("quit\n")
+            vm.wait()
+        p.hutch("net", "rm", "red", "blue")
 
 
 # ---- firewalls -----------------------------------------------------------------------------
