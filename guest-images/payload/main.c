@@ -3,10 +3,10 @@
 #include "payload.h"
 
 static const Test *const groups[] = {
-    tests_basic,     tests_smp,     tests_pci,      tests_blk,
-    tests_blk_bench, tests_verify,  tests_net,      tests_console,
-    tests_rng,       tests_hostile, tests_snapshot, tests_count,
-    tests_clone,     tests_touch,   tests_station,  tests_net_speed,
+    tests_basic,     tests_smp,        tests_pci,     tests_blk,   tests_blk_bench,
+    tests_verify,    tests_net,        tests_console, tests_rng,   tests_hostile,
+    tests_snapshot,  tests_count,      tests_clone,   tests_touch, tests_station,
+    tests_net_speed, tests_net_queues,
 };
 
 /* Entered from start.S. */

@@ -260,6 +260,7 @@ static bool attach(Tap *t, const NetDevOptions *o, const uint8_t mac[6], GError 
     delete_left_ones(nl);
     if (!choose_name(t, error))
         return false;
+    t->all_frames = mode_of(o) == MACVLAN_MODE_PASSTHRU;
     err = netlink_add_macvtap(nl, t->ifname, parent.index, mode_of(o), mac);
     if (err)
         return fail_add(o, err, error);
@@ -290,13 +291,14 @@ static NetDev *macvtap_open(const NetDevOptions *o, const NetDevCard *card, IoLo
     return NULL;
 }
 
-/* The interface takes frames for its own address only. */
+/* The interface takes frames for its own address only; in mode passthru all of them, and
+ * its address is its parent's, which is not ours to change. */
 static void macvtap_set_mac(NetDev *nd, const uint8_t mac[6])
 {
     Tap *t = (Tap *)nd;
     const NlChange change = {.mac = mac};
-    autofd nl = netlink_open();
-    int err = nl >= 0 ? netlink_change(nl, t->index, &change) : errno;
+    autofd nl = t->all_frames ? -1 : netlink_open();
+    int err = nl >= 0 ? netlink_change(nl, t->index, &change) : 0;
 
     if (err && !t->gone && log_limit(&t->warned))
         log_warn("macvtap %s does not take the address that the guest gave its card: %s",

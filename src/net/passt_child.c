@@ -279,6 +279,7 @@ bool passt_child_wait(PasstChild *c, int socket, const uint8_t mac[6], GError **
                     c->last[0] ? "; it says: " : "", c->last);
     }
     read_words(c);
+    c->last[0] = '\0';
     c->ready = true;
     return true;
 }

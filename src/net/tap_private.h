@@ -18,6 +18,7 @@ typedef struct Tap {
     bool gone;       /* the interface was deleted under us: nothing in, nothing out */
     int index;       /* macvtap: the link is ours, and is deleted at the end */
     int owner_fd;    /* macvtap: says that its owner lives */
+    bool all_frames; /* macvtap: of any address */
     struct iovec list[IOV_MAX];
 } Tap;
 
