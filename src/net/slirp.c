@@ -28,6 +28,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "packet/offload.h"
 #include "src/net/netdev_private.h"
 #include "src/net/slirp_private.h"
 #include "util/iov.h"
@@ -299,7 +300,12 @@ static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
 {
     User *u = user_of(nd);
     size_t len = iov_to_buf(iov, n, NET_HDR_LEN, u->out, sizeof(u->out));
+    VnetHdr hdr;
 
+    if (u->nd.offloads) {
+        iov_to_buf(iov, n, 0, &hdr, sizeof(hdr));
+        vnet_finish_checksum(&hdr, u->out, len);
+    }
     slirp_flows_sent(&u->flows, u->out, len);
     if (slirp_filter_admits(&u->filter, u->out, len, u->fds.n_open >= u->max_sockets)) {
         LOCK_GUARD(&libslirp_lock);
@@ -583,6 +589,8 @@ static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop 
     u->fds.epoll_fd = -1; /* half-built is closed, too */
     u->routed = o->subnet;
     u->max_sockets = socket_limit();
+    /* It takes IPv4 segments of any size, but IPv6 packets of its MTU only. */
+    u->nd.offloads = u->routed ? NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 : 0;
     u->next_probe = SLIRP_MAX_FLOWS;
     if (!user_start(u, o, error)) {
         user_close(&u->nd);
