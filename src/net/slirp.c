@@ -41,6 +41,7 @@ enum {
     RING_CROWDED = RING_FRAMES / 2,
     MAX_UNANSWERED = 32,   /* further forwards are not told of */
     NOTHING_DUE_MS = 1000, /* what libslirp answers when it waits for nothing */
+    QUIET_MS = 120000,     /* after which nothing is left of connections that ended */
 };
 
 typedef struct Frame {
@@ -66,6 +67,8 @@ struct User {
     IoWatch sockets; /* of fds.epoll_fd */
     bool stale;      /* something happened: take a turn before sleeping */
     bool has_event;  /* `sockets` is readable */
+    bool is_due;     /* the deadline has come */
+    int64_t busy_ns; /* when anything last happened but that */
     bool routed;     /* somebody routes to it, and needs no router advertisements */
     unsigned max_sockets;
     SlirpFilter filter;
@@ -213,13 +216,26 @@ static void deadline_expired(void *opaque)
 {
     User *u = opaque;
 
-    u->stale = true;
+    u->stale = u->is_due = true;
+}
+
+/* libslirp wants to be asked twice a second as long as it listens anywhere, for the sake
+ * of connections that there may be; not so here when there are none, nor were a while
+ * ago. */
+static bool is_quiet(User *u)
+{
+    int64_t now_ns = clock_ns();
+
+    if (u->fds.n_open || !u->is_due)
+        u->busy_ns = now_ns;
+    u->is_due = false;
+    return now_ns - u->busy_ns > QUIET_MS * 1000000ll;
 }
 
 static void user_turn(User *u)
 {
     uint32_t wait_ms = UINT32_MAX;
-    bool has_event = u->has_event;
+    bool has_event = u->has_event, quiet = is_quiet(u);
 
     u->has_event = u->stale = false;
     LOCK_GUARD(&libslirp_lock);
@@ -229,7 +245,7 @@ static void user_turn(User *u)
     slirp_fds_begin(&u->fds);
     slirp_pollfds_fill(u->slirp, &wait_ms, on_poll_fd, u);
     slirp_fds_sync(&u->fds);
-    if (wait_ms < NOTHING_DUE_MS)
+    if (wait_ms < NOTHING_DUE_MS && !quiet)
         ioloop_timer(u->nd.loop, &u->deadline, clock_ns() + wait_ms * 1000000ll,
                      deadline_expired, u);
     else
