@@ -9,6 +9,7 @@
  *     rtt ADDRESS N             N pings; how many ticks half and 99 of 100 of them took
  *     flood ADDRESS N SIZE      N frames as fast as they go; more than 1514 bytes are
  *                               TCP to be cut by whoever takes it away (tso=1)
+ *     stop                      ends one of these; N of 0 is for ever
  *     count                     frames and bytes since the last, and ticks from the first
  *                               to the last of them
  *     raw HEX                   this frame
@@ -17,6 +18,7 @@
  *     quit
  *
  *   ip=ADDRESS gw=ADDRESS dhcp=1 tso=1 dev=N
+ *   wait=1   looks for its card when a line was typed: one that is yet to be plugged in
  *
  * It prints "link up", "link down" and "announce" when its card says so. */
 #include "frame.h"
@@ -243,7 +245,7 @@ static void job_begin(Kind kind, const char *name, uint32_t peer, uint32_t total
     job.name = name;
     job.peer = peer;
     job.hop = (peer ^ me) >> 8 && gateway ? gateway : peer;
-    job.total = total;
+    job.total = total ? total : UINT32_MAX;
     job.size = size;
     job.began = ticks();
     send_arp(1, NULL, job.hop);
@@ -639,6 +641,9 @@ static bool obey(void)
         print_address("address ", me);
         print(" mac=%02x:%02x:%02x:%02x:%02x:%02x\n", mac[0], mac[1], mac[2], mac[3],
               mac[4], mac[5]);
+    } else if (after("stop")) {
+        if (job.kind != IDLE)
+            job_end("done");
     } else if (after("quit")) {
         return false;
     } else {
@@ -647,22 +652,23 @@ static bool obey(void)
     return true;
 }
 
+/* A line waits until what is being done is done, unless it is to end that. */
 static bool serial_turn(void)
 {
     static unsigned n;
+    static bool whole;
 
-    while (inb(COM1 + COM_LSR) & LSR_RX) {
+    while (!whole && inb(COM1 + COM_LSR) & LSR_RX) {
         char c = (char)inb(COM1);
 
-        if (c != '\n' && n < LINE - 1) {
-            line[n++] = c;
-            continue;
-        }
-        line[n] = '\0';
-        n = 0;
-        return obey();
+        whole = c == '\n' || n == LINE - 1;
+        line[n++] = whole ? '\0' : c;
     }
-    return true;
+    if (!whole || (job.kind != IDLE && !text_equal(line, "stop")))
+        return true;
+    whole = false;
+    n = 0;
+    return obey();
 }
 
 /* ---- all together ---- */
@@ -701,8 +707,19 @@ static void start(void)
           (dev->features & F_HOST_TSO4) != 0);
 }
 
+static void wait_for_line(void)
+{
+    char c = 0;
+
+    print("station waits\n");
+    while (c != '\n')
+        c = inb(COM1 + COM_LSR) & LSR_RX ? (char)inb(COM1) : 0;
+}
+
 static void test_station(void)
 {
+    if (arg_number("wait", 0))
+        wait_for_line();
     start();
     if (arg_number("dhcp", 0))
         dhcp_begin();
@@ -714,7 +731,7 @@ static void test_station(void)
             continue;
         dhcp_turn();
         status_turn();
-        if (job.kind == IDLE && !serial_turn())
+        if (!serial_turn())
             return;
     }
 }

@@ -273,6 +273,44 @@ static void it_serves_one_after_the_other(void)
     end(&s);
 }
 
+/* A guest that was moved here goes on to leave segments to its card. */
+static void what_it_cannot_do_is_done_before(void)
+{
+    enum { HEADERS = 54, PAYLOAD = 3000, MSS = 1000 };
+    static uint8_t frame[NET_HDR_LEN + HEADERS + PAYLOAD] = {
+        1, 1, HEADERS, 0, MSS & 0xff, MSS >> 8, 34, 0, 16, 0, 0, 0};
+    const struct iovec iov = {frame, sizeof(frame)};
+    uint8_t *f = frame + NET_HDR_LEN;
+    Scene s;
+
+    begin_connected(&s);
+    g_assert_cmpuint(netdev_offloads(s.nd), ==, 0);
+    netdev_expect(s.nd, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4);
+    f[0] = 0xaa;
+    f[12] = 0x08; /* IPv4, TCP */
+    f[14] = 0x45;
+    f[16] = (HEADERS - 14 + PAYLOAD) >> 8;
+    f[17] = (HEADERS - 14 + PAYLOAD) & 0xff;
+    f[23] = 6;
+    f[34 + 12] = 0x50;
+    g_assert_true(netdev_send(s.nd, &iov, 1));
+    netdev_flush(s.nd);
+    for (unsigned i = 0; i < PAYLOAD / MSS; i++) {
+        size_t len;
+
+        g_assert_cmphex(read_frame(&s, &len), ==, 0xaa);
+        g_assert_cmpuint(len, ==, HEADERS + MSS);
+    }
+    g_assert_true(send_frame(&s, FRAME, 7)); /* a plain one passes as it is */
+    {
+        size_t len;
+
+        g_assert_cmphex(read_frame(&s, &len), ==, 7);
+        g_assert_cmpuint(len, ==, FRAME);
+    }
+    end(&s);
+}
+
 static void nonsense_ends_the_connection(void)
 {
     static const uint8_t huge[] = {0xff, 0xff, 0xff, 0xff, 0};
@@ -308,6 +346,8 @@ int main(int argc, char **argv)
     g_test_add_func("/stream/it_connects_again", it_connects_again);
     g_test_add_func("/stream/it_serves_one_after_the_other",
                     it_serves_one_after_the_other);
+    g_test_add_func("/stream/what_it_cannot_do_is_done_before",
+                    what_it_cannot_do_is_done_before);
     g_test_add_func("/stream/nonsense_ends_the_connection", nonsense_ends_the_connection);
     g_test_add_func("/stream/what_cannot_be_is_refused", what_cannot_be_is_refused);
     return g_test_run();
