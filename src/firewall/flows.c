@@ -17,23 +17,23 @@
 
 enum {
     FIRST_SIZE = 32,
-    LOOKED_AT = 16, /* flows of one list, when room is needed */
+    LOOKED_AT = 2, /* flows of each list, when room is needed: a flood pays for it */
 };
 
 /* As Linux's connection tracking has them, but for connections that began in the middle,
  * and that what was reset or closed by both has its time from then on. */
 const FlowStateInfo flow_states[] = {
-    [FLOW_SYN_SENT] = {"syn-sent", 120 * SECOND, true},
-    [FLOW_SYN_RECEIVED] = {"syn-received", 60 * SECOND, true},
-    [FLOW_PICKED_UP] = {"picked-up", 300 * SECOND, true},
-    [FLOW_ESTABLISHED] = {"established", 432000 * SECOND, false},
-    [FLOW_CLOSING] = {"closing", 120 * SECOND, false},
-    [FLOW_CLOSED] = {"closed", 120 * SECOND, true},
-    [FLOW_RESET] = {"reset", 10 * SECOND, true},
-    [FLOW_NEW] = {"new", 30 * SECOND, true},
-    [FLOW_REPLIED] = {"replied", 30 * SECOND, true},
-    [FLOW_STREAM] = {"stream", 180 * SECOND, false},
-    [FLOW_ECHO] = {"echo", 30 * SECOND, true},
+    [FLOW_SYN_SENT] = {"syn-sent", 120 * SECOND},
+    [FLOW_SYN_RECEIVED] = {"syn-received", 60 * SECOND},
+    [FLOW_PICKED_UP] = {"picked-up", 300 * SECOND},
+    [FLOW_ESTABLISHED] = {"established", 432000 * SECOND},
+    [FLOW_CLOSING] = {"closing", 120 * SECOND},
+    [FLOW_CLOSED] = {"closed", 120 * SECOND},
+    [FLOW_RESET] = {"reset", 10 * SECOND},
+    [FLOW_NEW] = {"new", 30 * SECOND},
+    [FLOW_REPLIED] = {"replied", 30 * SECOND},
+    [FLOW_STREAM] = {"stream", 180 * SECOND},
+    [FLOW_ECHO] = {"echo", 30 * SECOND},
 };
 _Static_assert(G_N_ELEMENTS(flow_states) == FLOW_STATES, "one line a state");
 
@@ -69,12 +69,14 @@ static int32_t *bucket_of(const Flows *t, const FlowKey *key)
 {
     uint64_t w[5];
     unsigned __int128 sum;
+    uint64_t mixed;
 
     memcpy(w, key, sizeof(w));
     sum = (unsigned __int128)(w[0] + t->seed[0]) * (w[1] + t->seed[1]);
     sum += (unsigned __int128)(w[2] + t->seed[2]) * (w[3] + t->seed[3]);
     sum += (unsigned __int128)(w[4] + t->seed[4]) * t->seed[5];
-    return &t->bucket[((uint64_t)(sum >> 64) ^ (uint64_t)sum) & (t->size - 1)];
+    mixed = ((uint64_t)(sum >> 64) ^ (uint64_t)sum) * 0x9e3779b97f4a7c15ull;
+    return &t->bucket[(mixed >> 32) * t->size >> 32];
 }
 
 /* ---- lists ---------------------------------------------------------------------------

@@ -39,7 +39,6 @@ typedef enum {
 typedef struct FlowStateInfo {
     const char *name;
     int64_t timeout_ns; /* after its last packet */
-    bool may_go;        /* makes room for others in a full table */
 } FlowStateInfo;
 extern const FlowStateInfo flow_states[];
 

@@ -47,10 +47,16 @@ void fw_gate_free(FwGate *gate)
     g_free(gate);
 }
 
+static bool has_rules(const FwGate *gate)
+{
+    return gate->set[0] || gate->set[1];
+}
+
 void fw_gate_set(FwGate *gate, Firewall *network, Firewall *vm)
 {
     Firewall *sets[2] = {network, vm};
 
+    gate->began &= has_rules(gate); /* who had none may have seen no packets either */
     gate->names = false;
     for (unsigned i = 0; i < 2; i++) {
         Firewall *old = gate->set[i];
@@ -69,11 +75,6 @@ unsigned fw_gate_n_flows(const FwGate *gate)
 
 /* ---- asking the rules ----------------------------------------------------------------
  */
-
-static bool has_rules(const FwGate *gate)
-{
-    return gate->set[0] || gate->set[1];
-}
 
 static bool refuse(Decision *d, FwReason reason, const char *detail)
 {
@@ -148,39 +149,49 @@ static void swap(uint8_t *a, uint8_t *b, size_t len)
     memcpy(b, keep, len);
 }
 
-/* The packet that this one might be the reply to, as far as rules can see. */
-static void turn(const Packet *p, const uint8_t *frame, size_t len, Packet *ret_p,
-                 uint8_t *ret_frame)
+static void turn_frame(const Packet *p, uint8_t *frame)
 {
     bool v6 = p->kind == PACKET_IPV6;
-    uint8_t *ip = ret_frame + p->net, *t = ret_frame + p->transport;
+    uint8_t *ip = frame + p->net, *t = frame + p->transport;
 
-    *ret_p = *p;
-    ret_p->src = p->dst;
-    ret_p->dst = p->src;
-    ret_p->from = p->to;
-    ret_p->to = p->from;
-    ret_p->from_port = p->to_port;
-    ret_p->to_port = p->from_port;
-    memcpy(ret_frame, frame, len);
-    swap(ret_frame, ret_frame + 6, 6);
+    swap(frame, frame + 6, 6);
     swap(ip + (v6 ? 8 : 12), ip + (v6 ? 24 : 16), v6 ? 16 : 4);
     if (p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP)
         swap(t, t + 2, 2);
     else if (!flow_begins(p)) /* the reply of an echo */
-        ret_p->icmp_type = t[0] = v6 ? 128 : 8;
+        t[0] = v6 ? 128 : 8;
 }
 
+static Packet turn(const Packet *p)
+{
+    Packet q = *p;
+
+    q.src = p->dst;
+    q.dst = p->src;
+    q.from = p->to;
+    q.to = p->from;
+    q.from_port = p->to_port;
+    q.to_port = p->from_port;
+    if (!flow_begins(p) && p->proto != IPPROTO_TCP)
+        q.icmp_type = p->kind == PACKET_IPV6 ? 128 : 8;
+    return q;
+}
+
+/* About the packet that this one might be the reply to, as far as rules can see. */
 static bool ask_turned(const FwGate *gate, const Subject *s, Decision *d)
 {
     uint8_t frame[PACKET_MAX];
-    Packet p;
+    Packet p = turn(s->p);
     Subject turned = {.direction = s->direction == FW_IN ? FW_OUT : FW_IN,
                       .p = &p,
                       .frame = frame,
                       .len = MIN(s->len, sizeof(frame))};
 
-    turn(s->p, s->frame, turned.len, &p, frame);
+    if ((gate->set[0] && gate->set[0]->filters) ||
+        (gate->set[1] && gate->set[1]->filters)) {
+        memcpy(frame, s->frame, turned.len);
+        turn_frame(s->p, frame);
+    }
     return ask(gate, &turned, d);
 }
 

@@ -294,7 +294,7 @@ unsigned index_find(const Index *index, const Subject *s, const FwWorld *world)
 {
     const Packet *p = s->p;
     const Space *space = &index->space[s->direction][kind_of(p)];
-    const Entry *entry = &g_array_index(space->entries, Entry, 0);
+    const Entry *entry = (const Entry *)(const void *)space->entries->data;
     unsigned best = UINT_MAX;
     uint64_t ip[2];
 

@@ -66,10 +66,10 @@ typedef struct Index Index;
 struct Firewall {
     int refs;
     char *origin;
-    GPtrArray *rules;  /* Rule */
-    Rule *defaults[2]; /* by FwDirection */
-    bool names;
-    Index *index; /* made when the set is complete */
+    GPtrArray *rules;    /* Rule */
+    Rule *defaults[2];   /* by FwDirection */
+    bool names, filters; /* some rule has such */
+    Index *index;        /* made when the set is complete */
 };
 
 extern const char *const fw_direction_names[]; /* "in", "out" */

@@ -82,6 +82,7 @@ Firewall *set_complete(Firewall *fw)
         const Rule *rule = fw->rules->pdata[i];
 
         fw->names |= rule->allow && has_name(rule);
+        fw->filters |= rule->filter != NULL;
     }
     fw->index = index_new(fw);
     return fw;

@@ -209,6 +209,23 @@ static void rules_taken_away_let_flows_go_on(void)
     gate_free(&g);
 }
 
+/* A switch need not ask a gate that has none; what goes on then is taken up. */
+static void first_rules_take_up_what_goes_on(void)
+{
+    Gate g = {0};
+
+    gate_begin(&g, NULL, "");
+    gate_settle(&g);
+    gate_rules(&g, NULL, NULL);
+    g.now += 3600 * SECONDS;
+    gate_rules(&g, NULL, "allow in tcp port 80");
+    g_assert_true(tcp(&g, FW_OUT, 1, ACK)); /* a reply of ours */
+    gate_rules(&g, NULL, "allow in tcp port 80");
+    g.now += 31 * SECONDS;
+    g_assert_false(tcp(&g, FW_OUT, 2, ACK));
+    gate_free(&g);
+}
+
 /* ---- names ---------------------------------------------------------------------------
  */
 
@@ -435,6 +452,7 @@ int main(int argc, char **argv)
     ADD(flows_go_on_if_new_rules_allow_them);
     ADD(a_filter_sees_a_reply_turned_round);
     ADD(rules_taken_away_let_flows_go_on);
+    ADD(first_rules_take_up_what_goes_on);
     ADD(names_close_dns_to_elsewhere_and_open_their_own);
     ADD(a_flow_to_a_name_goes_on_when_its_time_is_over);
     ADD(rules_count_all_that_pass_by_them);
