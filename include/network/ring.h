@@ -9,9 +9,9 @@
  * again and says in `restart` from where, so that a ring that is never full stays in the
  * cache, and its other pages are never touched.
  *
- * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its eventfd;
+ * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its wake-up;
  * the producer signals only then.  A producer that finds no room says so (`starved`), and
- * the consumer signals the other eventfd when half of the ring is free.
+ * the consumer wakes it when half of the ring is free.
  *
  * One thread on each side; nothing allocates. */
 #pragma once
@@ -48,19 +48,19 @@ typedef struct Ring {
     uint32_t head, tail; /* ours: as of now; the other's: as last seen */
     uint32_t next;       /* consumer: past the record that was peeked at */
     uint32_t restart;    /* producer: what it wrote there */
-    int wake_fd;         /* the other side sleeps on it; -1: none */
-    uint64_t nonsense;   /* consumer: how often the ring's frames were lost */
+    int wake_fd;       /* the other side sleeps on it: an eventfd, or a pipe; -1: none */
+    uint64_t nonsense; /* consumer: how often the ring's frames were lost */
 } Ring;
 
 /* The bytes of a mapping for `queues` pairs of rings: all shared parts, then the data;
- * that to the switch first.  The switch makes the memory and the eventfds and hands them
- * out. */
+ * that to the switch first.  The switch makes the memory and the descriptors and hands
+ * them out. */
 size_t ring_memory(unsigned queues);
 void ring_attach(Ring *r, void *memory, unsigned queues, unsigned queue, bool to_switch,
                  int wake_fd);
 
-/* Producer.  False: no room (starved is noted, and our eventfd is signalled when there is
- * some), or the frame is longer than RING_MAX_RECORD, which the caller looks at before.
+/* Producer.  False: no room (starved is noted, and we are woken when there is some), or
+ * the frame is longer than RING_MAX_RECORD, which the caller looks at before.
  */
 bool ring_put(Ring *r, const struct iovec *iov, unsigned n);
 /* Whether records of so many bytes fit; if not, it is as after a ring_put() that failed.

@@ -146,7 +146,7 @@ static bool set_up(Guest *g, Port *port, Hello *hello, const VmFds *fds, GError 
 
 static bool welcome(Guest *g, const char *line, GError **error)
 {
-    VmFds fds = {.fd[0] = -1};
+    VmFds fds = {.n = 0};
     Hello hello;
     Port *port = NULL;
     bool fine = hello_parse(line, &hello, error) && is_unique(g->sw, &hello, error) &&
@@ -156,7 +156,7 @@ static bool welcome(Guest *g, const char *line, GError **error)
         port_free(port);
         fine = false;
     }
-    fd_close(&fds.fd[0]);
+    vm_fds_close(&fds);
     hello_free(&hello);
     return fine;
 }

@@ -11,6 +11,8 @@
  * The window adapts as that of a device does: it closes for who kicks seldom. */
 #include "src/switch/port_vm.h"
 
+#include <fcntl.h>
+
 #include "backend/netdev.h"
 #include "network/ring.h"
 #include "src/switch/hold.h"
@@ -331,17 +333,30 @@ static void on_gone(Port *port)
     port_free(port);
 }
 
+/* An eventfd that the monitor has too could be made a blocking one by it, and be full
+ * when we write to it.  Of a pipe it only gets the end that we do not write to. */
+static bool make_fds(Queue *q, VmFds *fds, GError **error)
+{
+    int ends[2];
+
+    q->kick_fd = fd_event(error);
+    if (q->kick_fd < 0)
+        return false;
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+        return fail_errno(error, "make a pipe");
+    q->call_fd = ends[1];
+    fds->fd[fds->n++] = q->kick_fd;
+    fds->fd[fds->n++] = ends[0];
+    return true;
+}
+
 static bool make_queue(PortVm *v, unsigned i, VmFds *fds, GError **error)
 {
     Queue *q = &v->queue[i];
 
     q->owner = v;
-    q->kick_fd = fd_event(error);
-    q->call_fd = q->kick_fd < 0 ? -1 : fd_event(error);
-    if (q->call_fd < 0)
+    if (!make_fds(q, fds, error))
         return false;
-    fds->fd[fds->n++] = q->kick_fd;
-    fds->fd[fds->n++] = q->call_fd;
     ring_attach(&q->from_vm, v->memory, v->n_queues, i, true, q->call_fd);
     ring_attach(&q->to_vm, v->memory, v->n_queues, i, false, q->call_fd);
     ring_sleep(&q->from_vm);
@@ -349,12 +364,10 @@ static bool make_queue(PortVm *v, unsigned i, VmFds *fds, GError **error)
                         error);
 }
 
-/* fds: the memory's first, which the caller closes once they have been handed out. */
 static bool make_queues(PortVm *v, VmFds *fds, GError **error)
 {
-    fds->fd[0] = -1;
-    fds->n = 1;
     v->memory = vm_memory_new(v->n_queues, &fds->fd[0], error);
+    fds->n = v->memory ? 1 : 0;
     for (unsigned i = 0; v->memory && i < v->n_queues; i++)
         if (!make_queue(v, i, fds, error))
             return false;

@@ -34,6 +34,13 @@ void vm_memory_free(void *memory, unsigned queues)
         munmap(memory, ring_memory(queues));
 }
 
+void vm_fds_close(VmFds *fds)
+{
+    for (unsigned i = 0; i < fds->n; i += 2)
+        fd_close(&fds->fd[i]);
+    fds->n = 0;
+}
+
 /* ---- what it says ------------------------------------------------------------------ */
 
 static void obey(VmLink *l, const json_t *message)

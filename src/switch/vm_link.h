@@ -26,17 +26,20 @@ void vm_link_tell(VmLink *l, bool up);
 void vm_link_hang_up(VmLink *l);
 bool vm_link_is_dead(VmLink *l); /* it has hung up, and we have not looked yet */
 
-/* What a monitor is handed out. */
+/* What a monitor is handed out: memory, and for each queue the eventfd that wakes us and
+ * the reading end of a pipe that wakes it.  The memory's and the reading ends are of no
+ * use to us after that. */
 typedef struct VmFds {
     int fd[1 + 2 * PORT_MAX_QUEUES];
     unsigned n;
 } VmFds;
+void vm_fds_close(VmFds *fds);
 
 /* Mapped, zeroed, and of a size that nobody can change; *ret_fd is the caller's. */
 void *vm_memory_new(unsigned queues, int *ret_fd, GError **error);
 void vm_memory_free(void *memory, unsigned queues); /* NULL is fine */
 
-/* A port with its rings, which knows nobody yet; fds->fd[0] is the caller's. */
+/* A port with its rings, which knows nobody yet; vm_fds_close() is the caller's. */
 Port *port_vm_new(Switch *sw, const Hello *hello, VmFds *fds, GError **error);
 bool port_vm_connect(Port *port, int fd, Lines *lines, GError **error);
 bool port_is_vm(const Port *port);

@@ -227,10 +227,10 @@ class Frame:
 # ---- ports ---------------------------------------------------------------------------------------
 
 def readable(fd, seconds):
-    """Waits for it, for so long."""
+    """Whether it is, waiting for so long; select() knows only the first 1,024 descriptors."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    poll.poll(max(1, seconds * 1000))
+    return bool(poll.poll(seconds and max(1, seconds * 1000)))
 
 
 class Port:
@@ -301,7 +301,7 @@ class StreamPort(Port):
     def _receive(self):
         while not self._whole():
             # A socket with a time-out waits for as long, whatever recv()'s flags say.
-            if not select.select([self.sock], [], [], 0)[0]:
+            if not readable(self.sock, 0):
                 return None
             piece = self.sock.recv(1 << 18)
             if not piece:

@@ -32,9 +32,11 @@ class Network(frames.Switch):
         self.temporary = tempfile.TemporaryDirectory(prefix="hutch-switch-")
         super().__init__(SWITCH, self.temporary.name, **{"dhcp": False, **config})
 
-    def __exit__(self, *_):
-        self.end()
+    def __exit__(self, kind, *_):
+        status, errors = self.end(), self.errors()
         self.temporary.cleanup()
+        if kind is None:
+            equal((status, errors), (0, ""), "how it ended")
 
     def log(self):
         return (self.folder / "log").read_text()
@@ -219,6 +221,21 @@ def test_streams_that_do_not_keep_to_the_format_are_hung_up_on():
         talk(a, b)
 
 
+def fill_up(fd):
+    """What wakes us is made to block who writes to it, if that can be done."""
+    os.set_blocking(fd, True)
+    try:
+        os.write(fd, struct.pack("<Q", (1 << 64) - 2))  # an eventfd
+    except OSError:
+        pipe = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(pipe, bytes(4096))
+        except BlockingIOError:
+            pass
+        os.close(pipe)
+
+
 def test_rings_full_of_nonsense_hurt_nobody_else():
     with Network() as net, net.vm("a", 2) as a, net.vm("b", 3) as b, net.vm("evil", 4) as evil:
         numbers, ring = random.Random(5), evil.out[0]
@@ -231,6 +248,10 @@ def test_rings_full_of_nonsense_hurt_nobody_else():
             os.write(evil.kick[0], struct.pack("<Q", 1))
             say(a, evil)
         evil.tell(offloads=1 << 40, link="up")
+        fill_up(evil.call[0])
+        for _ in range(100):
+            evil.come[0].set(frames.ASLEEP, 1)
+            say(a, evil)
         for _ in range(100):
             talk(a, b)
         evil.sock.sendall(b"no JSON\n")
