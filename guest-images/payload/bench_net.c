@@ -7,8 +7,8 @@
  *     ping host= count=          round trips, one after the other
  *     tcp-tx, tcp-rx host= port= bytes=      a connection to the host
  *
- * `ip=` is the guest's own address.  All of it polls; who wants interrupts measures
- * something else. */
+ * `ip=` is the guest's own address.  It polls for what comes; with `wait=irq` it halts
+ * until an interrupt says so (virtio-pci only). */
 #include "frame.h"
 #include "virtio.h"
 
@@ -52,7 +52,7 @@ static uint8_t *zeroes;
 static Slot *slots;
 static uint8_t mac[6], host_mac[6];
 static uint32_t me, host;
-static bool host_known, tso;
+static bool host_known, tso, halts;
 
 static uint32_t sum(const uint8_t *at, unsigned n, uint32_t before)
 {
@@ -216,12 +216,28 @@ static bool receive(void)
     return true;
 }
 
+/* Interrupts are off in here: none can come between the look and the halt. */
+static uint64_t halt_if_quiet(void)
+{
+    if (!virtq_has_used(&rx))
+        asm volatile("sti; hlt; cli" : : : "memory");
+    return 0;
+}
+
+static void idle(void)
+{
+    virtq_kick(&rx);
+    full_barrier(); /* what is asked for is seen before it is looked for */
+    if (halts)
+        ring0(halt_if_quiet);
+    else
+        pause();
+}
+
 static void serve(void)
 {
-    if (receive())
-        return;
-    virtq_kick(&rx);
-    pause();
+    if (!receive())
+        idle();
 }
 
 /* ---- start ---- */
@@ -239,6 +255,10 @@ static void open_card(void)
     for (unsigned i = 0; i < 6; i++)
         mac[i] = dev->features & F_MAC ? dev->config[i] : (uint8_t)(i ? i : 2);
     tso = dev->features & F_HOST_TSO4;
+    halts = text_equal(arg_text("wait", "poll"), "irq");
+    rx.interrupts = halts;
+    if (halts)
+        interrupts_enable();
     virtq_init(&rx, dev, 0, 0);
     virtq_init(&tx, dev, 1, 0);
     virtio_driver_ok(dev);
@@ -458,12 +478,6 @@ static bool take_segment(void)
         tcp.rcv += seen.payload;
     }
     return true;
-}
-
-static void idle(void)
-{
-    virtq_kick(&rx);
-    pause();
 }
 
 static void tcp_connect(void)

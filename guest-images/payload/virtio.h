@@ -145,6 +145,9 @@ void virtq_kick(Virtq *q);
 /* The token of the next used chain, or NULL. */
 void *virtq_pop(Virtq *q, uint32_t *ret_size);
 
+/* Whether there is one. */
+bool virtq_has_used(Virtq *q);
+
 /* The same, waiting for it; NULL only when patience ran out. */
 void *virtq_wait(Virtq *q, uint32_t *ret_size);
 

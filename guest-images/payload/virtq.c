@@ -339,6 +339,17 @@ void *virtq_pop(Virtq *q, uint32_t *ret_size)
     return token;
 }
 
+bool virtq_has_used(Virtq *q)
+{
+    uint16_t flags;
+
+    if (!q->packed)
+        return q->used[1] != q->next_used;
+    flags = q->ring[q->next_used].flags;
+    return !(flags & DESC_AVAIL) == !(flags & DESC_USED) &&
+           !(flags & DESC_USED) == !q->used_wrap;
+}
+
 void *virtq_wait(Virtq *q, uint32_t *ret_size)
 {
     void *token;

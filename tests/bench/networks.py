@@ -1,10 +1,16 @@
 """Network cards: on a tap, in user mode, and on a network with another VM."""
 import contextlib
 import os
+import re
 import subprocess
+import sys
+import tempfile
 
 from base import Bench, Row, timed
-from monitors import CannotRun, Guest, tool
+from monitors import CannotRun, Guest, HUTCH, Net, ROOT, tool
+
+sys.path.append(os.path.join(ROOT, "tests", "guest"))
+import frames  # noqa: E402
 
 FRAMES = 200000
 FRAME_BYTES = 1500
@@ -12,7 +18,11 @@ TAP = "bench0"
 TAP_ADDRESS = "10.9.0.1"
 GUEST_ADDRESS = "10.9.0.2"
 PINGS = 20000
+VM_PINGS = 2000
+RULES = 1000
+PORTS = 100
 USER_BYTES = 512 << 20
+VM_BYTES = 512 << 20
 
 
 class Network(Bench):
@@ -166,4 +176,146 @@ class UserPing(Bench):
             return round_trips(guest, guest.pin_apart)
 
 
-NETWORKS = (NetworkTx, NetworkRx, NetworkPing, UserTx, UserRx, UserPing)
+class VmToVm(Bench):
+    """Two guests on one network: hutch's switch between them, or QEMU's socket.  All vCPUs
+    on one processor, all else on the others."""
+    runs = 7
+    words = "", ""      # of the one that is asked, and of the one that begins
+    rules = None        # firewall rules of both
+    machine = "microvm"  # QEMU's
+    macs = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+
+    def __enter__(self):
+        cpus = sorted(os.sched_getaffinity(0))
+        self.vcpus, self.others = set(cpus[:1]), set(cpus[1:] or cpus)
+        self.stack = contextlib.ExitStack()
+        self.folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="hutch-bench-"))
+        self.env = {"HUTCH_NETWORKS": f"{self.folder}/networks", "XDG_RUNTIME_DIR": self.folder}
+        self.run_hutch("net", "create", "bench", "--isolated")
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def run_hutch(self, *words):
+        done = subprocess.run([HUTCH, *words], env={**os.environ, **self.env},
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise CannotRun(done.stderr.strip())
+        return done.stdout
+
+    def switch_pid(self):
+        with open(f"{self.folder}/hutch-net/bench/lock") as lock:
+            return int(lock.read().split()[0])
+
+    def net(self, i):
+        path = f"{self.folder}/wire"
+        rules = f",firewall={self.rules}" if self.rules else ""
+        return Net(f"bench,ip=10.9.0.{i + 1}{rules}",
+                   f"stream,server={'off' if i else 'on'},addr.type=unix,addr.path={path}")
+
+    def guest(self, monitor, i):
+        words = (f"test=net-speed ip=10.9.0.{i + 1} host=10.9.0.{2 - i} {self.words[i]}")
+        env = [f"{key}={value}" for key, value in self.env.items()]
+        return Guest(monitor, words, ["env", *env], net=self.net(i), mac=self.macs[i],
+                     machine=self.machine)
+
+    def pin(self, monitor, guests):
+        for guest in guests:
+            guest.pin(self.vcpus, self.others)
+        if monitor == "hutch":
+            os.sched_setaffinity(self.switch_pid(), self.others)
+
+    def sample(self, monitor):
+        with self.guest(monitor, 0) as asked:
+            asked.said("net-speed sink")
+            with self.guest(monitor, 1) as begins:
+                return self.measure(monitor, asked, begins)
+
+
+class VmFrames(VmToVm):
+    name = "vm-frames"
+    help = f"frames of {FRAME_BYTES} bytes from VM to VM; QEMU: -netdev stream"
+    rows = (Row("vm-frames", "rate", "MB/s", ratio=(">=", 1.5)),)
+    words = (f"role=sink bytes={VM_BYTES} skip={VM_BYTES // 8}", f"role=flood size={FRAME_BYTES}")
+
+    def measure(self, monitor, asked, begins):
+        begins.said("net-speed flood")
+        self.pin(monitor, (asked, begins))
+        begin, _ = asked.said("net-speed start\n")
+        end, _ = asked.said("net-speed done")
+        return {"rate": VM_BYTES / 1e6 / (end - begin) * 1e9}
+
+
+class VmSegments(VmFrames):
+    name = "vm-segments"
+    help = "TCP from VM to VM, in segments as large as the card takes; QEMU: -netdev stream"
+    rows = (Row("vm-segments", "rate", "MB/s", ratio=(">=", 1.5)),)
+    words = (f"role=sink bytes={VM_BYTES} skip={VM_BYTES // 8}", "role=flood tso=1")
+
+
+class VmPing(VmToVm):
+    name = "vm-ping"
+    help = "round trips from VM to VM; QEMU: -netdev stream"
+    rows = round_trip_rows("vm-ping")
+    words = ("role=sink wait=irq", f"role=ping wait=irq count={VM_PINGS}")
+    machine = "q35"
+
+    def measure(self, monitor, asked, begins):
+        """The guests halt while they wait, as guests do, and nothing is pinned."""
+        return round_trips(begins)
+
+
+def many_rules(path):
+    """The last of them is the one that allows the frames."""
+    with open(path, "w") as file:
+        for i in range(RULES - 2):
+            direction, far = ("in", "from") if i % 2 else ("out", "to")
+            file.write(f"deny {direction} udp {far} 10.{i // 250 + 20}.{i % 250}.0/24 "
+                       f"port {i + 3000}\n")
+        file.write("allow in udp\nallow out udp\n")
+
+
+class VmRules(VmFrames):
+    name = "vm-rules"
+    help = f"the same with {RULES} firewall rules on both cards, beside none"
+    rows = (Row("vm-rules", "rate", "MB/s", "hutch rules", "hutch", ratio=(">=", 0.95)),)
+    runs = 11
+
+    def sample(self, monitor):
+        self.rules = f"{self.folder}/rules" if monitor == "hutch rules" else None
+        if self.rules:
+            many_rules(self.rules)
+        return super().sample("hutch")
+
+
+class SwitchMemory(Bench):
+    name = "switch-memory"
+    help = f"PSS of a switch with {PORTS} ports, each of which has sent and got frames"
+    rows = (Row("switch-memory", "mib", "MiB", beside="hutch", limit=("<=", 20)),)
+    runs = 3
+
+    def sample(self, monitor):
+        with tempfile.TemporaryDirectory(prefix="hutch-bench-") as folder, \
+                contextlib.ExitStack() as stack:
+            switch = frames.Switch(tool("../../hutch-switch"), folder, rules="default in allow\n"
+                                   "default out allow\n")
+            stack.callback(switch.kill)
+            ports = []
+            for i in range(PORTS):
+                ports.append(frames.VmPort(switch.folder, vm=f"vm{i}", mac=f"02:00:00:00:01:{i:02x}",
+                                           ip=[f"10.5.0.{i + 2}"]))
+                stack.callback(ports[i].close)
+            for i, port in enumerate(ports):
+                to = (i + 1) % PORTS
+                for k in range(100):
+                    port.send(frames.udp(port.mac, ports[to].mac, f"10.5.0.{i + 2}",
+                                         f"10.5.0.{to + 2}", 1000 + k, 2000, bytes(1400)))
+                ports[to].expect(lambda f: f.udp and f.udp.from_port == 1099)
+            with open(f"/proc/{switch.process.pid}/smaps_rollup") as rollup:
+                pss = int(re.search(r"^Pss:\s+(\d+)", rollup.read(), re.M)[1])
+            return {"mib": pss / 1024}
+
+
+NETWORKS = (NetworkTx, NetworkRx, NetworkPing, UserTx, UserRx, UserPing, VmFrames, VmSegments,
+            VmPing, VmRules, SwitchMemory)
