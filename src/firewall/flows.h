@@ -139,9 +139,11 @@ void fragments_add(Fragments *t, FwDirection direction, const Packet *p,
 
 struct FwGate {
     FwWorld world;
-    Firewall *set[2]; /* the network's, the vNIC's; NULL: none */
-    bool names;       /* one of them has some */
-    uint32_t generation;
+    Firewall *set[2];              /* the network's, the vNIC's; NULL: none */
+    Firewall *old[2];              /* those before */
+    bool names;                    /* one of the sets has some */
+    uint32_t generation;           /* of what rules say of flows */
+    uint32_t set_since, old_since; /* the sets' first generations */
     bool began;
     int64_t began_ns; /* its first packet came */
     Flows flows;

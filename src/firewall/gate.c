@@ -41,7 +41,10 @@ void fw_gate_free(FwGate *gate)
 {
     if (!gate)
         return;
-    fw_gate_set(gate, NULL, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        firewall_unref(gate->set[i]);
+        firewall_unref(gate->old[i]);
+    }
     flows_clear(&gate->flows);
     fragments_clear(&gate->fragments);
     g_free(gate);
@@ -56,16 +59,19 @@ void fw_gate_set(FwGate *gate, Firewall *network, Firewall *vm)
 {
     Firewall *sets[2] = {network, vm};
 
+    gate->generation++;
+    if (network == gate->set[0] && vm == gate->set[1])
+        return;                     /* the world has changed, not the rules */
     gate->began &= has_rules(gate); /* who had none may have seen no packets either */
     gate->names = false;
+    gate->old_since = gate->set_since;
+    gate->set_since = gate->generation;
     for (unsigned i = 0; i < 2; i++) {
-        Firewall *old = gate->set[i];
-
+        firewall_unref(gate->old[i]);
+        gate->old[i] = gate->set[i];
         gate->set[i] = sets[i] ? firewall_ref(sets[i]) : NULL;
         gate->names |= sets[i] && firewall_has_names(sets[i]);
-        firewall_unref(old);
     }
-    gate->generation++;
 }
 
 unsigned fw_gate_n_flows(const FwGate *gate)
@@ -185,7 +191,8 @@ static bool ask_turned(const FwGate *gate, const Subject *s, Decision *d)
     Subject turned = {.direction = s->direction == FW_IN ? FW_OUT : FW_IN,
                       .p = &p,
                       .frame = frame,
-                      .len = MIN(s->len, sizeof(frame))};
+                      .len = MIN(s->len, sizeof(frame)),
+                      .held = {s->held[0], s->held[1]}};
 
     if ((gate->set[0] && gate->set[0]->filters) ||
         (gate->set[1] && gate->set[1]->filters)) {
@@ -280,11 +287,29 @@ static bool decide_fragment(const FwGate *gate, const Subject *s, int64_t now_ns
     return allow_by_flow(gate, f->rule, s->direction, d);
 }
 
-/* A flow that other rules allowed: these are asked about its first direction. */
-static bool decide_again(const FwGate *gate, const Flow *f, const Subject *s, Decision *d)
+/* The rules that allowed a flow, if they are still there to be looked at. */
+static void hold(const FwGate *gate, const Flow *f, Subject *s)
 {
+    bool current = (int32_t)(f->generation - gate->set_since) >= 0;
+    bool known = (int32_t)(f->generation - gate->old_since) >= 0;
+
+    for (unsigned i = 0; i < 2; i++) {
+        const Firewall *fw = current ? gate->set[i] : known ? gate->old[i] : NULL;
+
+        if (fw && f->rule[i] < fw->rules->len)
+            s->held[i] = fw->rules->pdata[f->rule[i]];
+    }
+}
+
+/* A flow that other rules allowed: these are asked about its first direction. */
+static bool decide_again(const FwGate *gate, const Flow *f, const Subject *packet,
+                         Decision *d)
+{
+    Subject s = *packet;
+
+    hold(gate, f, &s);
     d->v.direction = (FwDirection)f->direction;
-    if (s->direction == f->direction ? ask(gate, s, d) : ask_turned(gate, s, d))
+    if (s.direction == f->direction ? ask(gate, &s, d) : ask_turned(gate, &s, d))
         return allow_by_flow(gate, d->rule, d->v.direction, d);
     d->forget = true;
     return false;
@@ -478,7 +503,7 @@ static bool pass_slowly(FwGate *gate, const Subject *s, const FlowKey *key, Flow
 bool fw_gate_pass(FwGate *gate, FwDirection direction, const Packet *p,
                   const uint8_t *frame, size_t len, int64_t now_ns, FwVerdict *ret)
 {
-    Subject s = {direction, p, frame, len};
+    Subject s = {.direction = direction, .p = p, .frame = frame, .len = len};
     FlowKey key;
     bool has_key = flow_key(direction, p, &key);
     Flow *f = has_key ? flows_find(&gate->flows, &key, now_ns) : NULL;
@@ -493,7 +518,7 @@ bool fw_gate_pass(FwGate *gate, FwDirection direction, const Packet *p,
 void fw_gate_test(const FwGate *gate, FwDirection direction, const Packet *p,
                   const uint8_t *frame, size_t len, int64_t now_ns, FwVerdict *ret)
 {
-    Subject s = {direction, p, frame, len};
+    Subject s = {.direction = direction, .p = p, .frame = frame, .len = len};
     FlowKey key;
     bool has_key = flow_key(direction, p, &key);
     const Flow *f = has_key ? flows_find(&gate->flows, &key, now_ns) : NULL;

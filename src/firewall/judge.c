@@ -1,7 +1,22 @@
 /* Whether a rule is about a packet. */
 #include "src/firewall/rules.h"
 
-static bool who_is(const Who *who, const Ip *ip, const FwWorld *world)
+static bool is_held(const Subject *s, const char *name)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(s->held); i++) {
+        const GArray *whos = s->held[i] ? s->held[i]->who[END_TO] : NULL;
+
+        for (unsigned j = 0; whos && j < whos->len; j++) {
+            const Who *who = &g_array_index(whos, Who, j);
+
+            if (who->kind == WHO_NAME && g_str_equal(who->name, name))
+                return true;
+        }
+    }
+    return false;
+}
+
+static bool who_is(const Who *who, const Ip *ip, const Subject *s, const FwWorld *world)
 {
     switch (who->kind) {
     case WHO_ADDRESS:
@@ -13,15 +28,17 @@ static bool who_is(const Who *who, const Ip *ip, const FwWorld *world)
     case WHO_NET:
         return world->is_network && world->is_network(world->opaque, who->name, ip);
     case WHO_NAME:
-        return world->is_name && world->is_name(world->opaque, who->name, ip);
+        return is_held(s, who->name) ||
+               (world->is_name && world->is_name(world->opaque, who->name, ip));
     }
     return false;
 }
 
-static bool is_among(const GArray *whos, const Ip *ip, const FwWorld *world)
+static bool is_among(const GArray *whos, const Ip *ip, const Subject *s,
+                     const FwWorld *world)
 {
     for (unsigned i = 0; i < whos->len; i++) {
-        if (who_is(&g_array_index(whos, Who, i), ip, world))
+        if (who_is(&g_array_index(whos, Who, i), ip, s, world))
             return true;
     }
     return false;
@@ -81,8 +98,8 @@ bool rule_matches(const Rule *rule, const Subject *s, const FwWorld *world)
         return false;
     if ((rule->who[END_FROM] || rule->who[END_TO]) && !ip)
         return false;
-    if ((rule->who[END_FROM] && !is_among(rule->who[END_FROM], &p->from, world)) ||
-        (rule->who[END_TO] && !is_among(rule->who[END_TO], &p->to, world)))
+    if ((rule->who[END_FROM] && !is_among(rule->who[END_FROM], &p->from, s, world)) ||
+        (rule->who[END_TO] && !is_among(rule->who[END_TO], &p->to, s, world)))
         return false;
     return !rule->filter || bpf_filter_match(rule->filter, s->frame, s->len);
 }

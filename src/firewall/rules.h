@@ -168,6 +168,10 @@ typedef struct Subject {
     const Packet *p;
     const uint8_t *frame;
     size_t len;
+    /* Rules that have allowed its flow, before there were other rules, or the world said
+     * otherwise: what they name still has the flow's address, for it began when it had.
+     * NULL: none. */
+    const Rule *held[2];
 } Subject;
 
 bool rule_matches(const Rule *rule, const Subject *s, const FwWorld *world);

@@ -79,7 +79,7 @@ static void check_verdict(const FwVerdict *v, const FwVerdict *test, bool allow)
 static void check_index(const Firewall *fw, FwDirection direction, const Packet *p,
                         const uint8_t *frame, size_t len)
 {
-    Subject s = {direction, p, frame, len};
+    Subject s = {.direction = direction, .p = p, .frame = frame, .len = len};
     unsigned found, first = 0;
 
     while (first < fw->rules->len && !rule_matches(fw->rules->pdata[first], &s, &world))

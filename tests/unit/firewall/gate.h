@@ -14,7 +14,8 @@ typedef struct Gate {
     int64_t now;
     FwVerdict v; /* of the last packet */
     unsigned max;
-    bool no_name; /* the name's time is over */
+    bool no_name;  /* the name's time is over */
+    bool no_group; /* web has left its group */
 } Gate;
 
 static inline bool is_text(const Ip *ip, const char *text)
@@ -32,7 +33,9 @@ static inline bool gate_is_vm(void *opaque, const char *vm, const Ip *ip)
 
 static inline bool gate_is_group(void *opaque, const char *group, const Ip *ip)
 {
-    return g_str_equal(group, "front") && gate_is_vm(opaque, "web", ip);
+    const Gate *g = opaque;
+
+    return !g->no_group && g_str_equal(group, "front") && gate_is_vm(opaque, "web", ip);
 }
 
 static inline bool gate_is_network(void *opaque, const char *network, const Ip *ip)

@@ -226,6 +226,25 @@ static void first_rules_take_up_what_goes_on(void)
     gate_free(&g);
 }
 
+static void a_vm_that_leaves_its_group_is_cut_off(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Firewall) fw = firewall_parse("allow in from group front", "x", &error);
+    Gate g = {0};
+
+    gate_begin(&g, NULL, NULL);
+    fw_gate_set(g.gate, NULL, fw);
+    gate_settle(&g);
+    g_assert_true(gate_udp(&g, FW_IN, "10.5.0.7", 1, US, 2));
+    fw_gate_set(g.gate, NULL, fw);
+    g_assert_true(gate_udp(&g, FW_OUT, US, 2, "10.5.0.7", 1));
+    g.no_group = true;
+    g_assert_true(gate_udp(&g, FW_IN, "10.5.0.7", 1, US, 2)); /* nobody has said so yet */
+    fw_gate_set(g.gate, NULL, fw);
+    g_assert_false(gate_udp(&g, FW_OUT, US, 2, "10.5.0.7", 1));
+    gate_free(&g);
+}
+
 /* ---- names ---------------------------------------------------------------------------
  */
 
@@ -282,6 +301,38 @@ static void a_flow_to_a_name_goes_on_when_its_time_is_over(void)
     g.no_name = true;
     g_assert_true(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
     g_assert_false(gate_udp(&g, FW_OUT, US, 10, "192.0.2.1", 443));
+    gate_free(&g);
+}
+
+static void a_flow_to_a_name_outlives_what_leaves_the_name(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Firewall)
+        fw = firewall_parse("allow out to name *.example.org, vm web", "x", &error);
+    Gate g = {0};
+
+    gate_begin(&g, NULL, NULL);
+    fw_gate_set(g.gate, NULL, fw);
+    gate_settle(&g);
+    g_assert_true(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
+    g.no_name = true;
+    for (unsigned i = 0; i < 3; i++)
+        fw_gate_set(g.gate, NULL, fw); /* the world has changed, as when a VM came */
+    g_assert_true(gate_udp(&g, FW_IN, "192.0.2.1", 443, US, 9));
+    g_assert_true(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
+    gate_rules(&g, NULL, "deny in\nallow out udp to name *.example.org");
+    g_assert_true(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
+    g_assert_cmpuint(g.v.rule, ==, 1);
+    g_assert_false(gate_udp(&g, FW_OUT, US, 10, "192.0.2.1", 443)); /* nobody else does */
+    gate_rules(&g, NULL, "deny out to 192.0.2.1\nallow out udp to name *.example.org");
+    g_assert_false(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
+
+    g.no_name = false;
+    gate_rules(&g, NULL, "allow out to name *.example.org");
+    g_assert_true(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
+    g.no_name = true;
+    gate_rules(&g, NULL, "allow out to name *.example.com");
+    g_assert_false(gate_udp(&g, FW_OUT, US, 9, "192.0.2.1", 443));
     gate_free(&g);
 }
 
@@ -453,8 +504,10 @@ int main(int argc, char **argv)
     ADD(a_filter_sees_a_reply_turned_round);
     ADD(rules_taken_away_let_flows_go_on);
     ADD(first_rules_take_up_what_goes_on);
+    ADD(a_vm_that_leaves_its_group_is_cut_off);
     ADD(names_close_dns_to_elsewhere_and_open_their_own);
     ADD(a_flow_to_a_name_goes_on_when_its_time_is_over);
+    ADD(a_flow_to_a_name_outlives_what_leaves_the_name);
     ADD(rules_count_all_that_pass_by_them);
     ADD(a_log_has_a_rate);
     ADD(a_verdict_is_a_sentence);

@@ -246,7 +246,7 @@ static void the_first_of_many_decides(void)
         g_autoptr(Firewall) fw = firewall_parse(text->str, "x", &error);
         g_assert_no_error(error);
         for (unsigned i = 0; i < 200; i++) {
-            Subject s = {i & 1 ? FW_IN : FW_OUT, &f.p, f.b, f.len};
+            Subject s = {.direction = i & 1 ? FW_IN : FW_OUT, .p = &f.p, .frame = f.b};
             unsigned found, first = 0;
 
             make_random_frame(r, &f);
