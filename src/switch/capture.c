@@ -59,6 +59,7 @@ static void capture_free(Capture *c)
 static void capture_end(Capture *c)
 {
     Captures *all = c->all;
+    Switch *sw = all->sw;
     Capture **at = &all->first;
 
     while (*at != c)
@@ -66,8 +67,10 @@ static void capture_end(Capture *c)
     *at = c->next;
     capture_free(c);
     if (--all->n == 0) {
-        all->sw->captures = NULL;
+        sw->captures = NULL;
         g_free(all);
+        if (sw->users_changed)
+            sw->users_changed(sw);
     }
 }
 

@@ -75,14 +75,18 @@ static void refuse(Guest *g, const GError *why)
 
 /* ---- who may come ------------------------------------------------------------------ */
 
-/* A monitor that was killed may be back before we have seen its old socket's end. */
+/* A monitor that was killed may be back before we have seen its old socket's end; and a
+ * stream has its MAC by nothing but its first frame, which keeps no VM away. */
 static bool is_taken(Port *other)
 {
     if (!other)
         return false;
-    if (!port_is_vm(other) || !port_vm_is_dead(other))
+    if (port_is_vm(other) && !port_vm_is_dead(other))
         return true;
-    port_free(other);
+    if (port_is_vm(other))
+        port_free(other);
+    else
+        port_lose_mac(other);
     return false;
 }
 

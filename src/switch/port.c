@@ -114,6 +114,12 @@ void port_set_mac(Port *port, const Mac *mac)
     port->mac = *mac;
 }
 
+void port_lose_mac(Port *port)
+{
+    port->mac = (Mac){{0}};
+    fdb_forget(port->sw, port);
+}
+
 /* What was learned at it is forgotten with the wire. */
 static void link_changed(Port *port)
 {

@@ -184,8 +184,10 @@ void switch_resume(Port *port, Direction direction, Frame *f)
 void switch_send_from(Port *from, Frame *f)
 {
     f->vlan = from->vlan;
-    if (packet_parse(f->data, f->len, &f->p))
-        receive_rest(from, f);
+    if (!packet_parse(f->data, f->len, &f->p))
+        return;
+    fdb_learn(from->sw, from, &f->p.src, f->vlan);
+    forward(from->sw, from, f);
 }
 
 /* ---- from the network itself ------------------------------------------------------- */

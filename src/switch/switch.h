@@ -147,7 +147,7 @@ bool switch_reconfigure(Switch *sw, GError **error);
  * The header was copied and not yet looked at. */
 void switch_receive(Port *from, Frame *f);
 
-/* A frame that is sent in a port's name, after all that is asked of those it sends. */
+/* A frame that the switch itself sends in a port's name: nothing is asked about it. */
 void switch_send_from(Port *from, Frame *f);
 
 /* Goes on with a frame that impair held: what comes after that step. */
@@ -184,6 +184,9 @@ void port_free(Port *port); /* also what guard, gate and others keep for it */
 
 /* A stream's MAC is that of its first frame. */
 void port_set_mac(Port *port, const Mac *mac);
+
+/* Somebody whose address it is has come: until its next frame it has none. */
+void port_lose_mac(Port *port);
 void port_set_link(Port *port, bool up);         /* the cable, at our side */
 void port_set_plugged(Port *port, bool plugged); /* and at that of the VM */
 

@@ -178,6 +178,19 @@ def test_a_second_port_of_one_name_mac_or_address_is_refused():
         wait_until(lambda: list(net.ports()) == ["web"], "leaving")
 
 
+def test_a_stream_keeps_no_vm_from_its_mac():
+    with Network() as net, net.vm("a", 2) as a, net.stream() as s:
+        s.send(frames.arp_request("02:00:00:00:00:03", "10.5.0.3", a.ip))
+        a.expect(lambda f: f.arp)
+        with net.vm("b", 3) as b:
+            talk(a, b)
+            s.send(frames.arp_request("02:00:00:00:00:03", "10.5.0.3", a.ip))
+            talk(a, b)
+            equal([f for f in a.drain() if f.arp], [])
+            talk(b, a)
+            equal(net.call("query-ports")[1]["out"]["spoofed"], 1)
+
+
 def test_who_hangs_up_can_come_back_at_once():
     with Network() as net, net.vm("a", 2) as a:
         for _ in range(50):
@@ -420,10 +433,14 @@ def test_a_switch_that_is_killed_comes_back_with_rules_and_connections():
 
 def test_it_ends_after_its_last_user_and_not_before():
     with Network() as net:
-        with net.vm("a", 2):
-            net.close_control()
-            time.sleep(2.5)
-            check(net.process.poll() is None, "it ended while it had a port")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(net.folder / "control.sock"))
+            sock.sendall(b"{\"execute\": \"capture\"}\n")
+            equal(json.loads(sock.makefile("rb", 0).readline()), {"return": {}})
+            with net.vm("a", 2):
+                net.close_control()
+                time.sleep(2.5)
+                check(net.process.poll() is None, "it ended while it had a port")
         begun = time.monotonic()
         equal(net.process.wait(10 * PATIENCE), 0)
         check(time.monotonic() - begun > 1.5, "it ended at once")
