@@ -52,7 +52,7 @@ static bool fail_attach(int err, const char *ifname, bool existed, GError **erro
                     name, g_get_user_name(), name, name);
     if (err == EINVAL && existed)
         return fail(error, VM_ERROR_INVALID,
-                    "interface %s is not a tap with one queue: make one with 'sudo ip "
+                    "interface %s is not a tap: make one with 'sudo ip "
                     "tuntap add dev NAME mode tap' and give ifname=NAME",
                     name);
     errno = err;

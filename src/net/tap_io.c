@@ -44,11 +44,17 @@ void tap_free(Tap *t)
 bool tap_attach(Tap *t, const char *ifname, bool *ret_opened)
 {
     struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    int err;
 
     g_strlcpy(ifr.ifr_name, ifname, sizeof(ifr.ifr_name));
     t->fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     *ret_opened = t->fd >= 0;
-    if (t->fd < 0 || ioctl(t->fd, TUNSETIFF, &ifr) < 0)
+    err = t->fd < 0 ? -1 : ioctl(t->fd, TUNSETIFF, &ifr);
+    if (err < 0 && errno == EINVAL && t->fd >= 0 && if_nametoindex(ifname)) {
+        ifr.ifr_flags |= IFF_MULTI_QUEUE; /* made so: one of its queues is enough */
+        err = ioctl(t->fd, TUNSETIFF, &ifr);
+    }
+    if (err < 0)
         return false;
     g_strlcpy(t->ifname, ifr.ifr_name, sizeof(t->ifname));
     return true;

@@ -254,6 +254,24 @@ static void an_existing_interface_is_left_as_it_is(void)
     in_namespace(existing_body);
 }
 
+static void multi_queue_body(void)
+{
+    Card c;
+
+    administrator_makes("tap7", IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE, -1);
+    log_set_level(LOG_ERROR);
+    card_open(&c, "tap7");
+    card_close(&c);
+    card_open(&c, "tap7");
+    card_close(&c);
+    g_assert_cmpuint(if_nametoindex("tap7"), !=, 0);
+}
+
+static void a_tap_made_for_several_queues_is_taken(void)
+{
+    in_namespace(multi_queue_body);
+}
+
 static void busy_body(void)
 {
     Card c;
@@ -473,6 +491,7 @@ int main(int argc, char **argv)
 #define add(name) g_test_add_func("/netdev/" #name, name)
     add(a_missing_interface_is_made_up_and_goes_away);
     add(an_existing_interface_is_left_as_it_is);
+    add(a_tap_made_for_several_queues_is_taken);
     add(a_busy_tap_is_named);
     add(an_interface_that_is_no_tap_is_refused);
     add(without_privilege_the_way_out_is_shown);
