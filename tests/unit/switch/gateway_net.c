@@ -138,6 +138,15 @@ void net_restart(void)
     net_clear();
 }
 
+void net_renew(void)
+{
+    stop();
+    g_assert_true(network_write("lan", "leases.json", NULL, NULL));
+    net.sw.now_ns = clock_ns();
+    start();
+    net_clear();
+}
+
 void net_set(const char *options)
 {
     GError *error = NULL;

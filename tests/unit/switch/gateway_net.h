@@ -33,6 +33,8 @@ void net_begin(const char *options);
 void net_end(void);
 /* The switch was killed and is there again, without ports. */
 void net_restart(void);
+/* As on its first day. */
+void net_renew(void);
 /* `hutch net set`. */
 void net_set(const char *options);
 

@@ -68,6 +68,7 @@ static void a_lease_is_kept_before_it_is_told(void)
     port = net_port("web", 7, NULL);
     web = g_strdup(dhcp_lease(port));
     text = file();
+    g_assert_nonnull(text);
     g_assert_nonnull(strstr(text, web));
     g_assert_nonnull(strstr(text, "\"web\""));
     for (unsigned i = 0; i < 100; i++) /* and not again at each renewal */
