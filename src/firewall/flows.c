@@ -79,6 +79,16 @@ static int32_t *bucket_of(const Flows *t, const FlowKey *key)
     return &t->bucket[(mixed >> 32) * t->size >> 32];
 }
 
+static bool same_key(const FlowKey *a, const FlowKey *b)
+{
+    uint64_t x[5], y[5];
+
+    memcpy(x, a, sizeof(x));
+    memcpy(y, b, sizeof(y));
+    return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) |
+             (x[4] ^ y[4]));
+}
+
 /* ---- lists ---------------------------------------------------------------------------
  */
 
@@ -132,7 +142,7 @@ Flow *flows_find(const Flows *t, const FlowKey *key, int64_t now_ns)
     for (int32_t at = *bucket_of(t, key); at != FLOW_NONE; at = t->flow[at].next) {
         Flow *f = &t->flow[at];
 
-        if (memcmp(&f->key, key, sizeof(*key)) == 0)
+        if (same_key(&f->key, key))
             return flow_is_over(f, now_ns) ? NULL : f;
     }
     return NULL;
@@ -249,7 +259,7 @@ static void remove_old(Flows *t, const FlowKey *key)
 {
     for (int32_t at = t->size ? *bucket_of(t, key) : FLOW_NONE; at != FLOW_NONE;
          at = t->flow[at].next) {
-        if (memcmp(&t->flow[at].key, key, sizeof(*key)) == 0) {
+        if (same_key(&t->flow[at].key, key)) {
             flows_remove(t, &t->flow[at]);
             return;
         }

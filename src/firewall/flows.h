@@ -3,7 +3,10 @@
  *     flows.c      the table: bounded, hashed, old ones make room
  *     track.c      what a packet makes of a flow's state
  *     fragments.c  which packets' later fragments may pass
- *     gate.c       what becomes of a packet        report.c  said to people
+ *     ask.c        what the sets say of a packet
+ *     decide.c     what becomes of a packet
+ *     gate.c       doing that
+ *     report.c     saying it to people
  *
  * All of it belongs to the switch's thread. */
 #pragma once
@@ -149,3 +152,48 @@ struct FwGate {
     Flows flows;
     Fragments fragments;
 };
+
+static inline bool gate_has_rules(const FwGate *gate)
+{
+    return gate->set[0] || gate->set[1];
+}
+
+/* Of what a flow remembers: the rule's number in a set, UINT_MAX if it is the default. */
+static inline unsigned remembered_number(const Firewall *fw, uint16_t rule)
+{
+    return rule < fw->rules->len ? rule : UINT_MAX;
+}
+
+/* And the rule, or the default. */
+static inline Rule *remembered_rule(const Firewall *fw, uint16_t rule,
+                                    FwDirection direction)
+{
+    return rule < fw->rules->len ? fw->rules->pdata[rule] : fw->defaults[direction];
+}
+
+/* ---- ask.c, decide.c ------------------------------------------------------------------
+ */
+
+typedef struct Decision {
+    FwVerdict v;
+    Rule *by[2]; /* that were met, of both sets; NULL: none, or not asked */
+    uint16_t rule[2];
+    bool of_flow;          /* of the one that is known */
+    bool learn, forget;    /* one; both: it begins anew */
+    FwDirection direction; /* of the flow that is learnt */
+} Decision;
+
+/* False, always. */
+bool decision_refuse(Decision *d, FwReason reason, const char *detail);
+
+/* Whether both sets allow a packet: sets v, by and rule. */
+bool gate_ask(const FwGate *gate, const Subject *s, Decision *d);
+/* The same of the packet that this one would answer, as far as rules can see that. */
+bool gate_ask_turned(const FwGate *gate, const Subject *s, Decision *d);
+
+/* Between a client and a server that rules are not asked about. */
+bool gate_is_dhcp(const FwGate *gate, FwDirection direction, const Packet *p);
+
+/* Whether it passes.  `key` is NULL for what is of no flow, `f` if it is not known. */
+bool gate_decide(const FwGate *gate, const Subject *s, const FlowKey *key, const Flow *f,
+                 int64_t now_ns, Decision *ret);

@@ -29,6 +29,10 @@ char *fw_verdict_text(const FwVerdict *v)
     case FW_BY_FLOW:
         if (!who)
             return g_strdup("allowed: it belongs to a flow that is known");
+        if (v->rule == UINT_MAX && !v->set->defaults[v->direction]->allow)
+            return g_strdup_printf("allowed: it belongs to a flow to the network's own "
+                                   "DNS, which is open for the names in %s",
+                                   v->set->origin);
         return g_strdup_printf("allowed: it belongs to a flow that is allowed by %s",
                                who);
     case FW_BY_INVALID:
@@ -89,9 +93,7 @@ static void set_rule(json_t *object, const FwGate *gate, const Flow *f)
     if (!fw || f->generation != gate->generation)
         return;
     text = g_string_new(NULL);
-    rule_print(f->rule[which] < fw->rules->len ? fw->rules->pdata[f->rule[which]]
-                                               : fw->defaults[f->direction],
-               text);
+    rule_print(remembered_rule(fw, f->rule[which], (FwDirection)f->direction), text);
     json_object_set_new(object, "rule", json_string(text->str));
     g_string_free(text, TRUE);
 }

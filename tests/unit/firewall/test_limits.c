@@ -414,7 +414,7 @@ static void assert_says(const Gate *g, const char *sentence)
 
 static void a_verdict_is_a_sentence(void)
 {
-    Gate g = {.max = 1};
+    Gate g = {.max = 2};
 
     gate_begin(&g, NULL, NULL);
     gate_udp(&g, FW_IN, THEM, 1, US, 2);
@@ -448,6 +448,7 @@ static void a_verdict_is_a_sentence(void)
     gate_begin(&g, NULL, "allow in");
     gate_settle(&g);
     connect_from(&g, 1);
+    connect_from(&g, 2);
     gate_udp(&g, FW_IN, THEM, 1, US, 2);
     assert_says(&g, "denied: there is no room for one more flow");
     gate_free(&g);
