@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <sys/socket.h>
 
+#include "src/switch/gateway.h"
 #include "src/switch/guard.h"
 #include "src/switch/rules.h"
 #include "src/switch/vm_link.h"
@@ -101,6 +102,11 @@ static bool is_unique(Switch *sw, const Hello *hello, GError **error)
             "%s of %s is on this network already (port %u); give the card another "
             "id=, or end the other VM of that name",
             hello->nic, hello->vm, other->id);
+    if (mac_equal(&hello->mac, gateway_mac(sw->gateway)))
+        return fail(error, VM_ERROR_BUSY,
+                    "the MAC %s is that of the network's gateway; give this card another "
+                    "with mac=",
+                    mac_text(&hello->mac, mac));
     other = port_by_mac(sw, &hello->mac);
     if (is_taken(other))
         return fail(error, VM_ERROR_BUSY,

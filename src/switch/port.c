@@ -49,7 +49,7 @@ Port *port_new(Switch *sw, const PortOps *ops, size_t size, GError **error)
 /* Its address belongs to it in its own VLAN; elsewhere it is learned as any. */
 static void pin(Port *port)
 {
-    if (!mac_is_zero(&port->mac) && port->vm)
+    if (!mac_is_zero(&port->mac) && port->instance)
         fdb_pin(port->sw, port, &port->mac, port->vlan);
 }
 

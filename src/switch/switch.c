@@ -76,7 +76,7 @@ static void deliver(Port *to, Frame *f)
  * for it, and no business of its. */
 static bool has_others(const Port *port)
 {
-    return mac_is_zero(&port->mac) || !port->vm || port->trusted ||
+    return mac_is_zero(&port->mac) || !port->instance || port->trusted ||
            port->sw->config->spoof;
 }
 

@@ -169,7 +169,7 @@ void switch_turn(Switch *sw);
 /* ---- ports: port.c
  * --------------------------------------------------------------------- */
 
-enum { PORT_MAX_NAME = 128, PORT_MAX_GROUPS = 32 };
+enum { PORT_MAX_NAME = 100, PORT_MAX_GROUPS = 32 };
 
 /* Whether a text can be the name of a VM or card, or a label: letters, digits, marks. */
 bool port_is_name(const char *text);

@@ -172,6 +172,9 @@ def test_a_second_port_of_one_name_mac_or_address_is_refused():
         refused(lambda: net.vm("db", 3, ip=["10.5.0.2"]), "10.5.0.2", "web")
         refused(lambda: net.vm("db", 3, ip=["10.5.0.1"]), "10.5.0.1")
         refused(lambda: net.vm("db", 3, firewall="deny ot tcp"), ":1:6:")
+        web.send(frames.arp_request(web.mac, web.ip, "10.5.0.1"))
+        gateway = web.expect(lambda f: f.arp).src
+        refused(lambda: frames.VmPort(net.folder, vm="db", mac=gateway), gateway, "gateway")
         equal(list(net.ports()), ["web"], "after what was refused")
         with net.vm("web", 3, nic="net1"), net.vm("db", 4):
             equal(len(net.call("query-ports")), 3)

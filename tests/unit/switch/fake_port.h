@@ -98,7 +98,7 @@ static inline FakePort *fake_port(Switch *sw, const char *vm, uint8_t n)
     g_assert_nonnull(port);
     port->vm = g_strdup(vm);
     port->nic = g_strdup("net0");
-    port->instance = g_strdup("test");
+    port->instance = g_strdup(vm ? "test" : NULL);
     if (vm) {
         port->mac = (Mac){{2, 0, 0, 0, 0, n}};
         g_assert_true(guard_add(port->guard, &ip, NULL));
