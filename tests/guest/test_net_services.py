@@ -460,6 +460,13 @@ def test_forwards_come_go_and_follow_their_vm():
             n.call("reconfigure")
             equal(hear("127.0.0.1", port), "Connection refused")
             equal(n.call("query-forwards"), [])
+            # No more NAT, and again.
+            n.configure()
+            n.call("reconfigure")
+            equal(sockets_of(n.process.pid, "tcp", "udp"), [], "sockets of a network that is isolated now")
+            n.configure(mode="nat", forward=[forward])
+            n.call("reconfigure")
+            equal(hear("127.0.0.1", port), "two ::ffff:10.5.0.1")
 
 
 def wait_for_forward(n, address):
@@ -580,6 +587,13 @@ def test_who_speaks_for_another_network_is_not_heard():
             got = raw.expect(lambda f: f.udp)
             equal((got.ip.src, got.ip.ttl, got.ip.good), ("10.6.0.9", 63, True))
             equal(one.call("query-routes")[0]["dropped"], 4)
+            # What this network's VMs cannot be sent is told to who sent it, by its own route.
+            frame = frames.udp("02:00:00:00:00:99", "02:00:00:00:00:98", "10.6.0.9", raw.ip, 7, 7, bytes(1600))
+            link.sendall(struct.pack(">I", 12 + len(frame)) + bytes(12) + frame)
+            link.settimeout(20 * PATIENCE)
+            told = frames.Frame(link.recv(2000)[16:])
+            equal((told.ip.src, told.ip.dst, told.icmp.kind, told.icmp.code, told.icmp.rest, told.icmp.good),
+                  ("10.5.0.1", "10.6.0.9", 3, 4, b"\0\0\x05\xdc", True))
             # Too long, and hung up.
             link.sendall(b"\xff\xff\xff\xff")
             while link.recv(1000):

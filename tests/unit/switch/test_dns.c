@@ -6,6 +6,7 @@
 #include "packet/build.h"
 #include "src/switch/dns_forward.h"
 #include "src/switch/dns_message.h"
+#include "src/switch/dns_servers.h"
 #include "src/switch/gateway_private.h"
 #include "util/fd.h"
 
@@ -662,6 +663,72 @@ static void nonsense_is_answered_once_or_not_at_all(void)
     end();
 }
 
+/* ---- which servers
+ * ---------------------------------------------------------------------- */
+
+static const struct {
+    const char *text;
+    unsigned n;
+    uint16_t port; /* of the first */
+} resolv_conf[] = {
+    {"nameserver 192.0.2.1\n", 1, 53},
+    {"# a comment\nsearch lan\noptions edns0\nnameserver\t127.0.0.53\r\n", 1, 53},
+    {"nameserver 192.0.2.1 \n  nameserver 2001:db8::1\nnameserver fe80::1%lo", 3, 53},
+    {"nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\nnameserver 4.4.4.4", 3,
+     53},
+    {"nameserver\nnameserver host.example.org\nnameservers 192.0.2.1\n", 0, 0},
+    {"", 0, 0},
+};
+
+static void the_hosts_servers_are_those_of_resolv_conf(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(resolv_conf); i++) {
+        DnsServers s = {0};
+
+        dns_servers_read(&s, resolv_conf[i].text);
+        g_assert_cmpuint(s.n, ==, resolv_conf[i].n);
+        if (s.n)
+            g_assert_cmpuint(ntohs(((struct sockaddr_in *)&s.server[0].sa)->sin_port), ==,
+                             resolv_conf[i].port);
+    }
+}
+
+static const struct {
+    const char *text;
+    uint16_t port; /* 0: refused */
+} given[] = {
+    {"192.0.2.1", 53},
+    {"192.0.2.1:5353", 5353},
+    {"2001:db8::1", 53},
+    {"[2001:db8::1]:54", 54},
+    {"192.0.2.1:0", 0},
+    {"192.0.2.1:65536", 0},
+    {"[192.0.2.1]:53", 0},
+    {"dns.example.org", 0},
+    {":53", 0},
+    {"[2001:db8::1]", 0},
+    {"", 0},
+};
+
+static void servers_are_given_by_address_and_port(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(given); i++) {
+        char *texts[] = {(char *)given[i].text, NULL};
+        g_autoptr(GError) error = NULL;
+        DnsServers s = {0};
+
+        if (dns_servers_set(&s, texts, &error)) {
+            g_assert_cmpuint(s.n, ==, 1);
+            /* The port lies at the same place in both families. */
+            g_assert_cmpuint(ntohs(((struct sockaddr_in *)&s.server[0].sa)->sin_port), ==,
+                             given[i].port);
+        } else {
+            g_assert_cmpuint(given[i].port, ==, 0);
+            g_assert_nonnull(strstr(error->message, given[i].text));
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -682,5 +749,7 @@ int main(int argc, char **argv)
     TEST(an_answer_too_big_for_its_asker_is_cut_off);
     TEST(an_answer_that_is_cut_off_is_asked_for_over_tcp);
     TEST(nonsense_is_answered_once_or_not_at_all);
+    TEST(the_hosts_servers_are_those_of_resolv_conf);
+    TEST(servers_are_given_by_address_and_port);
     return g_test_run();
 }
