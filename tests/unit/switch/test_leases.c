@@ -59,8 +59,7 @@ static void a_vm_has_its_address_whenever_it_runs(void)
 /* A new lease is there before its VM may use it, whenever the switch is killed. */
 static void a_lease_is_kept_before_it_is_told(void)
 {
-    g_autofree char *text = NULL, *after = NULL;
-    g_autofree char *web = NULL;
+    g_autofree char *text = NULL, *after = NULL, *web = NULL, *path = NULL;
     Port *port;
     Ip ip;
 
@@ -75,7 +74,8 @@ static void a_lease_is_kept_before_it_is_told(void)
         g_assert_cmpuint(
             dhcp_ask(port, REQUEST, &(DhcpOptions){.ciaddr = web, .renew = true}, &ip),
             ==, ACK);
-    g_assert_cmpint(g_remove(network_file("lan", "leases.json")), ==, 0);
+    path = network_file("lan", "leases.json");
+    g_assert_cmpint(g_remove(path), ==, 0);
     dhcp_ask(port, REQUEST, &(DhcpOptions){.ciaddr = web, .renew = true}, &ip);
     after = file();
     g_assert_null(after);
