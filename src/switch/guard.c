@@ -239,39 +239,40 @@ static bool may_be_learned(const Switch *sw, const Ip *ip)
            !(v4 && ip_equal(ip, &last));
 }
 
-/* Room for one more, if need be that of one that was not used for a while. */
-static Address *room_for_learned(Guard *guard, int64_t now_ns)
+/* The learned one that was not used for longest; NULL: there is room for one more. */
+static Address *to_give_up(Guard *guard)
 {
     Address *oldest = NULL;
 
-    if (guard->n_learned < GUARD_MAX_LEARNED) {
-        guard->n_learned++;
-        return &guard->address[guard->n++];
-    }
+    if (guard->n_learned < GUARD_MAX_LEARNED)
+        return NULL;
     for (unsigned i = 0; i < guard->n; i++) {
         Address *a = &guard->address[i];
 
         if (a->origin == LEARNED && (!oldest || a->used_ns < oldest->used_ns))
             oldest = a;
     }
-    return now_ns - oldest->used_ns >= LEARNED_MOVE_NS ? oldest : NULL;
+    return oldest;
 }
 
+/* What is dear is looked at last: a guest may ask for this with each frame. */
 static bool learn(Port *port, const Ip *ip)
 {
     Switch *sw = port->sw;
-    Address *a;
+    Guard *guard = port->guard;
+    Address *old = to_give_up(guard);
 
-    if (!may_be_learned(sw, ip) || is_gateways(sw, ip) ||
-        (!ip_is_v4(ip) && formed_of_anothers_mac(port, ip)) ||
+    if ((old && sw->now_ns - old->used_ns < LEARNED_MOVE_NS) || !may_be_learned(sw, ip) ||
+        is_gateways(sw, ip) || (!ip_is_v4(ip) && formed_of_anothers_mac(port, ip)) ||
         (sw->gateway && leases_has_another(sw->gateway, port, ip)) ||
         owner_but(sw, ip, port))
         return false;
-    a = room_for_learned(port->guard, sw->now_ns);
-    if (!a)
-        return false;
     take_from_learners(sw, ip); /* who has not used it for long */
-    *a = (Address){.ip = *ip, .origin = LEARNED, .used_ns = sw->now_ns};
+    if (old)
+        take_away(guard, old);
+    guard->n_learned++;
+    guard->address[guard->n++] = (Address){
+        .ip = *ip, .origin = LEARNED, .used_ns = sw->now_ns};
     changed(sw);
     return true;
 }
