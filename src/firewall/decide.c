@@ -179,7 +179,8 @@ static bool decide_new(const FwGate *gate, const Subject *s, bool has_key, int64
     return true;
 }
 
-/* Without rules everything passes, and flows are learnt for when there are some. */
+/* Without rules everything passes, and flows are learnt to be told about and for when
+ * there are rules; not those to everybody, which every port would keep. */
 static bool decide_free(const FwGate *gate, const Packet *p, const Flow *f, bool has_key,
                         FwDirection direction, Decision *d)
 {
@@ -189,7 +190,7 @@ static bool decide_free(const FwGate *gate, const Packet *p, const Flow *f, bool
     d->v.allow = true;
     d->of_flow = f && flow_includes(f, direction, p);
     d->forget = f && !d->of_flow;
-    d->learn = has_key && !odd && (!f || d->forget) &&
+    d->learn = has_key && !odd && (!f || d->forget) && !mac_is_group(&p->dst) &&
                (p->proto == IPPROTO_TCP || flow_begins(p));
     return true;
 }

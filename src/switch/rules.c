@@ -168,7 +168,7 @@ bool rules_pass(Port *port, Direction direction, const Frame *f)
     FwVerdict verdict;
     bool allow;
 
-    if ((!port->rules && !port->sw->rules) || !port->gate)
+    if (!port->gate)
         return true;
     allow = fw_gate_pass(port->gate, direction == TO_VM ? FW_IN : FW_OUT, &f->p, f->data,
                          f->len, port->sw->now_ns, &verdict);

@@ -579,6 +579,11 @@ static void without_rules_all_passes_and_flows_are_known(void)
     frame_ip(&g.f, THEM, US, IPPROTO_UDP);
     g.f.b[g.f.ip] = 0x55;
     g_assert_true(gate_pass(&g, FW_IN));
+    frame_ip(&g.f, THEM, "224.0.0.251", IPPROTO_UDP);
+    frame_udp(&g.f, 5353, 5353);
+    g.f.b[0] = 0xff; /* to everybody: it would be kept a thousand times */
+    g_assert_true(gate_pass(&g, FW_IN));
+    g_assert_cmpuint(fw_gate_n_flows(g.gate), ==, 1);
     c = conn4;
     c.our_port = 1;
     g_assert_true(connect_it(&g, &c, FW_OUT));
