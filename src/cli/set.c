@@ -92,6 +92,7 @@ static bool store_disk(ControlClient *c, const char *id, const void *before,
 
 typedef struct CardValues {
     int link;
+    char *network;
 } CardValues;
 
 static const char *const links[] = {"down", "up", NULL};
@@ -102,13 +103,33 @@ static const ParamTable card_keys = {
                                  .offset = offsetof(CardValues, link),
                                  .choices = links,
                                  .help = "down: as if the cable were unplugged"},
+                                {.key = "network",
+                                 .type = PARAM_STRING,
+                                 .offset = offsetof(CardValues, network),
+                                 .help = "that it is on (or user): it is plugged in "
+                                         "there, and its guest sees the link go and "
+                                         "come"},
                                 {0}},
 };
 
 /* `of`: an element of x-hutch-query-devices. */
 static void load_card(void *values, const json_t *of)
 {
-    ((CardValues *)values)->link = json_is_true(json_object_get(of, "link"));
+    CardValues *v = values;
+
+    v->link = json_is_true(json_object_get(of, "link"));
+    v->network = g_strdup(json_get_text(of, "network"));
+}
+
+static bool connect_card(ControlClient *c, const char *id, const char *network,
+                         GError **error)
+{
+    const char *key = g_str_equal(network, "user") ? "type" : "network";
+    json_t *reply = control_client_call(
+        c, "x-hutch-net-connect", json_pack("{s:s, s:s}", "id", id, key, network), error);
+
+    json_decref(reply);
+    return reply != NULL;
 }
 
 static bool store_card(ControlClient *c, const char *id, const void *before,
@@ -117,6 +138,9 @@ static bool store_card(ControlClient *c, const char *id, const void *before,
     const CardValues *was = before, *is = wanted;
     json_t *reply;
 
+    if (!g_str_equal(is->network, was->network) &&
+        !connect_card(c, id, is->network, error))
+        return false;
     if (is->link == was->link)
         return true;
     reply = control_client_call(

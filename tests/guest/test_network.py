@@ -264,7 +264,7 @@ def test_a_card_moves_to_another_network_with_its_address():
         card = [d for d in qmp("x-hutch-query-devices") if d["option"] == "net"][0]
         equal((card["network"], card["link"]), ("red", True))
         # Its driver goes on to leave checksums and segments to a card that has none.
-        qmp("x-hutch-net-connect", id="net0", type="user")
+        l("set", "a", "net0.network=user")
         a.expect("^link up")
         a.expect(r"^address 10\.0\.2\.15")
         does(a, "ping 10.0.2.2 3")
