@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fake_netdev.h"
+#include "state_edit.h"
 #include "util/bits.h"
 #include "util/log.h"
 #include "virtio/devices.h"
@@ -553,6 +554,45 @@ static void a_card_of_fewer_pairs_does_not_take_the_state(void)
     end();
 }
 
+static void refused(GBytes *good, const char *path, unsigned index, uint64_t value)
+{
+    g_autoptr(GBytes) bad = edit_state(good, "net/net", path, index, value);
+    g_autoptr(GError) error = NULL;
+
+    vqg_replace(&g, options);
+    g_assert_false(vqg_load(&g, bad, &error));
+    g_assert_error(error, VM_ERROR, VM_ERROR_CORRUPT);
+    g_assert_nonnull(strstr(error->message, "as the driver cannot have asked for"));
+}
+
+static void a_state_that_no_driver_could_have_asked_for_is_refused(void)
+{
+    const uint64_t several = BIT64(NET_F_MQ) | BIT64(NET_F_RSS);
+
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GBytes) good = NULL;
+        g_autoptr(GError) error = NULL;
+
+        start(0, i ? several | BIT64(NET_F_HASH_REPORT) : 0);
+        if (!i)
+            g_assert_cmpuint(set_rss(&good_rss), ==, CTRL_OK);
+        good = vqg_save(&g);
+        if (i) {
+            refused(good, "pairs", 0, 2);
+            refused(good, "hash_types", 0, NET_HASH_IPV4);
+        } else {
+            refused(good, "pairs", 0, PAIRS + 1);
+            refused(good, "unclassified", 0, PAIRS);
+            refused(good, "table", 7, PAIRS);
+        }
+        vqg_replace(&g, options);
+        vqg_load(&g, good, &error);
+        g_assert_no_error(error);
+        vqg_resume(&g);
+        end();
+    }
+}
+
 /* A command that may break the device, as buffers that lie ready may be hostile. */
 static void offer_rss(uint64_t gpa)
 {
@@ -631,6 +671,7 @@ int main(int argc, char **argv)
     add(big_frames_take_as_many_buffers_as_they_need);
     add(steering_is_the_same_after_a_restore);
     add(a_card_of_fewer_pairs_does_not_take_the_state);
+    add(a_state_that_no_driver_could_have_asked_for_is_refused);
     add(any_chain_on_any_queue_is_survived);
     return g_test_run();
 }
