@@ -238,16 +238,17 @@ static const struct {
     {OPT_SEARCH, false, put_search},
 };
 
-/* Not if it would be longer than what the client takes. */
+/* Not if it would be longer than what the client, or the network, takes. */
 static void put_option(const Answer *a, unsigned i, Builder *b)
 {
+    size_t max = MIN(a->m->max_size, a->config->mtu);
     Builder value;
 
     value.len = 0;
     value.full = false;
     options[i].put(a, &value);
     if (!value.len || value.len > UINT8_MAX ||
-        b->len - ETH_HEADER + 2 + value.len + 1 > a->m->max_size)
+        b->len - ETH_HEADER + 2 + value.len + 1 > max)
         return;
     build_u8(b, options[i].code);
     build_u8(b, (uint8_t)value.len);
