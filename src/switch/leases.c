@@ -435,7 +435,7 @@ static void port_removed(Gateway *gw, Port *port)
             continue;
         lease->port = NULL;
         lease->until[0] = lease->until[1] = 0;
-        lease->seen = leases_now();
+        leases_seen(l, lease);
         if (!lease->bound[0] && !lease->bound[1])
             leases_remove(l, lease);
         else

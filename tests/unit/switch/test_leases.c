@@ -138,26 +138,25 @@ static void addresses_by_config_and_by_hand_are_kept_for_their_vms(void)
 static void the_oldest_that_does_not_run_makes_room(void)
 {
     static const char *const names[] = {"a", "b", "c", "d", "e"};
-    g_autofree char *b = NULL;
+    g_autofree char *first = NULL, *second = NULL;
     Port *port[5];
     Ip ip;
 
     net_begin(SMALL);
     for (unsigned i = 0; i < 5; i++) {
         port[i] = net_port(names[i], (uint8_t)(i + 1), NULL);
-        if (i == 1)
-            b = g_strdup(dhcp_lease(port[i]));
-        else
-            g_assert_nonnull(dhcp_lease(port[i]));
+        g_assert_nonnull(dhcp_lease(port[i]));
     }
+    first = g_strdup(dhcp_lease(port[0]));
+    second = g_strdup(dhcp_lease(port[1]));
     g_assert_null(dhcp_lease(net_port("late", 20, NULL))); /* all run */
     net_unplug(port[1]);
-    net_unplug(port[0]);
-    net_port("b", 2, NULL); /* was here after a */
-    net_unplug(port_find(&net.sw, "b", NULL));
+    net_unplug(port[0]); /* which had its lease first, and was here last */
     g_assert_nonnull(dhcp_lease(port_find(&net.sw, "late", NULL)));
-    ip = net_ip(b);
-    g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "b"); /* it was a's */
+    ip = net_ip(first);
+    g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "a");
+    ip = net_ip(second);
+    g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "late");
     net_end();
 }
 
