@@ -79,6 +79,8 @@ bool dns_reconfigure(Dns *d, GError **error)
 {
     if (!dns_forward_servers(d->forward, d->sw->config->upstream, error))
         return false;
+    if (d->sw->config->mode == NETWORK_ISOLATED)
+        dns_forward_stop(d->forward);
     g_free(d->domain);
     d->domain = domain_of(d->sw);
     return true;

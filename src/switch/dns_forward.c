@@ -345,6 +345,13 @@ bool dns_forward_ask(DnsForward *f, const DnsMessage *query, const DnsAsker *ask
     return true;
 }
 
+void dns_forward_stop(DnsForward *f)
+{
+    for (unsigned i = 0; i < DNS_MAX_PENDING; i++)
+        if (f->pending[i].used && f->pending[i].leader == (int)i)
+            finish(&f->pending[i], NULL);
+}
+
 /* Its questions go on without an asker, as others may wait for the same; their answers
  * are for nobody, which whoever sends them finds. */
 void dns_forward_port_gone(DnsForward *f, unsigned port)

@@ -42,4 +42,7 @@ bool dns_forward_servers(DnsForward *f, char **servers, GError **error);
 /* False: there is no server, or too much is under way. */
 bool dns_forward_ask(DnsForward *f, const DnsMessage *query, const DnsAsker *asker);
 
+/* What is under way ends, unanswered. */
+void dns_forward_stop(DnsForward *f);
+
 void dns_forward_port_gone(DnsForward *f, unsigned port);

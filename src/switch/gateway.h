@@ -8,8 +8,9 @@
  *
  *     arp.c   ARP, ND, echo: neighbours, who is where           (gateway_neighbour)
  *     dhcp.c  DHCPv4; dhcp6.c; ra.c: router advertisements; leases.c: who has what
- *     dns.c   names of VMs, and the rest forwarded; dns_names.c: what was answered, for
- * rules nat.c   libslirp and forwards; route.c: other networks */
+ *     dns*.c  names of VMs, and the rest forwarded; what was answered, for rules
+ *     nat.c   libslirp; forward.c: ports of the host; route*.c: other networks
+ *     outside.c: which of these it is, or an ICMP error */
 #pragma once
 
 #include "src/switch/switch.h"

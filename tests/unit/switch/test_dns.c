@@ -333,6 +333,20 @@ static void an_isolated_network_asks_nobody(void)
 /* ---- upstream
  * --------------------------------------------------------------------------- */
 
+static void what_is_under_way_ends_when_a_network_is_isolated(void)
+{
+    begin(NETWORK_NAT);
+    server[0].serve = server[1].serve = NULL;
+    ask("www.example.org", DNS_A);
+    ask("www.example.org", DNS_A);
+    ask("mail.example.org", DNS_A);
+    config.mode = NETWORK_ISOLATED;
+    g_assert_true(dns_reconfigure(dns, NULL));
+    g_assert_cmpuint(n_answers, ==, 3);
+    g_assert_cmpuint(got.flags & DNS_RCODE, ==, DNS_SERVFAIL);
+    end();
+}
+
 static void the_rest_is_asked_upstream_and_noted_for_rules(void)
 {
     begin(NETWORK_NAT);
@@ -735,6 +749,7 @@ int main(int argc, char **argv)
 #define TEST(fn) g_test_add_func("/dns/" #fn, fn)
     TEST(the_networks_own_names_never_go_upstream);
     TEST(an_isolated_network_asks_nobody);
+    TEST(what_is_under_way_ends_when_a_network_is_isolated);
     TEST(the_rest_is_asked_upstream_and_noted_for_rules);
     TEST(upstream_cannot_speak_for_this_networks_addresses);
     TEST(answers_that_are_none_are_not_heard);
