@@ -221,15 +221,18 @@ static void move_on_loop(void *opaque)
 bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, GError **error)
 {
     Net *n = net_of(v);
-    MoveCall call = {.net = n, .options = options, .error = error};
+    NetDevOptions wire = *options;
+    MoveCall call = {.net = n, .options = &wire, .error = error};
 
+    if (n->max_pairs > 1) /* the card's queues stay as they are */
+        wire.queues = n->max_pairs;
     if (v->ops->id != virtio_net_ops.id)
         return fail(error, VM_ERROR_NOT_FOUND, "it is no network card that can move");
     ioloop_call(v->loop, move_on_loop, &call);
     if (!call.ok)
         return false;
     json_decref(n->link.options);
-    n->link.options = wire_options(options);
+    n->link.options = wire_options(&wire);
     n->link.changed = true;
     return true;
 }

@@ -8,6 +8,7 @@
 #include "util/bits.h"
 #include "util/log.h"
 #include "virtio/devices.h"
+#include "virtio/net.h"
 #include "virtio/net_private.h"
 #include "vq_guest.h"
 
@@ -593,6 +594,30 @@ static void a_state_that_no_driver_could_have_asked_for_is_refused(void)
     }
 }
 
+/* A snapshot's configuration has to make the same card again. */
+static void a_card_that_moves_keeps_its_queues_and_its_steering(void)
+{
+    const NetDevOptions user = {.type = NETDEV_USER, .queues = 1};
+    Wire w = vector_frame(3, IPPROTO_TCP, 0);
+    json_t *option = json_pack("{s:s, s:s, s:i}", "type", "tap", "ifname", "tap0",
+                               "queues", PAIRS);
+    g_autoptr(GError) error = NULL;
+
+    start(0, BIT64(NET_F_HASH_REPORT));
+    offer_all(4);
+    g_assert_cmpuint(set_rss(&good_rss), ==, CTRL_OK);
+    g_assert_true(virtio_net_move(g.vdev, &user, &error));
+    g_assert_no_error(error);
+    virtio_net_ops.describe(g.vdev, option);
+    g_assert_cmpint(json_integer_value(json_object_get(option, "queues")), ==, PAIRS);
+    g_assert_null(json_object_get(option, "ifname"));
+    json_decref(option);
+    while (!(vqg_config(&g, 6, 2) & NET_S_LINK_UP)) /* the moment of the move */
+        vqg_settle(&g);
+    g_assert_cmpuint(queue_of(&w), ==, good_rss.table[vectors[3].ports & 7]);
+    end();
+}
+
 /* A command that may break the device, as buffers that lie ready may be hostile. */
 static void offer_rss(uint64_t gpa)
 {
@@ -672,6 +697,7 @@ int main(int argc, char **argv)
     add(steering_is_the_same_after_a_restore);
     add(a_card_of_fewer_pairs_does_not_take_the_state);
     add(a_state_that_no_driver_could_have_asked_for_is_refused);
+    add(a_card_that_moves_keeps_its_queues_and_its_steering);
     add(any_chain_on_any_queue_is_survived);
     return g_test_run();
 }
