@@ -8,9 +8,11 @@
 
 #include "util/error.h"
 
+/* libpcap's optimizer takes seconds for a text of some thousand characters, and the
+ * switch would wait: with these bounds it takes milliseconds. */
 enum {
-    BPF_MAX_TEXT = 4096,
-    BPF_MAX_STEPS = 512, /* of the program: so long may one frame take */
+    BPF_MAX_TEXT = 512,
+    BPF_MAX_STEPS = 1024, /* of the program as it is before it is optimized */
 };
 
 typedef struct BpfFilter BpfFilter;

@@ -14,7 +14,8 @@ typedef enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_IP, KIND_OTHER, KINDS } Kind;
 
 enum {
     PORT_BITS = 16,
-    MOST_KEYS = 64, /* of one rule; more are not told apart */
+    MOST_KEYS = 64,         /* of one rule; more are not told apart */
+    MOST_ENTRIES = 1 << 15, /* of a space; rules beyond have one key each */
 };
 
 typedef struct Prefix {
@@ -144,11 +145,12 @@ static const GArray *addresses_of(const Rule *rule)
 static void add_keys(const Rule *rule, unsigned number, GArray *to)
 {
     g_autoptr(GArray) ports = g_array_new(FALSE, FALSE, sizeof(Prefix));
-    const GArray *whos = addresses_of(rule);
+    bool room = to->len < MOST_ENTRIES;
+    const GArray *whos = room ? addresses_of(rule) : NULL;
     unsigned n = whos ? whos->len : 1;
 
     add_ports(rule, ports);
-    if (ports->len * n > MOST_KEYS) {
+    if (ports->len * n > MOST_KEYS || !room) {
         g_array_set_size(ports, 1);
         g_array_index(ports, Prefix, 0) = (Prefix){.port_bits = 0};
     }

@@ -195,12 +195,13 @@ static bool read_rules(Firewall *fw, json_t *rules, GError **error)
     for (size_t i = 0; i < json_array_size(rules); i++) {
         g_autofree char *where = g_strdup_printf("%s: rules[%zu]", fw->origin, i);
         Rule *rule = read_rule(where, json_array_get(rules, i), error);
+        const char *full;
 
         if (!rule)
             return false;
-        if (!set_add(fw, UINT_MAX, rule))
-            return fail(error, VM_ERROR_INVALID, "%s: a set has %d rules at most", where,
-                        RULES_MAX);
+        full = set_add(fw, UINT_MAX, rule);
+        if (full)
+            return fail(error, VM_ERROR_INVALID, "%s: %s", where, full);
     }
     return true;
 }

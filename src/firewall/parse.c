@@ -101,6 +101,7 @@ static bool is_blank(const char *at, const char *end)
 static bool parse_lines(Firewall *fw, const char *text, GError **error)
 {
     bool seen[2] = {false};
+    const char *full;
     unsigned line = 1;
 
     for (const char *at = text, *end; *at; at = *end ? end + 1 : end, line++) {
@@ -116,9 +117,9 @@ static bool parse_lines(Firewall *fw, const char *text, GError **error)
                         fw->origin, line, fw_direction_names[rule->direction]);
         if (rule->is_default)
             seen[rule->direction] = true;
-        if (!set_add(fw, UINT_MAX, g_steal_pointer(&rule)))
-            return fail(error, VM_ERROR_INVALID, "%s:%u:1: a set has %d rules at most",
-                        fw->origin, line, RULES_MAX);
+        full = set_add(fw, UINT_MAX, g_steal_pointer(&rule));
+        if (full)
+            return fail(error, VM_ERROR_INVALID, "%s:%u:1: %s", fw->origin, line, full);
     }
     return true;
 }

@@ -14,8 +14,9 @@
 enum {
     RULES_MAX = 4096,
     RULES_MAX_TEXT = 4 << 20,
-    RULES_MAX_ITEMS = 256, /* of a list */
-    RULES_MAX_NAME = 255,  /* bytes of a name */
+    RULES_MAX_FILTERS = 64, /* rules with `match`: each takes milliseconds to compile */
+    RULES_MAX_ITEMS = 256,  /* of a list */
+    RULES_MAX_NAME = 255,   /* bytes of a name */
 };
 
 enum { PROTO_ANY = -1, PROTO_ICMP_BOTH = 256 }; /* beside IPPROTO_* */
@@ -66,10 +67,11 @@ typedef struct Index Index;
 struct Firewall {
     int refs;
     char *origin;
-    GPtrArray *rules;    /* Rule */
-    Rule *defaults[2];   /* by FwDirection */
-    bool names, filters; /* some rule has such */
-    Index *index;        /* made when the set is complete */
+    GPtrArray *rules;  /* Rule */
+    Rule *defaults[2]; /* by FwDirection */
+    bool names;        /* some rule allows one */
+    unsigned filters;  /* rules that have one */
+    Index *index;      /* made when the set is complete */
 };
 
 extern const char *const fw_direction_names[]; /* "in", "out" */
@@ -84,8 +86,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Rule, rule_unref)
 
 /* Without rules and with defaults that deny, but for the index. */
 Firewall *set_new(const char *origin);
-/* Takes the reference; a default replaces what there is.  False: too many. */
-bool set_add(Firewall *fw, unsigned at, Rule *rule);
+/* Takes the reference; a default replaces what there is.  NULL, or why it has no room. */
+const char *set_add(Firewall *fw, unsigned at, Rule *rule);
 Firewall *set_complete(Firewall *fw);
 
 /* ---- lex.c ---------------------------------------------------------------------------

@@ -52,19 +52,28 @@ Firewall *set_new(const char *origin)
     return fw;
 }
 
-bool set_add(Firewall *fw, unsigned at, Rule *rule)
+_Static_assert(RULES_MAX == 4096 && RULES_MAX_FILTERS == 64, "as set_add() says");
+
+const char *set_add(Firewall *fw, unsigned at, Rule *rule)
 {
+    const char *full = NULL;
+
     if (rule->is_default) {
         rule_unref(fw->defaults[rule->direction]);
         fw->defaults[rule->direction] = rule;
-        return true;
+        return NULL;
     }
-    if (fw->rules->len >= RULES_MAX) {
+    if (fw->rules->len >= RULES_MAX)
+        full = "a set has 4096 rules at most";
+    else if (rule->filter && fw->filters >= RULES_MAX_FILTERS)
+        full = "a set has 64 rules with 'match' at most";
+    if (full) {
         rule_unref(rule);
-        return false;
+        return full;
     }
+    fw->filters += rule->filter != NULL;
     g_ptr_array_insert(fw->rules, at < fw->rules->len ? (int)at : -1, rule);
-    return true;
+    return NULL;
 }
 
 static bool has_name(const Rule *rule)
@@ -82,7 +91,6 @@ Firewall *set_complete(Firewall *fw)
         const Rule *rule = fw->rules->pdata[i];
 
         fw->names |= rule->allow && has_name(rule);
-        fw->filters |= rule->filter != NULL;
     }
     fw->index = index_new(fw);
     return fw;
@@ -134,7 +142,7 @@ Firewall *firewall_with(const Firewall *fw, unsigned at, const char *rule, GErro
 {
     g_autoptr(Rule) parsed = NULL;
     g_autoptr(Firewall) copy = NULL;
-    const char *bad;
+    const char *bad, *full;
 
     if (strnlen(rule, RULES_MAX_TEXT) >= RULES_MAX_TEXT ||
         !g_utf8_validate(rule, -1, &bad) || strchr(rule, '\n')) {
@@ -151,9 +159,9 @@ Firewall *firewall_with(const Firewall *fw, unsigned at, const char *rule, GErro
         return NULL;
     }
     copy = copy_but(fw, UINT_MAX);
-    if (!set_add(copy, at, g_steal_pointer(&parsed))) {
-        fail(error, VM_ERROR_INVALID, "a set has %d rules at most; remove one first",
-             RULES_MAX);
+    full = set_add(copy, at, g_steal_pointer(&parsed));
+    if (full) {
+        fail(error, VM_ERROR_INVALID, "%s; remove one first", full);
         return NULL;
     }
     return set_complete(g_steal_pointer(&copy));

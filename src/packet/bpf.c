@@ -115,24 +115,35 @@ bool bpf_check_words(const char *text, size_t *ret_at, GError **error)
 /* ---- programs -------------------------------------------------------------------------
  */
 
-static bool compile_locked(const char *text, struct bpf_program *ret, GError **error)
+static bool compile_locked(const char *text, bool optimize, struct bpf_program *ret,
+                           GError **error)
 {
     pcap_t *p = lib.open_dead(DLT_EN10MB, PACKET_MAX);
-    bool ok = p && lib.compile(p, ret, text, 1, PCAP_NETMASK_UNKNOWN) == 0;
+    bool ok = p && lib.compile(p, ret, text, optimize, PCAP_NETMASK_UNKNOWN) == 0;
 
     if (!ok)
-        fail(error, VM_ERROR_INVALID, "pcap filter '%s': %s", text,
+        fail(error, VM_ERROR_INVALID, "pcap filter '%.64s': %s", text,
              p ? lib.geterr(p) : "no memory");
     if (p)
         lib.close(p);
-    if (!ok || ret->bf_len <= BPF_MAX_STEPS)
-        return ok;
-    fail(error, VM_ERROR_INVALID,
-         "pcap filter '%.64s' takes %u steps for a frame, more than %d: make several of "
-         "it",
-         text, ret->bf_len, BPF_MAX_STEPS);
-    lib.freecode(ret);
-    return false;
+    return ok;
+}
+
+/* Whether the optimizer can be let loose on it. */
+static bool is_small_locked(const char *text, GError **error)
+{
+    struct bpf_program plain;
+    unsigned steps;
+
+    if (!compile_locked(text, false, &plain, error))
+        return false;
+    steps = plain.bf_len;
+    lib.freecode(&plain);
+    return steps <= BPF_MAX_STEPS ||
+           fail(error, VM_ERROR_INVALID,
+                "pcap filter '%.64s' takes %u steps for a frame, more than %d: make "
+                "several of it",
+                text, steps, BPF_MAX_STEPS);
 }
 
 BpfFilter *bpf_filter_new(const char *text, GError **error)
@@ -153,7 +164,8 @@ BpfFilter *bpf_filter_new(const char *text, GError **error)
     }
     if (!is_loaded)
         is_loaded = load(error);
-    if (!is_loaded || !compile_locked(text, &program, error))
+    if (!is_loaded || !is_small_locked(text, error) ||
+        !compile_locked(text, true, &program, error))
         return NULL;
     filter = g_new0(BpfFilter, 1);
     filter->program = program;

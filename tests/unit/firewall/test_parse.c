@@ -74,7 +74,7 @@ static const struct {
     /* filters */
     {"allow in match tcp", "x.rules:1:16: 'tcp' stands where a pcap filter in quotes"},
     {"allow in match \"tcp", "x.rules:1:16: this '\"' has no other that ends it"},
-    {"allow in match \"\"", "x.rules:1:16: a pcap filter has up to 4096 printable"},
+    {"allow in match \"\"", "x.rules:1:16: a pcap filter has up to 512 printable"},
     {"allow in match \"tcp port\"", "x.rules:1:16: pcap filter 'tcp port': "},
     {"allow in match \"host web\"", "x.rules:1:22: 'web' is no word of pcap filters"},
     {"allow in match \"ip proto \\\\web\"", "x.rules:1:28: 'web' is no word"},
@@ -233,6 +233,14 @@ static void lists_and_sets_have_a_bound(void)
     g_string_append(text, "allow out");
     g_assert_null(firewall_parse(text->str, "x", &error));
     g_assert_cmpstr(error->message, ==, "x:4097:1: a set has 4096 rules at most");
+    g_clear_error(&error);
+
+    g_string_truncate(text, 0);
+    for (unsigned i = 0; i < 65; i++)
+        g_string_append(text, "allow in match \"ip\"\n");
+    g_assert_null(firewall_parse(text->str, "x", &error));
+    g_assert_cmpstr(error->message, ==,
+                    "x:65:1: a set has 64 rules with 'match' at most");
     g_string_free(text, TRUE);
 }
 

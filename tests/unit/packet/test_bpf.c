@@ -76,10 +76,10 @@ static void a_program_has_a_bound(void)
     GString *text = g_string_new("tcp port 1");
     g_autoptr(GError) error = NULL;
 
-    for (unsigned i = 0; i < 250; i++)
-        g_string_append_printf(text, " or port %u", 2 * i + 3);
+    for (unsigned i = 0; i < 35; i++)
+        g_string_append_printf(text, " or port %u", i + 3);
     g_assert_null(bpf_filter_new(text->str, &error));
-    g_assert_nonnull(strstr(error->message, "more than 512"));
+    g_assert_nonnull(strstr(error->message, "more than 1024"));
     g_string_free(text, TRUE);
 }
 
