@@ -48,6 +48,7 @@ void leases_write_now(Leases *l)
         text = json_dumps(all, JSON_INDENT(1));
         if ((!text ||
              !network_write_unsynced(l->gw->sw->name, FILE_NAME, text, &error)) &&
+            !g_error_matches(error, VM_ERROR, VM_ERROR_NOT_FOUND) && /* removed */
             log_limit(&limit))
             log_warn("network '%s': its leases are not kept: %s", l->gw->sw->name,
                      error ? error->message : "a name is not UTF-8");

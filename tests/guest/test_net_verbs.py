@@ -358,7 +358,7 @@ def test_a_socket_of_another_program_is_joined():
             p.hutch("net", "rm", "blue", "--force")
 
 
-def test_leases_are_listed_and_forgotten_up_and_down():
+def test_leases_are_listed_of_networks_that_are_up_and_down():
     with place() as p:
         p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24", "--lease", "db=10.9.0.8")
         equal(p.hutch("net", "leases", "blue", "--json"), [])
@@ -368,6 +368,9 @@ def test_leases_are_listed_and_forgotten_up_and_down():
             equal(p.hutch("net", "forwards", "blue", "--json"), [])
             equal(p.hutch("net", "routes", "blue", "--json"), [])
             equal(p.hutch("net", "names", "blue", "--json"), [])
+            p.refused("net", "leases", "blue", "--release", "nobody", words=["nobody"])
+        rows = p.hutch("net", "leases", "blue", "--json")  # of the file, which the next switch goes on with
+        equal([(r["vm"], r["nic"], r["mac"], r["address"]) for r in rows], [("web", "net0", mac(1), "10.9.0.7")])
 
 
 # ---- VMs -----------------------------------------------------------------------------------
