@@ -13,6 +13,7 @@ typedef struct Shared {
     unsigned refs; /* atomic */
     int done_fd;   /* signalled when the rest is there */
     char *network, *hello;
+    bool done; /* atomic: what follows is the loop's now */
     bool ok;
     PortJoined joined;
     char *why;
@@ -47,6 +48,7 @@ static void *run(void *opaque)
     s->ok = port_join(s->network, s->hello, &s->joined, &why);
     if (!s->ok)
         s->why = g_strdup(why->message);
+    __atomic_store_n(&s->done, true, __ATOMIC_RELEASE);
     fd_event_signal(s->done_fd);
     unref(s);
     return NULL;
@@ -56,10 +58,12 @@ static void on_done(void *opaque, uint32_t events)
 {
     PortRejoin *r = opaque;
     Shared *s = r->shared;
-    bool ok = s->ok;
+    bool ok;
 
+    if (!__atomic_load_n(&s->done, __ATOMIC_ACQUIRE))
+        return;
     ioloop_unwatch(&r->watch);
-    fd_event_take(s->done_fd);
+    ok = s->ok;
     s->ok = false; /* it is theirs now */
     r->done(r->opaque, ok ? &s->joined : NULL, s->why);
 }
