@@ -206,6 +206,14 @@ static void a_flow_lets_nobody_connect_backwards(void)
     g_assert_cmpint(g.v.reason, ==, FW_BY_DEFAULT);
     g_assert_cmpstr(state_of_first(&g), ==, "syn-sent");
     g_assert_cmpuint(fw_gate_n_flows(g.gate), ==, 1);
+
+    gate_begin(&g, NULL, "default in allow\ndefault out allow");
+    c = conn4;
+    g_assert_true(connect_it(&g, &c, FW_OUT));
+    back = c;
+    g_assert_true(segment(&g, &back, FW_IN, SYN, 0)); /* a rule lets it in */
+    g_assert_cmpstr(state_of_first(&g), ==,
+                    "established"); /* and nothing is lost by it */
     gate_free(&g);
 }
 
