@@ -22,6 +22,7 @@
  *              {"link": false}   the cable was pulled at the VM's side
  *              {"announce": true}  the VM was restored or moved: tell the others
  *     switch:  {"link": false}   the cable was cut by `hutch net impair` or `set`
+ *              {"leave": true}   it was disconnected by its user: not to come again
  *
  * Hanging up leaves the network.  Frames in the rings have a VnetHdr of 12 bytes first.
  */

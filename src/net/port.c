@@ -68,6 +68,7 @@ typedef struct PortDev {
     unsigned retry_ms; /* until the next; 0: at once */
     int64_t joined_ns;
     bool complained;
+    bool dismissed; /* somebody has disconnected us, and we stay away */
 } PortDev;
 
 static PortDev *port_of(NetDev *nd)
@@ -266,6 +267,7 @@ static void hear_line(PortDev *d, const char *text)
 
     if (json_is_boolean(link))
         netdev_link_changed(&d->nd, json_is_true(link));
+    d->dismissed |= json_is_true(json_object_get(said, "leave"));
     json_decref(said);
 }
 
@@ -507,8 +509,13 @@ static void lose_switch(PortDev *d, const char *why)
     unmap(d);
     if (clock_ns() - d->joined_ns > RETRY_MAX_MS * (int64_t)MS_NS)
         d->retry_ms = 0; /* or it ends as soon as it is joined */
-    log_info("%s: the switch of network '%s' is lost: %s", d->id, d->network, why);
-    try_later(d, why);
+    if (d->dismissed) {
+        log_info("%s: was disconnected from network '%s'", d->id, d->network);
+        netdev_link_changed(&d->nd, false);
+    } else {
+        log_info("%s: the switch of network '%s' is lost: %s", d->id, d->network, why);
+        try_later(d, why);
+    }
     if (d->want_write) { /* there is room in what is lost */
         d->want_write = false;
         if (d->nd.writable)

@@ -310,7 +310,7 @@ static void vm_free(Port *port)
 
 static void vm_hang_up(Port *port)
 {
-    vm_link_hang_up(&of(port)->link);
+    vm_link_dismiss(&of(port)->link);
 }
 
 static const PortOps vm_ops = {.kind = "vm",

@@ -150,6 +150,14 @@ void vm_link_hang_up(VmLink *l)
     shutdown(l->fd, SHUT_RDWR);
 }
 
+void vm_link_dismiss(VmLink *l)
+{
+    static const char text[] = "{\"leave\": true}\n";
+
+    send(l->fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    vm_link_hang_up(l);
+}
+
 bool vm_link_is_dead(VmLink *l)
 {
     char byte;

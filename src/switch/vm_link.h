@@ -24,6 +24,7 @@ void vm_link_tell(VmLink *l, bool up);
 
 /* The monitor finds the connection closed, and so do we, on the loop. */
 void vm_link_hang_up(VmLink *l);
+void vm_link_dismiss(VmLink *l); /* and the monitor is told not to come again */
 bool vm_link_is_dead(VmLink *l); /* it has hung up, and we have not looked yet */
 
 /* What a monitor is handed out: memory, and for each queue the eventfd that wakes us and

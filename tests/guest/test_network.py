@@ -273,6 +273,20 @@ def test_a_card_moves_to_another_network_with_its_address():
         does(b, "ping 10.6.0.1 1")
 
 
+def test_who_is_disconnected_stays_away_until_it_is_connected_again():
+    with lab() as l:
+        l.network()
+        a = l.station("a", "blue,ip=10.5.0.2,id=net0", words=["ip=10.5.0.2"])
+        b = l.station("b", "blue,ip=10.5.0.3", words=["ip=10.5.0.3"])
+        l("net", "disconnect", "blue", "a:net0", "--force")
+        a.expect("^link down")
+        equal(sorted(l.ports("blue")), ["b"])
+        l("net", "connect", "blue", "a:net0")
+        a.expect("^link up")
+        equal(sorted(l.ports("blue")), ["a", "b"])
+        does(b, "ping 10.5.0.1 1")
+
+
 # ---- saved and copied ------------------------------------------------------------------------------
 
 def test_a_restored_vm_is_on_its_network_again():

@@ -372,6 +372,21 @@ static void the_switch_cuts_the_link(void)
     end(&s);
 }
 
+static void who_was_disconnected_stays_away(void)
+{
+    Scene s;
+
+    begin_joined(&s);
+    say(&s, "{\"leave\": true}\n");
+    drop_rings(&s);
+    g_assert_true(until(&s, link_is_down));
+    ioloop_timer(s.loop, &s.timer, clock_ns() + 50000000, on_late, &s);
+    ioloop_run(s.loop);
+    g_assert_true(fd_set_nonblock(s.listener.fd, true, NULL));
+    g_assert_cmpint(accept(s.listener.fd, NULL, NULL), ==, -1);
+    end(&s);
+}
+
 static bool joined_again(Scene *s)
 {
     return send_frame(s, 9, FRAME) && s->memory && s->from_card.shared->head > 0;
@@ -485,6 +500,8 @@ int main(int argc, char **argv)
     g_test_add_func("/port/a_full_ring_holds_back", a_full_ring_holds_back);
     g_test_add_func("/port/the_switch_cuts_the_link", the_switch_cuts_the_link);
     g_test_add_func("/port/a_dead_switch_is_joined_again", a_dead_switch_is_joined_again);
+    g_test_add_func("/port/who_was_disconnected_stays_away",
+                    who_was_disconnected_stays_away);
     g_test_add_func("/port/it_can_go_while_it_joins", it_can_go_while_it_joins);
     g_test_add_func("/port/refusals_are_sentences", refusals_are_sentences);
     return g_test_run();
