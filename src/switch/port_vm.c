@@ -40,6 +40,7 @@ typedef struct PortVm {
     VmLink link;
     void *memory;
     bool active;
+    bool asleep; /* we have asked to be kicked */
     Port *next_active;
     int64_t last_ns; /* when there was something, or when we went to sleep */
     int64_t window_ns;
@@ -98,8 +99,9 @@ static void activate(PortVm *v)
     v->active = true;
     v->next_active = v->port.sw->active;
     v->port.sw->active = &v->port;
-    for (unsigned i = 0; i < v->n_queues; i++)
+    for (unsigned i = 0; v->asleep && i < v->n_queues; i++)
         ring_awake(&v->queue[i].from_vm);
+    v->asleep = false;
 }
 
 static void deactivate(PortVm *v)
@@ -124,6 +126,7 @@ static void look_for_room(PortVm *v)
 /* False: something came just now. */
 static bool go_to_sleep(PortVm *v)
 {
+    v->asleep = true;
     for (unsigned i = 0; i < v->n_queues; i++)
         if (!ring_sleep(&v->queue[i].from_vm))
             return false;
@@ -384,6 +387,7 @@ Port *port_vm_new(Switch *sw, const Hello *hello, VmFds *fds, GError **error)
         return NULL;
     v->link.fd = -1;
     v->window_ns = POLL_MAX_NS;
+    v->asleep = true;
     v->n_queues = hello->queues;
     for (unsigned i = 0; i < v->n_queues; i++)
         v->queue[i].kick_fd = v->queue[i].call_fd = -1;
