@@ -9,8 +9,9 @@
  * The address.  A guest names its interface, and a DHCP server its lease, by the card's
  * MAC, so one that is made up must be the same at each start.  It is a locally
  * administered one, hashed from what identifies the card: its id and its VM's name, and,
- * because a tap can lead to a network that others are on, the interface and the host too.
- * A tap card that has neither a named VM nor a named interface gets a random one. */
+ * on an interface of the host, which can lead to where other hosts are, that and the host
+ * too.  A card that others share a wire with, and that has neither a named VM nor a named
+ * interface, gets a random one. */
 #include <string.h>
 #include <sys/random.h>
 #include <sys/utsname.h>
@@ -78,16 +79,19 @@ static void hash_string(GChecksum *sum, const char *text)
 static void make_mac(const Net *n, const NetOptions *o, uint8_t mac[6])
 {
     g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
-    bool tap = o->net.type == NETDEV_TAP;
+    const int type = o->net.type;
+    bool host_wire = type == NETDEV_TAP || type == NETDEV_BRIDGE ||
+                     type == NETDEV_MACVTAP;
+    bool shared = host_wire || type == NETDEV_NETWORK || type == NETDEV_STREAM;
     const char *vm = n->v.env->name;
     struct utsname host = {0};
     guint8 digest[32];
     gsize len = sizeof(digest);
 
-    if (!tap || vm || o->net.ifname || getrandom(mac, 6, 0) != 6) {
+    if (!shared || vm || o->net.ifname || getrandom(mac, 6, 0) != 6) {
         hash_string(sum, vm);
         hash_string(sum, n->v.id);
-        if (tap && uname(&host) == 0) {
+        if (host_wire && uname(&host) == 0) {
             hash_string(sum, host.nodename);
             hash_string(sum, o->net.ifname);
         }
@@ -323,7 +327,7 @@ const VirtioOps virtio_net_ops = {
     .id = 1,
     .pci_class = 0x020000, /* ethernet controller */
     .option = "net",
-    .help = "add a network card: user mode, or a tap interface of the host",
+    .help = "add a network card: on a network, in user mode, or on the host's own",
     .params = &net_params,
     .size = sizeof(Net),
     .queue_size = NET_QUEUE_SIZE,

@@ -6,7 +6,8 @@
 
 FakeNetDev fake;
 
-const char *const netdev_type_names[] = {"user", "tap", NULL};
+const char *const netdev_type_names[] = {"user",  "tap",    "bridge",  "macvtap",
+                                         "passt", "stream", "network", NULL};
 
 unsigned netdev_mtu(const NetDev *nd)
 {

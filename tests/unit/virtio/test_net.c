@@ -478,6 +478,8 @@ static uint64_t mac_of(const char *text)
 
 static void a_made_up_address_is_local_and_stays_the_same(void)
 {
+    static const char *const shared[] = {"tap", "bridge,bridge=br0",
+                                         "macvtap,parent=eth0", "network,network=blue"};
     uint64_t user = mac_of("user"), tap = mac_of("tap,ifname=tap0");
 
     g_assert_cmphex(user & 3, ==, 2);
@@ -486,7 +488,9 @@ static void a_made_up_address_is_local_and_stays_the_same(void)
     g_assert_cmphex(mac_of("user,id=net1"), !=, user);
     g_assert_cmphex(mac_of("tap,ifname=tap0"), ==, tap);
     g_assert_cmphex(mac_of("tap,ifname=tap1"), !=, tap);
-    g_assert_cmphex(mac_of("tap"), !=, mac_of("tap")); /* nothing to go by */
+    g_assert_cmphex(mac_of("passt"), ==, user);
+    for (unsigned i = 0; i < G_N_ELEMENTS(shared); i++) /* nothing to go by */
+        g_assert_cmphex(mac_of(shared[i]), !=, mac_of(shared[i]));
 }
 
 static void a_group_address_is_refused(void)
