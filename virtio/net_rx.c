@@ -19,8 +19,8 @@
 #include "virtio/net_private.h"
 
 enum {
-    RX_BATCH = 64, /* frames per turn of the loop */
-    RX_FLUSH = 16, /* buffers shown to the driver together */
+    RX_BATCH = 128, /* frames per turn of the loop */
+    RX_FLUSH = 16,  /* buffers shown to the driver together */
     RX_SMALL = 2048,
     HDR_NUM_BUFFERS = offsetof(NetHdr, num_buffers),
 };
