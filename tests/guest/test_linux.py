@@ -222,6 +222,26 @@ def test_tap_network_reaches_the_host_with_offloads():
         server.shutdown()
 
 
+def test_a_card_with_two_pairs_of_queues_is_driven_with_both():
+    if os.geteuid() or not os.path.exists("/dev/net/tun"):
+        raise hutch.Skip("taps need root and /dev/net/tun")
+    network_with_tap()
+    with serve("10.77.0.1") as server:
+        with Linux("--memory", "256M", "--cpus", "2", "--net",
+                   "tap,ifname=hutch0,queues=2").boot() as vm:
+            vm.sh("ip addr add 10.77.0.2/24 dev eth0; ip link set eth0 up")
+            features = vm.sh("cat /sys/class/net/eth0/device/features").strip()
+            check(features[22] == "1", f"several pairs, of {features}")
+            equal(sorted(vm.sh("ls /sys/class/net/eth0/queues").split()),
+                  ["rx-0", "rx-1", "tx-0", "tx-1"])
+            vm.sh("ping -c 3 10.77.0.1")
+            for _ in range(4):  # flows of other ports
+                got = vm.sh(f"wget -qO- http://10.77.0.1:{server.server_port}/ | wc -c")
+                equal(got.strip(), "140000")
+            equal(vm.power_off(), 0)
+        server.shutdown()
+
+
 def test_a_detached_guest_is_waited_for_until_programs_speak_and_a_port_answers():
     port = 21000 + os.getpid() % 10000
     with tempfile.TemporaryDirectory(prefix="hutch-") as runtime:
