@@ -49,9 +49,12 @@ static void on_timer(void *opaque)
 {
     Life *life = opaque;
     Switch *sw = life->sw;
+    g_autoptr(GError) error = NULL;
 
-    life->start_fd = network_lock_start(sw->name, LOCK_EX | LOCK_NB, NULL);
-    if (life->start_fd < 0) {
+    /* No lock can be had of a run folder that was removed, as at the end of a session:
+     * nobody finds us there any more, so nobody can come while we end. */
+    life->start_fd = network_lock_start(sw->name, LOCK_EX | LOCK_NB, &error);
+    if (g_error_matches(error, VM_ERROR, VM_ERROR_BUSY)) {
         ioloop_timer(sw->loop, &life->timer, clock_ns() + AGAIN_NS, on_timer, life);
         return;
     }

@@ -450,6 +450,15 @@ def test_it_ends_after_its_last_user_and_not_before():
         equal(sorted(p.name for p in net.folder.iterdir() if p.is_socket()), [])
 
 
+def test_it_ends_though_its_run_folder_was_removed():
+    with Network() as net:
+        with net.vm("a", 2), net.vm("b", 3):
+            net.close_control()
+            away = net.folder.rename(net.folder.with_name("away"))
+        equal(net.process.wait(10 * PATIENCE), 0)
+        away.rename(net.folder)
+
+
 def test_it_ends_when_told_and_says_what_is_wrong():
     with Network() as net:
         with open(net.folder / "lock", encoding="ascii") as lock:
