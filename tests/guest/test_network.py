@@ -127,7 +127,7 @@ def address_of(vm):
 def count(vm):
     """Frames that it got since it was asked last."""
     vm.send("count\n")
-    return int(vm.expect(r"^count frames=(\d+)")[1])
+    return int(vm.expect(r"^count frames=(\d+) ")[1])
 
 
 # ---- being there -----------------------------------------------------------------------------------
