@@ -218,6 +218,7 @@ static void lists_and_sets_have_a_bound(void)
         g_string_append(text, ", 1");
     g_autoptr(Firewall) fw = firewall_parse(text->str, "x", &error);
     g_assert_no_error(error);
+    g_assert_nonnull(fw);
     g_string_append(text, ", 2");
     g_assert_null(firewall_parse(text->str, "x", &error));
     g_assert_nonnull(strstr(error->message, "256 items at most"));
