@@ -216,7 +216,7 @@ static void take_packet(Route *r, uint8_t *bytes, size_t len)
     f.data = bytes +
              sizeof(f.hdr); /* the header's bytes, and more, are the room before */
     f.len = len - sizeof(f.hdr);
-    if (!vnet_hdr_valid(&f.hdr, f.data, f.len) || !packet_parse(f.data, f.len, &f.p) ||
+    if (!vnet_hdr_valid(&f.hdr, f.data, f.len) || !frame_parse(&f) ||
         (f.p.kind != PACKET_IPV4 && f.p.kind != PACKET_IPV6) || !leads_to(r, &f.p.from)) {
         r->dropped++;
         return;

@@ -152,9 +152,8 @@ static bool accept_frame(Port *from, Frame *f)
 {
     return from->link && !from->unplugged && !from->gone && f->len >= ETH_MIN_FRAME &&
            f->len <= PACKET_MAX && vnet_hdr_valid(&f->hdr, f->data, f->len) &&
-           vlan_receive(from, f) && !too_long(from->sw, f) &&
-           packet_parse(f->data, f->len, &f->p) && !mac_is_group(&f->p.src) &&
-           !mac_is_zero(&f->p.src);
+           vlan_receive(from, f) && !too_long(from->sw, f) && frame_parse(f) &&
+           !mac_is_group(&f->p.src) && !mac_is_zero(&f->p.src);
 }
 
 void switch_receive(Port *from, Frame *f)

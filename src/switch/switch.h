@@ -41,6 +41,11 @@ typedef struct Frame {
 
 enum { FRAME_ROOM = 16, SWITCH_MAX_PORTS = 2048, VLAN_MAX = 4094 };
 
+/* Sets f->p of a frame from outside, whose header is valid (frame.c).  A checksum to be
+ * filled in that is not the one of its TCP, UDP or ICMPv6 is filled in now, so that it is
+ * judged with it.  False: it is to be dropped. */
+bool frame_parse(Frame *f);
+
 typedef enum { TO_VM, FROM_VM, DIRECTIONS } Direction;
 
 typedef struct PortOps {

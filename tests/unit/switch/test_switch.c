@@ -3,6 +3,7 @@
 
 #include "backend/netdev.h"
 #include "packet/build.h"
+#include "src/switch/rules.h"
 
 static void a_frame_goes_to_its_station_and_nobody_else(void)
 {
@@ -391,6 +392,59 @@ static void headers_that_lie_are_dropped(void)
     switch_free(sw);
 }
 
+/* UDP from a to b whose header asks for a checksum over what is from `start` on, to be
+ * written at `offset` from there: such that it will be `value`. */
+static void say_summed(FakePort *a, uint16_t start, uint16_t offset, uint16_t value)
+{
+    uint8_t room[FRAME_ROOM + 46] = {0}, *data = room + FRAME_ROOM;
+    VnetHdr hdr = {.flags = VNET_NEEDS_CSUM, .csum_start = start, .csum_offset = offset};
+    Frame f = {.hdr = hdr, .data = data, .len = 46};
+    uint32_t sum;
+    uint16_t rest, wanted = (uint16_t) ~(value >> 8 | value << 8);
+
+    memcpy(data, (uint8_t[]){2,    0, 0,  0,  0, 3, 2, 0, 0,  0,  0, 2,  8,  0,
+                             0x45, 0, 0,  32, 0, 1, 0, 0, 64, 17, 0, 0,  10, 5,
+                             0,    2, 10, 5,  0, 3, 0, 9, 0,  9,  0, 12, 0,  0},
+           42);
+    rest = (uint16_t)~checksum_end(checksum_add(0, data + start, 46 - start));
+    sum = (uint32_t)wanted + (uint16_t)~rest;
+    sum = (sum & 0xffff) + (sum >> 16);
+    memcpy(data + 44, &(uint16_t){(uint16_t)sum}, 2);
+    switch_turn(a->port.sw);
+    switch_receive(&a->port, &f);
+}
+
+/* Who fills in a checksum after guard and rules have looked writes what they have not
+ * seen: over the sender's address, and over a port. */
+static void a_checksum_is_not_written_over_what_was_judged(void)
+{
+    Switch *sw = fake_switch();
+    FakePort *a = fake_port(sw, "a", 2), *b = fake_port(sw, "b", 3);
+    const char *rules = "default in allow\ndefault out allow\ndeny in udp port 22\n";
+
+    sw->rules = firewall_parse(rules, "test", NULL);
+    g_assert_nonnull(sw->rules);
+    rules_world_changed(sw);
+    say_summed(a, 14, 14, 3); /* in the name of b */
+    g_assert_cmpuint(b->n, ==, 0);
+    g_assert_cmpuint(a->port.count[FROM_VM].spoofed, ==, 1);
+    say_summed(a, 34, 2, 22);
+    g_assert_cmpuint(b->n, ==, 0);
+    g_assert_cmpuint(b->port.count[TO_VM].denied, ==, 1);
+    say_summed(a, 34, 2, 23); /* an odd wish, but it harms nobody */
+    g_assert_cmpuint(b->n, ==, 1);
+    g_assert_cmpuint(b->data[0][37], ==, 23);
+    say_summed(a, 34, 6, 0x1234);
+    g_assert_cmpuint(b->n, ==, 2);
+    g_assert_cmpuint(b->data[1][40] << 8 | b->data[1][41], ==, 0x1234);
+    b->port.offloads = NET_OFFLOAD_CSUM; /* UDP's own is left to who can do it */
+    say_summed(a, 34, 6, 0x1234);
+    g_assert_cmpuint(b->hdr.flags, ==, VNET_NEEDS_CSUM);
+    say_summed(a, 34, 2, 23);
+    g_assert_cmpuint(b->hdr.flags, ==, 0);
+    switch_free(sw);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -409,5 +463,6 @@ int main(int argc, char **argv)
     g_test_add_func("/switch/offloads",
                     who_cannot_cut_gets_frames_and_who_can_gets_the_whole);
     g_test_add_func("/switch/headers", headers_that_lie_are_dropped);
+    g_test_add_func("/switch/checksums", a_checksum_is_not_written_over_what_was_judged);
     return g_test_run();
 }
