@@ -1,6 +1,7 @@
-/* Bits, alignment, overflow and little-endian fields at any address. */
+/* Bits, alignment, overflow, and fields of either byte order at any address. */
 #pragma once
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +40,7 @@ static inline bool range_within(uint64_t start, uint64_t len, uint64_t limit)
     return len <= limit && start <= limit - len;
 }
 
-/* Hosts are little-endian, as everything here on the wire and in guests is. */
+/* Hosts are little-endian, as virtio and what guests see of a PC are. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "little-endian hosts only");
 
 static inline uint16_t load_le16(const void *p)
@@ -93,6 +94,37 @@ static inline uint64_t load_le(const void *p, unsigned size)
 static inline void store_le(void *p, uint64_t v, unsigned size)
 {
     memcpy(p, &v, size);
+}
+
+/* Big-endian ones, as networks and qcow2 have them. */
+static inline uint16_t load_be16(const void *p)
+{
+    return be16toh(load_le16(p));
+}
+
+static inline uint32_t load_be32(const void *p)
+{
+    return be32toh(load_le32(p));
+}
+
+static inline uint64_t load_be64(const void *p)
+{
+    return be64toh(load_le64(p));
+}
+
+static inline void store_be16(void *p, uint16_t v)
+{
+    store_le16(p, htobe16(v));
+}
+
+static inline void store_be32(void *p, uint32_t v)
+{
+    store_le32(p, htobe32(v));
+}
+
+static inline void store_be64(void *p, uint64_t v)
+{
+    store_le64(p, htobe64(v));
 }
 
 /* All ones for an access of `size` bytes: what a read of nothing returns. */

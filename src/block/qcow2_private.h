@@ -34,7 +34,6 @@
  * With lazy refcounts the dirty bit is set first, and 1 is left for closing. */
 #pragma once
 
-#include <endian.h>
 #include <inttypes.h>
 
 #include "image_private.h"
@@ -138,37 +137,6 @@ static inline void qcow2_l1_mark(Qcow2 *s, uint32_t index)
 static inline bool qcow2_broken(const Qcow2 *s)
 {
     return __atomic_load_n(&s->broken, __ATOMIC_RELAXED);
-}
-
-/* Fields of the file, at any address. */
-static inline uint16_t load_be16(const void *p)
-{
-    return be16toh(load_le16(p));
-}
-
-static inline uint32_t load_be32(const void *p)
-{
-    return be32toh(load_le32(p));
-}
-
-static inline uint64_t load_be64(const void *p)
-{
-    return be64toh(load_le64(p));
-}
-
-static inline void store_be16(void *p, uint16_t v)
-{
-    store_le16(p, htobe16(v));
-}
-
-static inline void store_be32(void *p, uint32_t v)
-{
-    store_le32(p, htobe32(v));
-}
-
-static inline void store_be64(void *p, uint64_t v)
-{
-    store_le64(p, htobe64(v));
 }
 
 /* ---- qcow2_header.c ------------------------------------------------------------------

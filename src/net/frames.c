@@ -6,21 +6,11 @@
 #include <sys/socket.h>
 
 #include "packet/packet.h"
+#include "util/bits.h"
 #include "util/fd.h"
 #include "util/iov.h"
 
 enum { WRITE_AT = 32 * 1024 /* bytes that are not held until the flush */ };
-
-static uint32_t get_be32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-    for (unsigned i = 0; i < FRAMES_PREFIX; i++)
-        p[i] = (uint8_t)(v >> (24 - 8 * i));
-}
 
 static void update_watch(FrameSocket *s)
 {
@@ -130,7 +120,7 @@ bool frames_send(FrameSocket *s, const struct iovec *iov, unsigned n)
         update_watch(s);
         return false;
     }
-    put_be32(s->out + s->out_end, (uint32_t)len);
+    store_be32(s->out + s->out_end, (uint32_t)len);
     iov_to_buf(iov, n, NET_HDR_LEN, s->out + s->out_end + FRAMES_PREFIX, len);
     s->out_end += FRAMES_PREFIX + len;
     if (s->out_end - s->out_at >= WRITE_AT)
@@ -170,7 +160,7 @@ static uint32_t frame_in(FrameSocket *s)
 
     if (have < FRAMES_PREFIX)
         return 0;
-    len = get_be32(s->in + s->in_at);
+    len = load_be32(s->in + s->in_at);
     if (!len || len > PACKET_MAX) {
         lose(s, "a frame of a length that no frame has");
         return 0;

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 
 #include "src/net/slirp_private.h"
+#include "util/bits.h"
 #include "util/ioloop.h"
 
 enum {
@@ -13,11 +14,6 @@ enum {
     FRAGMENT_WINDOW_MS = 30000,
     FRAGMENT_COST = 2048, /* of the smallest one: libslirp's buffer */
 };
-
-static uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
 
 static bool fragment_fits(SlirpFilter *f, size_t len)
 {
@@ -40,7 +36,7 @@ bool slirp_filter_admits(SlirpFilter *filter, const uint8_t *f, size_t len, bool
 
     if (len < ETH_HLEN)
         return false;
-    switch (be16(f + 12)) {
+    switch (load_be16(f + 12)) {
     case ETH_P_ARP:
         return true;
     case ETH_P_IP:
@@ -48,7 +44,7 @@ bool slirp_filter_admits(SlirpFilter *filter, const uint8_t *f, size_t len, bool
             return false;
         proto = f[ETH_HLEN + 9];
         l4 = ETH_HLEN + (f[ETH_HLEN] & 15) * 4u;
-        fragment = be16(f + ETH_HLEN + 6) & 0x3fff; /* "more follow", or an offset */
+        fragment = load_be16(f + ETH_HLEN + 6) & 0x3fff; /* "more follow", or an offset */
         break;
     case ETH_P_IPV6:
         if (len < ETH_HLEN + 40)
@@ -71,9 +67,10 @@ uint16_t slirp_filter_accepts(const uint8_t *f, size_t len)
     const uint8_t tcp_syn_ack = 2 | 16;
     size_t l4;
 
-    if (len < ETH_HLEN + 20 || be16(f + 12) != ETH_P_IP ||
-        f[ETH_HLEN + 9] != IPPROTO_TCP || be16(f + ETH_HLEN + 6) & 0x3fff)
+    if (len < ETH_HLEN + 20 || load_be16(f + 12) != ETH_P_IP ||
+        f[ETH_HLEN + 9] != IPPROTO_TCP || load_be16(f + ETH_HLEN + 6) & 0x3fff)
         return 0;
     l4 = ETH_HLEN + (f[ETH_HLEN] & 15) * 4u;
-    return l4 + 14 <= len && (f[l4 + 13] & tcp_syn_ack) == tcp_syn_ack ? be16(f + l4) : 0;
+    return l4 + 14 <= len && (f[l4 + 13] & tcp_syn_ack) == tcp_syn_ack ? load_be16(f + l4)
+                                                                       : 0;
 }

@@ -16,33 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "packet/offload.h"
 #include "src/net/slirp_private.h"
 #include "util/bits.h"
 
 enum { TCP_FIN = 1, TCP_RST = 4, TCP_ACK = 16, TCP_LEN = 20, IP4_LEN = 20, IP6_LEN = 40 };
 enum { PLACES = 4 /* where a flow may be */ };
-
-static uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)be16(p) << 16 | be16(p + 2);
-}
-
-static void put_be16(uint8_t *p, uint32_t value)
-{
-    p[0] = (uint8_t)(value >> 8);
-    p[1] = (uint8_t)value;
-}
-
-static void put_be32(uint8_t *p, uint32_t value)
-{
-    put_be16(p, value >> 16);
-    put_be16(p + 2, value);
-}
 
 /* ---- what a frame says ------------------------------------------------------------ */
 
@@ -59,10 +38,10 @@ static bool parse_tcp(const uint8_t *tcp, size_t len, Segment *ret)
     if (len < TCP_LEN)
         return false;
     header = (tcp[12] >> 4) * 4u;
-    ret->of.guest_port = be16(tcp);
-    ret->of.peer_port = be16(tcp + 2);
-    ret->of.seq = be32(tcp + 4);
-    ret->of.ack = be32(tcp + 8);
+    ret->of.guest_port = load_be16(tcp);
+    ret->of.peer_port = load_be16(tcp + 2);
+    ret->of.seq = load_be32(tcp + 4);
+    ret->of.ack = load_be32(tcp + 8);
     ret->flags = tcp[13];
     ret->len = (header <= len ? (uint32_t)(len - header) : 0) + (ret->flags & 3 ? 1 : 0);
     return true;
@@ -75,18 +54,19 @@ static bool parse(const uint8_t *f, size_t len, Segment *ret)
     size_t header, total;
 
     memset(ret, 0, sizeof(*ret));
-    if (len >= ETH_HLEN + IP4_LEN && be16(f + 12) == ETH_P_IP) {
+    if (len >= ETH_HLEN + IP4_LEN && load_be16(f + 12) == ETH_P_IP) {
         header = (ip[0] & 15) * 4u;
-        total = MIN(be16(ip + 2), len - ETH_HLEN);
-        if (ip[9] != IPPROTO_TCP || (be16(ip + 6) & 0x1fff) || header > total)
+        total = MIN(load_be16(ip + 2), len - ETH_HLEN);
+        if (ip[9] != IPPROTO_TCP || (load_be16(ip + 6) & 0x1fff) || header > total)
             return false;
         memcpy(ret->of.guest, ip + 12, 4);
         memcpy(ret->of.peer, ip + 16, 4);
         return parse_tcp(ip + header, total - header, ret);
     }
-    if (len < ETH_HLEN + IP6_LEN || be16(f + 12) != ETH_P_IPV6 || ip[6] != IPPROTO_TCP)
+    if (len < ETH_HLEN + IP6_LEN || load_be16(f + 12) != ETH_P_IPV6 ||
+        ip[6] != IPPROTO_TCP)
         return false;
-    total = MIN(be16(ip + 4), len - ETH_HLEN - IP6_LEN);
+    total = MIN(load_be16(ip + 4), len - ETH_HLEN - IP6_LEN);
     ret->of.ipv6 = true;
     memcpy(ret->of.guest, ip + 8, 16);
     memcpy(ret->of.peer, ip + 24, 16);
@@ -215,18 +195,11 @@ void slirp_flows_add(SlirpFlows *f, const SlirpFlow *list, unsigned n)
 
 /* ---- the probe -------------------------------------------------------------------- */
 
-static uint32_t sum(uint32_t so_far, const uint8_t *p, size_t len)
+static void put_checksum(uint8_t *at, uint32_t sum)
 {
-    for (size_t i = 0; i < len; i += 2)
-        so_far += be16(p + i);
-    return so_far;
-}
+    uint16_t end = checksum_end(sum);
 
-static uint16_t fold(uint32_t s)
-{
-    while (s >> 16)
-        s = (s & 0xffff) + (s >> 16);
-    return (uint16_t)~s;
+    memcpy(at, &end, sizeof(end));
 }
 
 /* Returns the length; the addresses follow each other, as the pseudo-header wants them.
@@ -236,7 +209,7 @@ static size_t put_ip(const SlirpFlow *flow, uint8_t *ip, const uint8_t **ret_add
     if (flow->ipv6) {
         memset(ip, 0, IP6_LEN);
         ip[0] = 0x60;
-        put_be16(ip + 4, TCP_LEN);
+        store_be16(ip + 4, TCP_LEN);
         ip[6] = IPPROTO_TCP;
         ip[7] = 64;
         memcpy(ip + 8, flow->peer, 16);
@@ -246,12 +219,12 @@ static size_t put_ip(const SlirpFlow *flow, uint8_t *ip, const uint8_t **ret_add
     }
     memset(ip, 0, IP4_LEN);
     ip[0] = 0x45;
-    put_be16(ip + 2, IP4_LEN + TCP_LEN);
+    store_be16(ip + 2, IP4_LEN + TCP_LEN);
     ip[8] = 64;
     ip[9] = IPPROTO_TCP;
     memcpy(ip + 12, flow->peer, 4);
     memcpy(ip + 16, flow->guest, 4);
-    put_be16(ip + 10, fold(sum(0, ip, IP4_LEN)));
+    put_checksum(ip + 10, checksum_add(0, ip, IP4_LEN));
     *ret_addresses = ip + 12;
     return IP4_LEN;
 }
@@ -260,25 +233,27 @@ size_t slirp_flow_probe(const SlirpFlows *f, const SlirpFlow *flow,
                         uint8_t frame[SLIRP_PROBE_LEN])
 {
     static const uint8_t host[ETH_ALEN] = {0x52, 0x55, 10, 0, 2, 2};
+    static const uint8_t rest[] = {0, IPPROTO_TCP, 0, TCP_LEN}; /* of the pseudo-header */
     const uint8_t *addresses;
     size_t ip_len;
     uint8_t *tcp;
+    uint32_t sum;
 
     memcpy(frame, f->mac, ETH_ALEN);
     memcpy(frame + ETH_ALEN, host, ETH_ALEN);
-    put_be16(frame + 12, flow->ipv6 ? ETH_P_IPV6 : ETH_P_IP);
+    store_be16(frame + 12, flow->ipv6 ? ETH_P_IPV6 : ETH_P_IP);
     ip_len = put_ip(flow, frame + ETH_HLEN, &addresses);
     tcp = frame + ETH_HLEN + ip_len;
     memset(tcp, 0, TCP_LEN);
-    put_be16(tcp, flow->peer_port);
-    put_be16(tcp + 2, flow->guest_port);
-    put_be32(tcp + 4, flow->ack - 1);
-    put_be32(tcp + 8, flow->seq);
+    store_be16(tcp, flow->peer_port);
+    store_be16(tcp + 2, flow->guest_port);
+    store_be32(tcp + 4, flow->ack - 1);
+    store_be32(tcp + 8, flow->seq);
     tcp[12] = TCP_LEN / 4 << 4;
     tcp[13] = TCP_ACK;
-    put_be16(tcp + 14, 0xffff);
-    put_be16(tcp + 16,
-             fold(sum(sum(IPPROTO_TCP + TCP_LEN, addresses, flow->ipv6 ? 32 : 8), tcp,
-                      TCP_LEN)));
+    store_be16(tcp + 14, 0xffff);
+    sum = checksum_add(0, addresses, flow->ipv6 ? 32 : 8);
+    sum = checksum_add(sum, rest, sizeof(rest));
+    put_checksum(tcp + 16, checksum_add(sum, tcp, TCP_LEN));
     return ETH_HLEN + ip_len + TCP_LEN;
 }

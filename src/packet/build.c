@@ -3,6 +3,7 @@
 #include "packet/build.h"
 
 #include "packet/offload.h"
+#include "util/bits.h"
 
 enum {
     IPV4_HEADER = 20,
@@ -110,12 +111,6 @@ void build_udp(Builder *b, uint16_t from_port, uint16_t to_port)
     build_u32(b, 0); /* length and checksum */
 }
 
-static void store_u16(uint8_t *at, size_t v)
-{
-    at[0] = (uint8_t)(v >> 8);
-    at[1] = (uint8_t)v;
-}
-
 /* The sum of the pseudo header: RFC 768; RFC 8200, 8.1. */
 static uint32_t pseudo_header(const uint8_t *addresses, size_t len, uint8_t proto,
                               size_t n)
@@ -145,8 +140,8 @@ static bool end_transport(Builder *b, uint8_t proto, uint32_t pseudo)
     if (len < UDP_HEADER) /* of ICMP too */
         return false;
     if (proto == IPPROTO_UDP)
-        store_u16(header + 4, len);
-    store_u16(header + at, 0);
+        store_be16(header + 4, len);
+    store_be16(header + at, 0);
     sum = checksum_end(checksum_add(proto == IPPROTO_ICMP ? 0 : pseudo, header, len));
     if (proto == IPPROTO_UDP && sum == 0)
         sum = 0xffff; /* zero says that there is none */
@@ -165,12 +160,12 @@ bool build_end(Builder *b)
     if (!b->transport) /* no IP */
         return true;
     if (ip[0] >> 4 == 6) {
-        store_u16(ip + V6_LENGTH, len);
+        store_be16(ip + V6_LENGTH, len);
         return end_transport(b, ip[V6_PROTO],
                              pseudo_header(ip + V6_ADDRESSES, 32, ip[V6_PROTO], len));
     }
-    store_u16(ip + V4_LENGTH, IPV4_HEADER + len);
-    store_u16(ip + V4_CHECKSUM, 0);
+    store_be16(ip + V4_LENGTH, IPV4_HEADER + len);
+    store_be16(ip + V4_CHECKSUM, 0);
     sum = checksum_end(checksum_add(0, ip, IPV4_HEADER));
     memcpy(ip + V4_CHECKSUM, &sum, sizeof(sum));
     return end_transport(b, ip[V4_PROTO],

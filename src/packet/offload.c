@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "packet/packet.h"
+#include "util/bits.h"
 
 enum {
     IP4_HEADER = 20,
@@ -28,28 +29,6 @@ typedef struct Segment {
     bool v6;
     size_t net, tcp, payload, end;
 } Segment;
-
-static uint16_t get_be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static void put_be16(uint8_t *p, size_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static uint32_t get_be32(const uint8_t *p)
-{
-    return (uint32_t)get_be16(p) << 16 | get_be16(p + 2);
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-    put_be16(p, v >> 16);
-    put_be16(p + 2, v & 0xffff);
-}
 
 /* ---- checksums ----------------------------------------------------------------------
  */
@@ -130,10 +109,10 @@ static bool find_ip4(const uint8_t *frame, size_t len, Segment *s)
     const uint8_t *ip = frame + s->net;
 
     if (s->net + IP4_HEADER > len || ip[0] >> 4 != 4 || ip[9] != IPPROTO_TCP ||
-        get_be16(ip + 6) & 0x3fff /* a fragment */)
+        load_be16(ip + 6) & 0x3fff /* a fragment */)
         return false;
     s->tcp = s->net + (ip[0] & 15) * 4u;
-    s->end = s->net + get_be16(ip + 2);
+    s->end = s->net + load_be16(ip + 2);
     return s->tcp >= s->net + IP4_HEADER;
 }
 
@@ -147,7 +126,7 @@ static bool find_ip6(const uint8_t *frame, size_t len, Segment *s)
         return false;
     next = ip[6];
     s->tcp = s->net + IP6_HEADER;
-    s->end = s->tcp + get_be16(ip + 4);
+    s->end = s->tcp + load_be16(ip + 4);
     for (unsigned i = 0; i < IP6_MAX_EXTENSIONS && next != IPPROTO_TCP; i++) {
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
             return false;
@@ -161,13 +140,13 @@ static bool find_ip6(const uint8_t *frame, size_t len, Segment *s)
 
 static bool find_segment(const VnetHdr *hdr, const uint8_t *frame, size_t len, Segment *s)
 {
-    uint16_t type = get_be16(frame + ETH_HEADER - 2);
+    uint16_t type = load_be16(frame + ETH_HEADER - 2);
     bool found;
 
     s->net = ETH_HEADER;
     if (type == ETHER_VLAN && len >= ETH_HEADER + ETH_TAG) {
         s->net += ETH_TAG;
-        type = get_be16(frame + s->net - 2);
+        type = load_be16(frame + s->net - 2);
     }
     s->v6 = (hdr->gso_type & ~VNET_GSO_ECN) == VNET_GSO_TCPV6;
     if (type != (s->v6 ? ETHER_IPV6 : ETHER_IPV4))
@@ -207,7 +186,7 @@ static uint32_t pseudo_sum(const Segment *s, const uint8_t *frame, size_t tcp_le
     uint32_t sum = s->v6 ? checksum_add(0, frame + s->net + 8, 32)
                          : checksum_add(0, frame + s->net + 12, 8);
 
-    put_be32(rest, (uint32_t)tcp_len);
+    store_be32(rest, (uint32_t)tcp_len);
     return checksum_add(sum, rest, sizeof(rest));
 }
 
@@ -220,14 +199,14 @@ static void fix_headers(const Segment *s, uint8_t *frame, size_t at, size_t len,
     const size_t tcp_len = s->payload - s->tcp + len;
 
     if (s->v6) {
-        put_be16(ip + 4, s->tcp - s->net - IP6_HEADER + tcp_len);
+        store_be16(ip + 4, s->tcp - s->net - IP6_HEADER + tcp_len);
     } else {
-        put_be16(ip + 2, s->tcp - s->net + tcp_len);
-        put_be16(ip + 4, get_be16(ip + 4) + number);
+        store_be16(ip + 2, s->tcp - s->net + tcp_len);
+        store_be16(ip + 4, load_be16(ip + 4) + number);
         memset(ip + 10, 0, 2);
         put_checksum(ip + 10, checksum_add(0, ip, s->tcp - s->net));
     }
-    put_be32(tcp + TCP_SEQ, get_be32(tcp + TCP_SEQ) + (uint32_t)at);
+    store_be32(tcp + TCP_SEQ, load_be32(tcp + TCP_SEQ) + (uint32_t)at);
     if (number)
         tcp[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
     if (!last)

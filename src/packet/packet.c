@@ -9,6 +9,8 @@
  * 2.5.5.2), which rules would take for IPv4. */
 #include "packet/packet.h"
 
+#include "util/bits.h"
+
 enum {
     MAX_EXTENSIONS = 8,
     IP_MAX = 65535,
@@ -20,28 +22,18 @@ enum {
     OPTIONS = 60,
 };
 
-static uint16_t be16(const uint8_t *b)
-{
-    return (uint16_t)(b[0] << 8 | b[1]);
-}
-
-static uint32_t be32(const uint8_t *b)
-{
-    return (uint32_t)be16(b) << 16 | be16(b + 2);
-}
-
 /* RFC 826, for IPv4 on Ethernet. */
 static bool parse_arp(const uint8_t *frame, size_t len, Packet *p)
 {
     const uint8_t *a = frame + ETH_HEADER;
 
-    if (len < ETH_HEADER + 28 || be16(a) != 1 || be16(a + 2) != ETHER_IPV4 || a[4] != 6 ||
-        a[5] != 4)
+    if (len < ETH_HEADER + 28 || load_be16(a) != 1 || load_be16(a + 2) != ETHER_IPV4 ||
+        a[4] != 6 || a[5] != 4)
         return false;
     p->kind = PACKET_ARP;
     p->net = ETH_HEADER;
     p->end = ETH_HEADER + 28;
-    p->arp_op = be16(a + 6);
+    p->arp_op = load_be16(a + 6);
     memcpy(p->arp_from.b, a + 8, 6);
     p->from = ip_from_v4_bytes(a + 14);
     memcpy(p->arp_to.b, a + 18, 6);
@@ -56,7 +48,7 @@ static void note_icmp(const uint8_t *t, Packet *p)
 
     p->icmp_type = t[0];
     p->icmp_code = t[1];
-    p->icmp_id = echo ? be16(t + 4) : 0;
+    p->icmp_id = echo ? load_be16(t + 4) : 0;
 }
 
 /* What is behind the IP headers, at `at`, whose bytes are there up to p->end. */
@@ -69,18 +61,19 @@ static void parse_transport(const uint8_t *frame, uint32_t at, Packet *p)
     case IPPROTO_TCP:
         if (have < 20 || (header = (t[12] >> 4) * 4u) < 20 || header > have)
             return;
-        p->tcp_seq = be32(t + 4);
-        p->tcp_ack = be32(t + 8);
+        p->tcp_seq = load_be32(t + 4);
+        p->tcp_ack = load_be32(t + 8);
         p->tcp_flags = t[13];
-        p->from_port = be16(t);
-        p->to_port = be16(t + 2);
+        p->from_port = load_be16(t);
+        p->to_port = load_be16(t + 2);
         break;
     case IPPROTO_UDP:
         header = 8;
-        if (have < header || be16(t + 4) < header || (!p->fragment && be16(t + 4) > have))
+        if (have < header || load_be16(t + 4) < header ||
+            (!p->fragment && load_be16(t + 4) > have))
             return;
-        p->from_port = be16(t);
-        p->to_port = be16(t + 2);
+        p->from_port = load_be16(t);
+        p->to_port = load_be16(t + 2);
         break;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
@@ -115,18 +108,19 @@ static bool parse_ipv4(const uint8_t *frame, size_t len, Packet *p)
     if (have < 20 || ip[0] >> 4 != 4)
         return false;
     header = (ip[0] & 15) * 4u;
-    total = be16(ip + 2);
+    total = load_be16(ip + 2);
     if (header < 20 || header > total || total > have)
         return false;
     p->kind = PACKET_IPV4;
     p->net = ETH_HEADER;
     p->end = ETH_HEADER + total;
-    p->id = be16(ip + 4);
+    p->id = load_be16(ip + 4);
     p->ttl = ip[8];
     p->proto = ip[9];
     p->from = ip_from_v4_bytes(ip + 12);
     p->to = ip_from_v4_bytes(ip + 16);
-    if (!note_fragment(p, be16(ip + 6) & 0x1fff, be16(ip + 6) & 0x2000, total - header))
+    if (!note_fragment(p, load_be16(ip + 6) & 0x1fff, load_be16(ip + 6) & 0x2000,
+                       total - header))
         return false;
     if (p->first)
         parse_transport(frame, ETH_HEADER + header, p);
@@ -166,8 +160,8 @@ static bool skip_extensions(const uint8_t *frame, uint32_t *at, uint32_t end, Pa
             return false;
         if (p->proto == FRAGMENT) {
             fragmented = true;
-            p->id = be32(h + 4);
-            if (!note_fragment(p, be16(h + 2) >> 3, h[3] & 1, end - *at - 8))
+            p->id = load_be32(h + 4);
+            if (!note_fragment(p, load_be16(h + 2) >> 3, h[3] & 1, end - *at - 8))
                 return false;
         }
         p->proto = h[0];
@@ -183,11 +177,11 @@ static bool parse_ipv6(const uint8_t *frame, size_t len, Packet *p)
     const uint8_t *ip = frame + ETH_HEADER;
     uint32_t at = ETH_HEADER + IPV6_HEADER;
 
-    if (len < at || ip[0] >> 4 != 6 || be16(ip + 4) > len - at)
+    if (len < at || ip[0] >> 4 != 6 || load_be16(ip + 4) > len - at)
         return false;
     p->kind = PACKET_IPV6;
     p->net = ETH_HEADER;
-    p->end = at + be16(ip + 4);
+    p->end = at + load_be16(ip + 4);
     p->proto = ip[6];
     p->ttl = ip[7];
     memcpy(p->from.b, ip + 8, 16);
@@ -208,7 +202,7 @@ bool packet_parse(const uint8_t *frame, size_t len, Packet *ret)
         return false;
     memcpy(p.dst.b, frame, 6);
     memcpy(p.src.b, frame + 6, 6);
-    p.ether_type = be16(frame + 12);
+    p.ether_type = load_be16(frame + 12);
     *ret = p;
     switch (p.ether_type) {
     case ETHER_ARP:
@@ -249,7 +243,7 @@ bool packet_parse_quoted(const Packet *p, const uint8_t *frame, size_t len, Pack
     have = p->end - p->payload;
     if (p->kind == PACKET_IPV4) {
         at = (have ? ip[0] & 15u : 0) * 4;
-        if (at < 20 || have < at || ip[0] >> 4 != 4 || be16(ip + 6) & 0x1fff)
+        if (at < 20 || have < at || ip[0] >> 4 != 4 || load_be16(ip + 6) & 0x1fff)
             return false;
         q.proto = ip[9];
         q.from = ip_from_v4_bytes(ip + 12);
@@ -271,8 +265,8 @@ bool packet_parse_quoted(const Packet *p, const uint8_t *frame, size_t len, Pack
     case IPPROTO_UDP:
         if (have - at < 8)
             return false;
-        q.from_port = be16(t);
-        q.to_port = be16(t + 2);
+        q.from_port = load_be16(t);
+        q.to_port = load_be16(t + 2);
         break;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:

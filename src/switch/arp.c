@@ -6,6 +6,7 @@
 #include <netinet/icmp6.h>
 
 #include "src/switch/gateway_private.h"
+#include "util/bits.h"
 #include "util/log.h"
 
 enum {
@@ -193,13 +194,12 @@ void neighbour_ask(Gateway *gw, const Ip *ip, const Mac *known)
  * with it before stays wrong. */
 static void mend_checksum(uint8_t *at, uint16_t was, uint16_t is)
 {
-    uint32_t sum = (uint16_t) ~(at[0] << 8 | at[1]);
+    uint32_t sum = (uint16_t)~load_be16(at);
 
     sum += (uint16_t)~was + is;
     sum = (sum & 0xffff) + (sum >> 16);
     sum = ~((sum & 0xffff) + (sum >> 16));
-    at[0] = (uint8_t)(sum >> 8);
-    at[1] = (uint8_t)sum;
+    store_be16(at, (uint16_t)sum);
 }
 
 static void swap_bytes(uint8_t *a, uint8_t *b, size_t len)

@@ -3,6 +3,8 @@
  * it does not get.  Relays are not served, nor who sends to one server only (18.4). */
 #include "src/switch/leases.h"
 
+#include "util/bits.h"
+
 enum {
     CLIENT_PORT = 546,
     SERVER_PORT = 547,
@@ -72,11 +74,6 @@ static const struct {
     [INFORMATION] = {true},
 };
 
-static uint16_t be16(const uint8_t *b)
-{
-    return (uint16_t)(b[0] << 8 | b[1]);
-}
-
 /* ---- reading --------------------------------------------------------------------------
  */
 
@@ -85,10 +82,11 @@ typedef bool (*OptionFn)(Message *m, uint16_t code, const uint8_t *at, size_t le
 static bool each_option(Message *m, const uint8_t *at, size_t len, OptionFn fn)
 {
     while (len) {
-        size_t size = len >= OPTION_HEADER ? be16(at + 2) + (size_t)OPTION_HEADER : 0;
+        size_t size = len >= OPTION_HEADER ? load_be16(at + 2) + (size_t)OPTION_HEADER
+                                           : 0;
 
         if (!size || size > len ||
-            !fn(m, be16(at), at + OPTION_HEADER, size - OPTION_HEADER))
+            !fn(m, load_be16(at), at + OPTION_HEADER, size - OPTION_HEADER))
             return false;
         at += size;
         len -= size;
@@ -183,8 +181,7 @@ static void option_end(Builder *b, size_t at)
 
     if (b->full)
         return;
-    b->data[at - 2] = (uint8_t)(len >> 8);
-    b->data[at - 1] = (uint8_t)len;
+    store_be16(b->data + at - 2, (uint16_t)len);
 }
 
 static void put_status(Builder *b, uint16_t status)
@@ -225,7 +222,7 @@ static void put_ia(Builder *b, const Ia *ia, const Ip *ip, uint16_t status)
 static bool wants(const Message *m, uint16_t code)
 {
     for (size_t i = 0; i + 2 <= m->wanted_len; i += 2)
-        if (be16(m->wanted + i) == code)
+        if (load_be16(m->wanted + i) == code)
             return true;
     return false;
 }

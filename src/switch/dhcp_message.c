@@ -3,6 +3,7 @@
 #include "src/switch/dhcp_message.h"
 
 #include "src/switch/leases.h"
+#include "util/bits.h"
 
 enum {
     BOOT_REQUEST = 1,
@@ -46,11 +47,6 @@ typedef enum {
     OPT_END = 255,
 } Option;
 
-static uint16_t be16(const uint8_t *b)
-{
-    return (uint16_t)(b[0] << 8 | b[1]);
-}
-
 /* ---- reading --------------------------------------------------------------------------
  */
 
@@ -66,7 +62,7 @@ static void note_option(DhcpMessage *m, uint8_t code, const uint8_t *at, size_t 
     else if (code == OPT_OVERLOAD && len == 1)
         *overload = at[0];
     else if (code == OPT_MAX_SIZE && len == 2)
-        m->max_size = MAX(be16(at), MIN_SIZE);
+        m->max_size = MAX(load_be16(at), MIN_SIZE);
     else if (code == OPT_WANTED) {
         m->wanted = at;
         m->n_wanted = len;
@@ -106,7 +102,7 @@ bool dhcp_parse(const uint8_t *bytes, size_t len, DhcpMessage *ret)
         memcmp(bytes + AT_GIADDR, direct, sizeof(direct)))
         return false;
     m.xid = bytes + AT_XID;
-    m.flags = be16(bytes + AT_FLAGS);
+    m.flags = load_be16(bytes + AT_FLAGS);
     m.ciaddr = ip_from_v4_bytes(bytes + AT_CIADDR);
     memcpy(m.chaddr.b, bytes + AT_CHADDR, sizeof(m.chaddr.b));
     if (mac_is_group(&m.chaddr) || mac_is_zero(&m.chaddr) ||

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "src/switch/dns_servers.h"
+#include "util/bits.h"
 #include "util/fd.h"
 
 enum {
@@ -188,8 +189,7 @@ static void fresh_id(Pending *p)
     if (getrandom(&p->id, sizeof(p->id), 0) != sizeof(p->id))
         p->id = (uint16_t)g_random_int();
     dns_make_query(&p->question, p->id, p->out + 2);
-    p->out[0] = (uint8_t)(p->query_len >> 8);
-    p->out[1] = (uint8_t)p->query_len;
+    store_be16(p->out, (uint16_t)p->query_len);
 }
 
 /* False: it cannot be tried. */

@@ -1,5 +1,6 @@
 /* DNS messages (dns_message.h): RFCs 1035, 2308, 3596, 6891. */
 #include "src/switch/dns_message.h"
+#include "util/bits.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -11,28 +12,6 @@ enum {
     MAX_ALIASES = 16,
     SOA_NUMBERS = 20,
 };
-
-static uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static uint32_t be32(const uint8_t *p)
-{
-    return (uint32_t)be16(p) << 16 | be16(p + 2);
-}
-
-static void put16(uint8_t *p, unsigned v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-    put16(p, v >> 16);
-    put16(p + 2, v & 0xffff);
-}
 
 /* ---- reading ------------------------------------------------------------------------
  */
@@ -61,7 +40,7 @@ bool dns_read_name(const uint8_t *bytes, size_t len, size_t *at, char text[DNS_N
 
             if (from + 2 > len)
                 return false;
-            to = be16(bytes + from) & 0x3fff;
+            to = load_be16(bytes + from) & 0x3fff;
             /* Only ever to what stands before all that was read, so never from a
              * question's name: that can be copied as it is. */
             if (to >= low || to < DNS_HEADER)
@@ -100,10 +79,10 @@ bool dns_read_record(const DnsMessage *m, size_t *at, DnsRecord *ret)
         m->len - from < RECORD_HEADER)
         return false;
     p = m->bytes + from;
-    ret->type = be16(p);
-    ret->class_ = be16(p + 2);
-    ret->ttl = be32(p + 4);
-    ret->data_len = be16(p + 8);
+    ret->type = load_be16(p);
+    ret->class_ = load_be16(p + 2);
+    ret->ttl = load_be32(p + 4);
+    ret->data_len = load_be16(p + 8);
     ret->data = from + RECORD_HEADER;
     if (ret->data_len > m->len - ret->data)
         return false;
@@ -132,7 +111,7 @@ static bool find_edns(DnsMessage *m)
         m->edns_size = r.class_;
         /* The TTL's bytes, which reading may have put right: RFC 6891, 6.1.3. */
         m->edns_version = m->bytes[r.data - 5];
-        m->dnssec_ok = be16(m->bytes + r.data - 4) & OPT_DO;
+        m->dnssec_ok = load_be16(m->bytes + r.data - 4) & OPT_DO;
     }
     return true;
 }
@@ -152,16 +131,16 @@ bool dns_parse(const uint8_t *bytes, size_t len, DnsMessage *ret)
         return false;
     ret->bytes = bytes;
     ret->len = len;
-    ret->id = be16(bytes);
-    ret->flags = be16(bytes + 2);
-    ret->n_questions = be16(bytes + 4);
+    ret->id = load_be16(bytes);
+    ret->flags = load_be16(bytes + 2);
+    ret->n_questions = load_be16(bytes + 4);
     for (unsigned i = 0; i < 3; i++)
-        ret->n_records[i] = be16(bytes + 6 + 2 * i);
+        ret->n_records[i] = load_be16(bytes + 6 + 2 * i);
     if (ret->n_questions != 1 || !dns_read_name(bytes, len, &at, ret->name) ||
         len - at < 4)
         return false;
-    ret->type = be16(bytes + at);
-    ret->class_ = be16(bytes + at + 2);
+    ret->type = load_be16(bytes + at);
+    ret->class_ = load_be16(bytes + at + 2);
     ret->question_end = at + 4;
     return find_edns(ret);
 }
@@ -325,7 +304,7 @@ static void count(DnsReply *r, unsigned section)
 {
     uint8_t *p = r->bytes + 6 + 2 * section;
 
-    put16(p, be16(p) + 1u);
+    store_be16(p, load_be16(p) + 1u);
 }
 
 void dns_reply_begin(DnsReply *r, const DnsMessage *query, unsigned rcode, bool own)
@@ -339,15 +318,15 @@ void dns_reply_begin(DnsReply *r, const DnsMessage *query, unsigned rcode, bool 
     r->limit = dns_size_of(query) - (query->edns ? 11 : 0);
     r->len = DNS_HEADER;
     memset(p, 0, DNS_HEADER);
-    put16(p, query->id);
-    put16(p + 2, flags | (own ? DNS_AA : 0) | (rcode & DNS_RCODE));
+    store_be16(p, query->id);
+    store_be16(p + 2, flags | (own ? DNS_AA : 0) | (rcode & DNS_RCODE));
     if (!query->question_end)
         return;
     /* The first name in a message has nothing before it to point to: it is as it is. */
     question = query->question_end - DNS_HEADER;
     memcpy(p + DNS_HEADER, query->bytes + DNS_HEADER, question);
     r->len += question;
-    put16(p + 4, 1);
+    store_be16(p + 4, 1);
     if (rcode > DNS_RCODE) /* its upper bits are EDNS's */
         r->bytes[3] &= (uint8_t)~DNS_RCODE;
 }
@@ -359,11 +338,11 @@ static uint8_t *put_record(DnsReply *r, unsigned type, uint32_t ttl, size_t data
 
     if (!p)
         return NULL;
-    put16(p, POINTER << 8 | DNS_HEADER);
-    put16(p + 2, type);
-    put16(p + 4, DNS_CLASS_IN);
-    put32(p + 6, ttl);
-    put16(p + 10, (unsigned)data_len);
+    store_be16(p, POINTER << 8 | DNS_HEADER);
+    store_be16(p + 2, type);
+    store_be16(p + 4, DNS_CLASS_IN);
+    store_be32(p + 6, ttl);
+    store_be16(p + 10, (unsigned)data_len);
     count(r, 0);
     return p + 2 + RECORD_HEADER;
 }
@@ -403,29 +382,29 @@ void dns_reply_soa(DnsReply *r, const char *domain, uint32_t ttl, bool answer)
     memcpy(p, wire, len);
     owner = (unsigned)(POINTER << 8 | (p - r->bytes)); /* where both names go on */
     p += len;
-    put16(p, DNS_SOA);
-    put16(p + 2, DNS_CLASS_IN);
-    put32(p + 4, ttl);
-    put16(p + 8, (unsigned)data_len);
+    store_be16(p, DNS_SOA);
+    store_be16(p + 2, DNS_CLASS_IN);
+    store_be32(p + 4, ttl);
+    store_be16(p + 8, (unsigned)data_len);
     p += RECORD_HEADER;
     memcpy(p, mname, sizeof(mname) - 1);
     p += sizeof(mname) - 1;
-    put16(p, owner);
+    store_be16(p, owner);
     memcpy(p + 2, rname, sizeof(rname) - 1);
     p += 2 + sizeof(rname) - 1;
-    put16(p, owner);
+    store_be16(p, owner);
     for (unsigned i = 0; i < G_N_ELEMENTS(numbers); i++)
-        put32(p + 2 + 4 * i, numbers[i]);
+        store_be32(p + 2 + 4 * i, numbers[i]);
     count(r, answer ? 0 : 1);
 }
 
 static size_t put_edns(uint8_t p[11], unsigned extended_rcode, bool dnssec_ok)
 {
     memset(p, 0, 11);
-    put16(p + 1, DNS_OPT);
-    put16(p + 3, DNS_MAX_UDP);
+    store_be16(p + 1, DNS_OPT);
+    store_be16(p + 3, DNS_MAX_UDP);
     p[5] = (uint8_t)extended_rcode;
-    put16(p + 7, dnssec_ok ? OPT_DO : 0);
+    store_be16(p + 7, dnssec_ok ? OPT_DO : 0);
     return 11;
 }
 
@@ -450,12 +429,12 @@ size_t dns_make_query(const DnsMessage *query, uint16_t id, uint8_t ret[DNS_MAX_
     size_t question = query->question_end - DNS_HEADER, len = DNS_HEADER + question;
 
     memset(ret, 0, DNS_HEADER);
-    put16(ret, id);
-    put16(ret + 2, query->flags & (DNS_RD | DNS_CD));
-    put16(ret + 4, 1);
+    store_be16(ret, id);
+    store_be16(ret + 2, query->flags & (DNS_RD | DNS_CD));
+    store_be16(ret + 4, 1);
     memcpy(ret + DNS_HEADER, query->bytes + DNS_HEADER, question);
     if (query->edns) {
-        put16(ret + 10, 1);
+        store_be16(ret + 10, 1);
         len += put_edns(ret + len, 0, query->dnssec_ok);
     }
     return len;

@@ -14,6 +14,7 @@
 #include "src/switch/gateway_private.h"
 #include "src/switch/nat.h"
 #include "src/switch/route.h"
+#include "util/bits.h"
 
 enum { REFUSALS_PER_S = 200, V4_TTL = 8, V4_CHECKSUM = 10, V6_HOP_LIMIT = 7 };
 
@@ -84,10 +85,9 @@ static bool hop(Frame *f)
         ip[V6_HOP_LIMIT]--;
     } else {
         ip[V4_TTL]--;
-        sum = (uint32_t)(ip[V4_CHECKSUM] << 8 | ip[V4_CHECKSUM + 1]) + 0x100;
+        sum = load_be16(ip + V4_CHECKSUM) + 0x100u;
         sum += sum >> 16;
-        ip[V4_CHECKSUM] = (uint8_t)(sum >> 8);
-        ip[V4_CHECKSUM + 1] = (uint8_t)sum;
+        store_be16(ip + V4_CHECKSUM, (uint16_t)sum);
     }
     f->p.ttl--;
     return true;
@@ -176,10 +176,9 @@ static void answer_echo(Outside *o, Frame *f)
     memcpy(ip + at, ip + at + len, len);
     memcpy(ip + at + len, from, len);
     icmp[0] = v4 ? 0 : 129;
-    sum = (uint32_t)(icmp[2] << 8 | icmp[3]) + (v4 ? 0x800 : 0xfeff);
+    sum = load_be16(icmp + 2) + (v4 ? 0x800u : 0xfeffu);
     sum += sum >> 16;
-    icmp[2] = (uint8_t)(sum >> 8);
-    icmp[3] = (uint8_t)sum;
+    store_be16(icmp + 2, (uint16_t)sum);
     routes_send(o->routes, f, &f->p.from);
 }
 

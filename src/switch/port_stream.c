@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "src/switch/hold.h"
+#include "util/bits.h"
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/unixsocket.h"
@@ -40,11 +41,6 @@ static PortStream *of(Port *port)
     return (PortStream *)port;
 }
 
-static uint32_t get_be32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static void set_events(PortStream *s)
 {
     uint32_t events = s->port.waits_for ? 0 : EPOLLIN;
@@ -71,7 +67,7 @@ static ssize_t receive_all(PortStream *s, uint8_t *bytes, size_t n)
     size_t at = 0;
 
     while (!s->port.waits_for && n - at >= PREFIX) {
-        uint32_t len = get_be32(bytes + at);
+        uint32_t len = load_be32(bytes + at);
 
         if (len == 0 || len > PACKET_MAX + ETH_TAG) {
             log_warn("%s: sent a length of %u bytes, which no frame has, and is hung up "
@@ -158,10 +154,7 @@ static bool put(void *port, const uint8_t *frame, size_t len)
     if (!s->sent)
         return false;
     at = s->out + s->out_len;
-    at[0] = (uint8_t)(len >> 24);
-    at[1] = (uint8_t)(len >> 16);
-    at[2] = (uint8_t)(len >> 8);
-    at[3] = (uint8_t)len;
+    store_be32(at, (uint32_t)len);
     memcpy(at + PREFIX, frame, len);
     s->out_len += PREFIX + len;
     return true;

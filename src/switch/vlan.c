@@ -1,12 +1,9 @@
 /* See vlan.h. */
 #include "src/switch/vlan.h"
 
-enum { TYPE_AT = 12, VID_MASK = 0xfff };
+#include "util/bits.h"
 
-static uint16_t get_be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
+enum { TYPE_AT = 12, VID_MASK = 0xfff };
 
 /* Offsets of the virtio header count from the frame's first byte. */
 static void shift_header(VnetHdr *hdr, int by)
@@ -46,8 +43,8 @@ bool vlan_receive(const Port *from, Frame *f)
 {
     uint16_t vid = 0;
 
-    if (f->len >= ETH_HEADER + ETH_TAG && get_be16(f->data + TYPE_AT) == ETHER_VLAN) {
-        vid = get_be16(f->data + TYPE_AT + 2) & VID_MASK;
+    if (f->len >= ETH_HEADER + ETH_TAG && load_be16(f->data + TYPE_AT) == ETHER_VLAN) {
+        vid = load_be16(f->data + TYPE_AT + 2) & VID_MASK;
         if ((f->hdr.flags & VNET_NEEDS_CSUM) && f->hdr.csum_start < ETH_HEADER + ETH_TAG)
             return false;
         vlan_pop(f);
