@@ -33,7 +33,6 @@ typedef struct PortStream {
     uint8_t *out; /* NULL: nothing was ever sent */
     size_t out_at, out_len;
     bool sent;
-    LogLimit log;
 } PortStream;
 
 static PortStream *of(Port *port)
@@ -64,15 +63,17 @@ static void receive(PortStream *s, uint8_t *frame, uint32_t len)
 /* Returns how many bytes were used up, or -1: it does not keep to the format. */
 static ssize_t receive_all(PortStream *s, uint8_t *bytes, size_t n)
 {
+    static LogLimit limit; /* of all: it may come back at once */
     size_t at = 0;
 
     while (!s->port.waits_for && n - at >= PREFIX) {
         uint32_t len = load_be32(bytes + at);
 
         if (len == 0 || len > PACKET_MAX + ETH_TAG) {
-            log_warn("%s: sent a length of %u bytes, which no frame has, and is hung up "
-                     "on",
-                     port_text(&s->port), len);
+            if (log_limit(&limit))
+                log_warn("%s: sent a length of %u bytes, which no frame has, and is hung "
+                         "up on",
+                         port_text(&s->port), len);
             return -1;
         }
         if (n - at - PREFIX < len)
@@ -269,9 +270,10 @@ static Port *stream_new(Switch *sw, int fd, bool service, GError **error)
 
 void port_stream_accept(Switch *sw, int fd)
 {
+    static LogLimit limit;
     g_autoptr(GError) why = NULL;
 
-    if (!stream_new(sw, fd, false, &why))
+    if (!stream_new(sw, fd, false, &why) && log_limit(&limit))
         log_warn("a stream was hung up on: %s", why->message);
 }
 

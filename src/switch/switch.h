@@ -101,6 +101,9 @@ struct Port {
     Port *waits_for; /* held by it; NULL: may send */
     Port *next_waiting;
     int64_t wait_end_ns;
+    int64_t hold_since_ns; /* others wait for it; 0: they do not */
+    int64_t held_ns; /* for how long they have, since it had got `held_from` bytes */
+    uint64_t held_from;
     uint16_t oldest, newest; /* what was learned at it (fdb.c); 0: nothing */
     unsigned learned;
     int64_t note_ns;  /* rules_log.c's */

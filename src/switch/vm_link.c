@@ -59,6 +59,7 @@ static void obey(VmLink *l, const json_t *message)
 /* False: it does not keep to the protocol. */
 static bool read_lines(VmLink *l)
 {
+    static LogLimit limit; /* of all: it may come back at once */
     char *line;
 
     while ((line = lines_next(&l->lines))) {
@@ -66,8 +67,9 @@ static bool read_lines(VmLink *l)
 
         if (!json_is_object(message)) {
             json_decref(message);
-            log_warn("%s: sent a line that is no JSON object, and is hung up on",
-                     port_text(l->port));
+            if (log_limit(&limit))
+                log_warn("%s: sent a line that is no JSON object, and is hung up on",
+                         port_text(l->port));
             return false;
         }
         obey(l, message);

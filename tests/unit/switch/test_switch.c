@@ -287,11 +287,33 @@ static void a_port_that_stands_still_holds_each_once(void)
     b->refuses = false;
     hold_room(&b->port);
     b->is_full = true;
+    b->port.count[TO_VM].bytes += HOLD_BYTES; /* it has taken some since */
     fake_say(a, 2, 3, -1);
     g_assert_true(a->port.waits_for == &b->port);
     port_free(&b->port); /* nobody waits for who is gone */
     g_assert_null(a->port.waits_for);
     g_assert_cmpuint(a->resumed, ==, 2);
+    switch_free(sw);
+}
+
+/* b takes one frame whenever the others have waited for nearly as long as they do. */
+static void a_port_that_takes_a_frame_at_a_time_is_soon_not_waited_for(void)
+{
+    Switch *sw = fake_switch();
+    FakePort *a = fake_port(sw, "a", 2), *b = fake_port(sw, "b", 3);
+    unsigned held = 0;
+
+    b->is_full = true;
+    for (unsigned i = 0; i < 100; i++) {
+        fake_say(a, 2, 3, -1);
+        held += a->port.waits_for != NULL;
+        sw->now_ns += HOLD_NS * 9 / 10;
+        hold_room(&b->port);
+    }
+    g_assert_cmpuint(held, ==, 2);
+    b->port.count[TO_VM].bytes += HOLD_BYTES;
+    fake_say(a, 2, 3, -1);
+    g_assert_true(a->port.waits_for == &b->port);
     switch_free(sw);
 }
 
@@ -460,6 +482,8 @@ int main(int argc, char **argv)
     g_test_add_func("/switch/announce", a_vm_that_moved_is_announced);
     g_test_add_func("/switch/full", a_full_port_holds_who_sends_to_it_for_a_moment);
     g_test_add_func("/switch/stalled", a_port_that_stands_still_holds_each_once);
+    g_test_add_func("/switch/slow",
+                    a_port_that_takes_a_frame_at_a_time_is_soon_not_waited_for);
     g_test_add_func("/switch/offloads",
                     who_cannot_cut_gets_frames_and_who_can_gets_the_whole);
     g_test_add_func("/switch/headers", headers_that_lie_are_dropped);
