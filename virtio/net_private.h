@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backend/netdev.h"
+#include "packet/offload.h"
 #include "util/counter.h"
 #include "util/lock.h"
 #include "virtio/net.h"
@@ -45,24 +46,11 @@ enum {
 
 enum { NET_S_LINK_UP = 1, NET_S_ANNOUNCE = 2 }; /* 5.1.4 */
 
-/* 5.1.6 */
-typedef struct NetHdr {
-    uint8_t flags, gso_type;
-    uint16_t hdr_len, gso_size, csum_start, csum_offset, num_buffers;
-} NetHdr;
-_Static_assert(sizeof(NetHdr) == NET_HDR_LEN, "as backends and drivers have it");
-
-enum {
-    NET_HDR_NEEDS_CSUM = 1,
-    NET_GSO_NONE = 0,
-    NET_GSO_TCPV4 = 1,
-    NET_GSO_TCPV6 = 4,
-    NET_GSO_ECN = 0x80,
-};
+_Static_assert(sizeof(VnetHdr) == NET_HDR_LEN, "as backends and drivers have it");
 
 /* With VIRTIO_NET_F_HASH_REPORT these follow, both ways. */
 typedef struct NetHashHdr {
-    NetHdr h;
+    VnetHdr h;
     uint32_t hash_value;
     uint16_t hash_report, padding;
 } NetHashHdr;
@@ -135,7 +123,7 @@ typedef struct NetRx {
 typedef struct NetTx {
     bool waiting; /* req is popped, and the host cannot take it yet */
     size_t len;   /* of the frame in iov, without the header */
-    NetHdr hdr;   /* our copy: the guest's may change after it was checked */
+    VnetHdr hdr;  /* our copy: the guest's may change after it was checked */
     unsigned n_iov;
     struct iovec iov[VQ_MAX_SIZE + 1];
     VqReq req;

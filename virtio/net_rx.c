@@ -22,7 +22,7 @@ enum {
     RX_BATCH = 128, /* frames per turn of the loop */
     RX_FLUSH = 16,  /* buffers shown to the driver together */
     RX_SMALL = 2048,
-    HDR_NUM_BUFFERS = offsetof(NetHdr, num_buffers),
+    HDR_NUM_BUFFERS = offsetof(VnetHdr, num_buffers),
 };
 static const int64_t HELD_NS = 2000000;
 

@@ -65,7 +65,7 @@ void net_steering_set(Net *n, const NetSteering *s)
     net_rx_steering(n);
     n->steering = *s;
     n->rx_pairs = pairs_of(s);
-    n->hdr_len = report ? sizeof(NetHashHdr) : sizeof(NetHdr);
+    n->hdr_len = report ? sizeof(NetHashHdr) : sizeof(VnetHdr);
     n->steered = report || n->rx_pairs > 1;
     if (s->hash_types)
         net_toeplitz_init(&n->toeplitz, s->key, s->key_len);

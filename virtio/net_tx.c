@@ -11,12 +11,12 @@ enum { TX_BATCH = 256 /* frames per turn of the loop */, ETH_HEADER = 14 };
 
 static bool gso_allowed(const Net *n, uint8_t gso_type)
 {
-    if ((gso_type & NET_GSO_ECN) && !virtio_has_feature(&n->v, NET_F_HOST_ECN))
+    if ((gso_type & VNET_GSO_ECN) && !virtio_has_feature(&n->v, NET_F_HOST_ECN))
         return false;
-    switch (gso_type & ~NET_GSO_ECN) {
-    case NET_GSO_TCPV4:
+    switch (gso_type & ~VNET_GSO_ECN) {
+    case VNET_GSO_TCPV4:
         return virtio_has_feature(&n->v, NET_F_HOST_TSO4);
-    case NET_GSO_TCPV6:
+    case VNET_GSO_TCPV6:
         return virtio_has_feature(&n->v, NET_F_HOST_TSO6);
     default:
         return false;
@@ -25,14 +25,14 @@ static bool gso_allowed(const Net *n, uint8_t gso_type)
 
 /* 5.1.6.2.1: what the driver may ask for, given what it negotiated.  `len` is the frame
  * without the header. */
-static bool header_valid(const Net *n, const NetHdr *h, size_t len)
+static bool header_valid(const Net *n, const VnetHdr *h, size_t len)
 {
-    bool csum = h->flags & NET_HDR_NEEDS_CSUM;
+    bool csum = h->flags & VNET_NEEDS_CSUM;
 
     if (csum && (!virtio_has_feature(&n->v, NET_F_CSUM) ||
                  (size_t)h->csum_start + h->csum_offset + sizeof(uint16_t) > len))
         return false;
-    if (h->gso_type == NET_GSO_NONE)
+    if (h->gso_type == VNET_GSO_NONE)
         return true;
     return csum && h->gso_size && h->hdr_len <= len && gso_allowed(n, h->gso_type);
 }
@@ -50,9 +50,9 @@ static bool prepare(Net *n, NetTx *tx)
     len -= n->hdr_len;
     if (!header_valid(n, &tx->hdr, len))
         return false;
-    tx->hdr.flags &= NET_HDR_NEEDS_CSUM;
+    tx->hdr.flags &= VNET_NEEDS_CSUM;
     tx->hdr.num_buffers = 0;
-    if (tx->hdr.gso_type == NET_GSO_NONE)
+    if (tx->hdr.gso_type == VNET_GSO_NONE)
         tx->hdr.hdr_len = tx->hdr.gso_size = 0;
     tx->len = len;
     tx->iov[0] = (struct iovec){&tx->hdr, sizeof(tx->hdr)};

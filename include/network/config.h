@@ -96,6 +96,9 @@ typedef struct NetworkSubnets {
 } NetworkSubnets;
 void network_subnets(const NetworkConfig *config, NetworkSubnets *ret);
 
+/* What follows a VM's name in DNS, in lower case: a new string. */
+char *network_domain(const char *name, const NetworkConfig *config);
+
 /* [a-z0-9][a-z0-9-]{0,30}, and no word that --net takes otherwise. */
 bool network_check_name(const char *name, GError **error);
 

@@ -16,7 +16,7 @@
 #include "util/json.h"
 
 enum {
-    N_FDS = 3, /* memory, and the two eventfds of one pair of queues */
+    N_FDS = 3, /* memory, and what wakes the switch and us for one pair of queues */
     MAX_FDS = 1 + 2 * PORT_MAX_QUEUES,
     MAX_ANSWER = 4096,
 };

@@ -56,6 +56,12 @@ static bool check_domain(const char *domain, GError **error)
                       domain, MAX_DOMAIN);
 }
 
+char *network_domain(const char *name, const NetworkConfig *config)
+{
+    return config->domain ? g_ascii_strdown(config->domain, -1)
+                          : g_strconcat(name, ".internal", NULL);
+}
+
 static bool check_vm(const char *vm, const char *of, GError **error)
 {
     if (*vm && strlen(vm) <= MAX_VM_NAME && !strchr(vm, '/') && *vm != '.' && *vm != '-')

@@ -77,35 +77,16 @@ static bool read_vlan(const json_t *arguments, Change *ret, GError **error)
                 "vlan: a number from 1 to %d is needed, or 0 for none", VLAN_MAX);
 }
 
-static bool read_groups(const json_t *arguments, Change *ret, GError **error)
-{
-    const json_t *list = json_object_get(arguments, "groups");
-    const size_t n = json_array_size(list);
-
-    if (!list)
-        return true;
-    if (!json_is_array(list) || n > PORT_MAX_GROUPS)
-        return fail(error, VM_ERROR_INVALID, "groups: an array of at most %d labels",
-                    PORT_MAX_GROUPS);
-    ret->groups = g_new0(char *, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        const char *label = json_string_value(json_array_get(list, i));
-
-        if (!label || !port_is_name(label))
-            return fail(error, VM_ERROR_INVALID, "groups: a label is a name");
-        ret->groups[i] = g_strdup(label);
-    }
-    return true;
-}
-
 static bool read_change(const json_t *arguments, Change *ret, GError **error)
 {
     const json_t *trunk = json_object_get(arguments, "trunk");
+    const json_t *groups = json_object_get(arguments, "groups");
 
     *ret = (Change){.vlan = -1, .set_trunk = trunk != NULL};
     return read_bool(arguments, "link", &ret->link, error) &&
            read_bool(arguments, "trust", &ret->trust, error) &&
-           read_vlan(arguments, ret, error) && read_groups(arguments, ret, error) &&
+           read_vlan(arguments, ret, error) &&
+           (!groups || port_groups_parse(groups, &ret->groups, error)) &&
            (!trunk || vlan_trunk_parse(trunk, &ret->trunk, error));
 }
 

@@ -164,9 +164,8 @@ static void put_host_name(const Answer *a, Builder *v)
 
 static void put_domain(const Answer *a, Builder *v)
 {
-    char domain[GATEWAY_DOMAIN];
+    g_autofree char *domain = network_domain(a->gw->sw->name, a->config);
 
-    gateway_domain(a->gw, domain);
     build_bytes(v, domain, strlen(domain));
 }
 

@@ -43,14 +43,6 @@ struct Dns {
 static void answered(void *opaque, const DnsAsker *asker, const DnsMessage *query,
                      const DnsMessage *answer);
 
-static char *domain_of(const Switch *sw)
-{
-    g_autofree char *text = sw->config->domain ? g_strdup(sw->config->domain)
-                                               : g_strdup_printf("%s.internal", sw->name);
-
-    return g_ascii_strdown(text, -1);
-}
-
 Dns *dns_new(Switch *sw, Gateway *gw, Names *names, GError **error)
 {
     Dns *d = g_new0(Dns, 1);
@@ -82,7 +74,7 @@ bool dns_reconfigure(Dns *d, GError **error)
     if (d->sw->config->mode == NETWORK_ISOLATED)
         dns_forward_stop(d->forward);
     g_free(d->domain);
-    d->domain = domain_of(d->sw);
+    d->domain = network_domain(d->sw->name, d->sw->config);
     return true;
 }
 

@@ -103,19 +103,10 @@ bool gateway_is(const Gateway *gw, const Ip *ip)
            ip_equal(ip, &gw->link_local);
 }
 
-void gateway_domain(const Gateway *gw, char ret[GATEWAY_DOMAIN])
-{
-    const char *domain = gw->sw->config->domain;
-
-    g_snprintf(ret, GATEWAY_DOMAIN, "%s%s", domain ? domain : gw->sw->name,
-               domain ? "" : ".internal");
-}
-
 void build_domain_labels(Builder *b, const Gateway *gw)
 {
-    char domain[GATEWAY_DOMAIN];
+    g_autofree char *domain = network_domain(gw->sw->name, gw->sw->config);
 
-    gateway_domain(gw, domain);
     for (const char *label = domain; *label;) {
         size_t len = strcspn(label, ".");
 

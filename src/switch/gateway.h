@@ -6,7 +6,7 @@
  * One file a protocol, each with one function that is given a parsed frame and returns
  * whether that was for it:
  *
- *     arp.c   ARP, ND, echo: neighbours, who is where           (gateway_neighbour)
+ *     arp.c   ARP, ND, echo: and neighbour.c: who is where
  *     dhcp.c  DHCPv4; dhcp6.c; ra.c: router advertisements; leases.c: who has what
  *     dns*.c  names of VMs, and the rest forwarded; what was answered, for rules
  *     nat.c   libslirp; forward.c: ports of the host; route*.c: other networks

@@ -47,10 +47,8 @@ json_t *gateway_lease_release(Switch *sw, json_t *arguments, GError **error);
 /* One of the gateway's addresses on this network, link-local too. */
 bool gateway_is(const Gateway *gw, const Ip *ip);
 
-/* What follows a VM's name in DNS: by config, or NAME.internal. */
-enum { GATEWAY_DOMAIN = 256 };
-void gateway_domain(const Gateway *gw, char ret[GATEWAY_DOMAIN]);
-/* And as DNS has it: labels with their lengths, and a zero (RFC 1035, 3.1). */
+/* The network's domain as DNS has it: labels with their lengths, and a zero (RFC 1035,
+ * 3.1). */
 void build_domain_labels(Builder *b, const Gateway *gw);
 
 /* Ends the frame and sends it, to whom its destination says or to one port.  What did not

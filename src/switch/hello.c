@@ -37,27 +37,6 @@ static bool read_number(const json_t *hello, const char *key, json_int_t min,
     return true;
 }
 
-static bool read_groups(const json_t *hello, Hello *ret, GError **error)
-{
-    const json_t *list = json_object_get(hello, "groups");
-    const size_t n = json_array_size(list);
-
-    if (list && (!json_is_array(list) || n > PORT_MAX_GROUPS))
-        return fail(error, VM_ERROR_INVALID, "groups: an array of at most %d labels",
-                    PORT_MAX_GROUPS);
-    if (!n)
-        return true;
-    ret->groups = g_new0(char *, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        const char *label = json_string_value(json_array_get(list, i));
-
-        if (!label || !port_is_name(label))
-            return fail(error, VM_ERROR_INVALID, "groups: a label is a name");
-        ret->groups[i] = g_strdup(label);
-    }
-    return true;
-}
-
 static bool read_addresses(const json_t *hello, Hello *ret, GError **error)
 {
     const json_t *list = json_object_get(hello, "ip");
@@ -106,7 +85,10 @@ static bool read_rest(const json_t *hello, Hello *ret, GError **error)
     const json_t *trunk = json_object_get(hello, "trunk");
     const json_t *trust = json_object_get(hello, "trust");
     const json_t *firewall = json_object_get(hello, "firewall");
+    const json_t *groups = json_object_get(hello, "groups");
 
+    if (groups && !port_groups_parse(groups, &ret->groups, error))
+        return false;
     if (trunk && !vlan_trunk_parse(trunk, &ret->trunk, error))
         return false;
     if (trust && !json_is_boolean(trust))
@@ -132,7 +114,7 @@ bool hello_parse(const char *line, Hello *ret, GError **error)
                read_name(hello, "nic", true, &ret->nic, error) &&
                read_name(hello, "instance", true, &ret->instance, error) &&
                read_mac(hello, ret, error) && read_addresses(hello, ret, error) &&
-               read_groups(hello, ret, error) && read_rest(hello, ret, error);
+               read_rest(hello, ret, error);
     json_decref(hello);
     return fine;
 }

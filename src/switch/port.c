@@ -166,6 +166,26 @@ void port_announce(Port *port)
     switch_send_from(port, &f);
 }
 
+bool port_groups_parse(const json_t *labels, char ***ret, GError **error)
+{
+    const size_t n = json_array_size(labels);
+    g_auto(GStrv) groups = NULL;
+
+    if (!json_is_array(labels) || n > PORT_MAX_GROUPS)
+        return fail(error, VM_ERROR_INVALID, "groups: an array of at most %d labels",
+                    PORT_MAX_GROUPS);
+    groups = g_new0(char *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        const char *label = json_string_value(json_array_get(labels, i));
+
+        if (!label || !port_is_name(label))
+            return fail(error, VM_ERROR_INVALID, "groups: a label is a name");
+        groups[i] = g_strdup(label);
+    }
+    *ret = g_steal_pointer(&groups);
+    return true;
+}
+
 void port_set_groups(Port *port, char **groups)
 {
     g_strfreev(port->groups);

@@ -129,7 +129,7 @@ struct Switch {
     Port *to_flush;       /* those with `flush` */
     Port *active;         /* those whose rings are looked at all the time: port_vm.c */
     IoPoller poller;      /* likewise */
-    struct Guest *guests; /* who has not yet said who he is: port_vm.c */
+    struct Guest *guests; /* who has not yet said who he is: guest.c */
     Port *waiting;        /* hold.h */
     IoTimer hold_timer;
     int64_t started_ns;
@@ -201,6 +201,9 @@ void port_set_plugged(Port *port, bool plugged); /* and at that of the VM */
 /* The VM is at a new place: other switches behind ours hear of it. */
 void port_announce(Port *port);
 
+/* Labels from an array of texts, for the caller to free. */
+bool port_groups_parse(const json_t *labels, char ***ret, GError **error);
+
 /* New labels, copied; NULL or empty: none. */
 void port_set_groups(Port *port, char **groups);
 void port_set_vlan(Port *port, uint16_t vlan);
@@ -226,14 +229,9 @@ typedef struct SwitchCommand {
     json_t *(*fn)(Switch *sw, json_t *arguments, GError **error);
 } SwitchCommand;
 
-/* Each ends with an empty one. */
-extern const SwitchCommand
-    switch_commands[]; /* control.c: query-ports, query-status, set-port (vlan, link,
-                          groups, trust), reconfigure, quit */
-extern const SwitchCommand firewall_commands[]; /* rules.c: firewall-show, -set, -add,
-                                                   -rm, -test, -log, query-flows */
-extern const SwitchCommand gateway_commands[];  /* gateway.c: query-leases, query-names,
-                                                   query-forwards, lease-release */
-extern const SwitchCommand
-    limit_commands[]; /* limit.c: set-limit, set-impair, query-limits */
+/* Each ends with an empty one; docs/networks.md has what is in them. */
+extern const SwitchCommand switch_commands[];   /* commands.c: ports, and the switch */
+extern const SwitchCommand firewall_commands[]; /* rules_commands.c */
+extern const SwitchCommand gateway_commands[];  /* gateway.c: leases, names, routes */
+extern const SwitchCommand limit_commands[];    /* limit.c */
 /* `capture` takes the connection over: capture.h. */

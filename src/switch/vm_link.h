@@ -1,4 +1,5 @@
-/* The socket of a VM's port, and the memory of its rings; private to port_vm*.c.
+/* The socket of a VM's port, and the memory of its rings; private to guest.c,
+ * port_vm.c and vm_link.c.
  *
  * guest.c has the socket until the monitor has said who it is, then vm_link.c. */
 #pragma once

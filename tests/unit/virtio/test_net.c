@@ -250,7 +250,7 @@ static void a_tiny_receive_buffer_breaks_the_device(void)
  */
 
 /* A frame of `len` bytes with the header, in two pieces that split the header. */
-static unsigned transmit(const NetHdr *h, uint32_t len)
+static unsigned transmit(const VnetHdr *h, uint32_t len)
 {
     uint64_t gpa = vqg_alloc(&g, len);
     uint8_t *b = vqg_mem(&g, gpa, len);
@@ -266,9 +266,9 @@ static unsigned transmit(const NetHdr *h, uint32_t len)
 static void frames_are_sent_with_a_clean_header(void)
 {
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
-        const NetHdr h = {
-            .flags = 0xff & ~NET_HDR_NEEDS_CSUM, .hdr_len = 3, .num_buffers = 9};
-        static const NetHdr clean;
+        const VnetHdr h = {
+            .flags = 0xff & ~VNET_NEEDS_CSUM, .hdr_len = 3, .num_buffers = 9};
+        static const VnetHdr clean;
         VqgUsed u;
 
         start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
@@ -292,7 +292,7 @@ static void frames_are_sent_with_a_clean_header(void)
 static void only_what_was_negotiated_may_be_asked_for(void)
 {
     static const struct {
-        NetHdr h;
+        VnetHdr h;
         uint64_t refuse;
         uint32_t len;
         bool sent;
@@ -329,9 +329,9 @@ static void only_what_was_negotiated_may_be_asked_for(void)
         g_assert_cmpuint(fake.n_sent, ==, frame[i].sent);
         g_assert_false(vqg_broken(&g));
         if (frame[i].sent && frame[i].h.flags)
-            g_assert_cmpmem(fake.sent.b, sizeof(NetHdr) - 2, &frame[i].h,
-                            frame[i].h.gso_type ? sizeof(NetHdr) - 2
-                                                : sizeof(NetHdr) - 2);
+            g_assert_cmpmem(fake.sent.b, sizeof(VnetHdr) - 2, &frame[i].h,
+                            frame[i].h.gso_type ? sizeof(VnetHdr) - 2
+                                                : sizeof(VnetHdr) - 2);
         end();
     }
 }
@@ -339,7 +339,7 @@ static void only_what_was_negotiated_may_be_asked_for(void)
 static void a_frame_waits_while_the_host_is_busy(void)
 {
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
-        static const NetHdr h;
+        static const VnetHdr h;
 
         start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
         fake.busy = true;
@@ -363,7 +363,7 @@ static void a_frame_waits_while_the_host_is_busy(void)
 static void a_reset_forgets_what_was_waiting(void)
 {
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
-        static const NetHdr h;
+        static const VnetHdr h;
 
         start((VqgSetup){.mode = vqg_modes[m]}, ALL_OFFLOADS);
         fake.busy = true;
@@ -429,7 +429,7 @@ static void config_shows_address_link_and_mtu(void)
 static void a_link_that_is_down_tells_the_guest_and_loses_frames_both_ways(void)
 {
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
-        const NetHdr h = {0};
+        const VnetHdr h = {0};
         VqgUsed u;
         bool up;
 

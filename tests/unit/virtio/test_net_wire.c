@@ -65,7 +65,7 @@ static void transmit(Pkt p)
 }
 
 /* The next frame, put together of its buffers, which are offered again. */
-static size_t receive(NetHdr *ret_hdr)
+static size_t receive(VnetHdr *ret_hdr)
 {
     size_t len = 0;
     unsigned left = 1;
@@ -91,7 +91,7 @@ static size_t receive(NetHdr *ret_hdr)
 }
 
 /* The next frame that matches; what of it does not fit a Pkt is in `frame`. */
-static Pkt await(bool (*match)(const Pkt *p), NetHdr *ret_hdr)
+static Pkt await(bool (*match)(const Pkt *p), VnetHdr *ret_hdr)
 {
     Pkt p;
 
@@ -127,7 +127,7 @@ static bool arp_reply(const Pkt *p)
 static void a_driver_gets_an_address_and_pings(void)
 {
     for (unsigned m = 0; m < VQG_N_MODES; m++) {
-        NetHdr h;
+        VnetHdr h;
         Pkt p;
 
         start("user", vqg_modes[m]);
@@ -171,7 +171,7 @@ static void stream_body(unsigned mode)
     size_t sent = 0, largest = 0;
     uint32_t base, got = 0;
     uint8_t mac[6];
-    NetHdr h;
+    VnetHdr h;
     Pkt p;
 
     start("tap,ifname=hutch0", mode);
@@ -208,7 +208,7 @@ static void stream_body(unsigned mode)
             got += (uint32_t)len;
         }
         if (len > 1500)
-            g_assert_cmpuint(h.gso_type & ~NET_GSO_ECN, ==, NET_GSO_TCPV4);
+            g_assert_cmpuint(h.gso_type & ~VNET_GSO_ECN, ==, VNET_GSO_TCPV4);
         largest = MAX(largest, len);
         p = tcp(6000, HOST, 5000, TCP_ACK, 2, base + got, "");
         memcpy(p.b, mac, 6);
