@@ -308,6 +308,8 @@ static void print_limits(json_t *reply, const char *of, const Key *keys, bool js
     }
     print_direction(port, "in", of, keys);
     print_direction(port, "out", of, keys);
+    if (keys == impair_keys && json_is_false(json_object_get(port, "link")))
+        puts("cut; --restore mends it");
     json_decref(reply);
 }
 

@@ -4,6 +4,7 @@
 
 #include "src/switch/control.h"
 #include "src/switch/fdb.h"
+#include "src/switch/limit.h"
 #include "src/switch/port_stream.h"
 #include "src/switch/vlan.h"
 #include "util/json.h"
@@ -106,19 +107,38 @@ static void apply(Port *port, Change *c)
         port_set_vlan(port, c->vlan >= 0 ? (uint16_t)c->vlan : port->vlan);
 }
 
+static void remember(Port *port, const json_t *values)
+{
+    static const char *const keys[] = {"link", "trust", "vlan", "trunk", "groups"};
+
+    if (!port->changed)
+        port->changed = json_object();
+    for (unsigned i = 0; i < G_N_ELEMENTS(keys); i++)
+        if (json_object_get(values, keys[i]))
+            json_object_set(port->changed, keys[i], json_object_get(values, keys[i]));
+}
+
+bool port_change(Port *port, const json_t *values, GError **error)
+{
+    Change change;
+    bool fine = read_change(values, &change, error);
+
+    if (fine) {
+        apply(port, &change);
+        remember(port, values);
+    }
+    change_free(&change);
+    return fine;
+}
+
 static json_t *set_port(Switch *sw, json_t *arguments, GError **error)
 {
     Port *port = command_port(sw, arguments, error);
-    Change change;
-    bool fine;
 
-    if (!port)
+    if (!port || !port_change(port, arguments, error))
         return NULL;
-    fine = read_change(arguments, &change, error);
-    if (fine)
-        apply(port, &change);
-    change_free(&change);
-    return fine ? json_object() : NULL;
+    limits_port_changed(port);
+    return json_object();
 }
 
 /* ---- the rest ---------------------------------------------------------------------- */

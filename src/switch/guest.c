@@ -148,7 +148,7 @@ static bool set_up(Guest *g, Port *port, Hello *hello, const VmFds *fds, GError 
         return false;
     reply = json_pack("{s:{s:i, s:i, s:i, s:b}}", "return", "port", (int)port->id, "mtu",
                       (int)port->sw->config->mtu, "queues", (int)hello->queues, "link",
-                      true);
+                      port->link);
     if (!say(fd, reply, fds))
         return fail_errno(error, "answer the monitor");
     return true;

@@ -211,6 +211,8 @@ static void store_port(Port *port)
         return;
     all = load_file(port->sw);
     limits = port_limits(port);
+    if (port->changed)
+        json_object_set(limits, "port", port->changed);
     json_object_del(all, key);
     if (json_object_size(limits))
         json_object_set(all, key, limits);
@@ -219,6 +221,19 @@ static void store_port(Port *port)
     store_file(port->sw, all);
     json_decref(limits);
     json_decref(all);
+}
+
+void limits_port_changed(Port *port)
+{
+    store_port(port);
+}
+
+static void change_again(Port *port, const json_t *values)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (json_is_object(values) && !port_change(port, values, &error))
+        log_warn("network %s: %s: %s", port->sw->name, LIMITS_FILE, error->message);
 }
 
 void limits_port_added(Port *port)
@@ -230,6 +245,7 @@ void limits_port_added(Port *port)
         return;
     all = load_file(port->sw);
     limits = json_object_get(all, key);
+    change_again(port, json_object_get(limits, "port"));
     for (Direction d = TO_VM; limits && d < DIRECTIONS; d++) {
         json_t *one = json_object_get(limits, direction_names[d]);
         g_autoptr(GError) error = NULL;
@@ -298,6 +314,8 @@ static void list_port(json_t *list, Port *port, bool always)
 
     if (always || json_object_size(one)) {
         json_object_set_new(one, "port", json_integer(port->id));
+        if (!port->link)
+            json_object_set_new(one, "link", json_false());
         if (port->vm)
             json_object_set_new(one, "vm", json_string(port->vm));
         if (port->nic)

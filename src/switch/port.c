@@ -103,6 +103,7 @@ void port_free(Port *port)
     g_free(port->nic);
     g_free(port->instance);
     g_strfreev(port->groups);
+    json_decref(port->changed);
     g_free(port->trunk);
     port->ops->free(port);
     if (sw->users_changed)
@@ -202,16 +203,28 @@ void port_set_vlan(Port *port, uint16_t vlan)
 
 /* ---- finding one ------------------------------------------------------------------- */
 
+static bool is_before(const char *a, const char *b)
+{
+    const size_t len_a = strlen(a), len_b = strlen(b);
+
+    return len_a != len_b ? len_a < len_b : strcmp(a, b) < 0;
+}
+
 Port *port_find(Switch *sw, const char *vm, const char *nic)
 {
+    Port *first = NULL;
+
     for (unsigned i = 0; i < sw->n_ports; i++) {
         Port *port = sw->port[i];
 
-        if (port && g_strcmp0(port->vm, vm) == 0 &&
-            (!nic || g_strcmp0(port->nic, nic) == 0))
+        if (!port || g_strcmp0(port->vm, vm) != 0)
+            continue;
+        if (nic && g_strcmp0(port->nic, nic) == 0)
             return port;
+        if (!nic && (!first || is_before(port->nic, first->nic)))
+            first = port;
     }
-    return NULL;
+    return first;
 }
 
 Port *port_by_mac(Switch *sw, const Mac *mac)

@@ -78,6 +78,7 @@ struct Port {
     char *vm, *nic; /* NULL: not known, as of a stream */
     char *instance;
     char **groups;     /* labels; NULL: none */
+    json_t *changed;   /* what port_change() was told; NULL: nothing */
     Mac mac;           /* zero: whatever it sends first */
     bool trusted;      /* no anti-spoofing; may serve DHCP and RAs */
     bool link;         /* false: cut, and nothing passes */
@@ -208,11 +209,15 @@ bool port_groups_parse(const json_t *labels, char ***ret, GError **error);
 void port_set_groups(Port *port, char **groups);
 void port_set_vlan(Port *port, uint16_t vlan);
 
+/* What `set-port` takes, of which what is not there stays.  All of it or nothing. */
+bool port_change(Port *port, const json_t *values, GError **error);
+
 /* What the port cannot take is cut and summed up, and `each` gets what it can take. */
 void port_offload(Port *port, const Frame *f,
                   bool (*each)(void *port, const uint8_t *frame, size_t len));
-bool port_takes(const Port *port, const VnetHdr *hdr);        /* as it is */
-Port *port_find(Switch *sw, const char *vm, const char *nic); /* nic NULL: its first */
+bool port_takes(const Port *port, const VnetHdr *hdr); /* as it is */
+/* nic NULL: its first by name, net1 before net10, whichever came first. */
+Port *port_find(Switch *sw, const char *vm, const char *nic);
 Port *port_by_mac(Switch *sw, const Mac *mac);
 Port *port_by_id(Switch *sw, unsigned id);
 

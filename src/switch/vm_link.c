@@ -133,8 +133,8 @@ bool vm_link_open(VmLink *l, Port *port, int fd, Lines *lines, void (*gone)(Port
     *l = (VmLink){.port = port,
                   .fd = fd,
                   .lines = *lines,
-                  .told = true,
-                  .tell = true,
+                  .told = port->link,
+                  .tell = port->link,
                   .gone = gone};
     *lines = (Lines){0};
     return ioloop_watch(port->sw->loop, &l->watch, fd, EPOLLIN, on_socket, l, error);

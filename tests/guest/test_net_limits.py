@@ -108,6 +108,36 @@ def test_limits_outlive_a_switch_that_is_killed_and_no_vm():
         equal([port["vm"] for port in net.call("query-limits")], ["web"])
 
 
+def test_what_is_set_of_a_port_outlives_a_switch_that_is_killed():
+    with Network() as net:
+        other = net.vm("web", 4, nic="net1", instance="first")
+        net.call("set-port", vm="web", vlan=7, trunk=[8, 9], groups=["front"], trust=True)
+        net.call("set-port", vm="db", link=False)
+        keep = lambda: {(p["vm"], p["nic"]): [p[key] for key in ("vlan", "trunk", "groups", "trust", "link")]
+                        for p in net.call("query-ports")}
+        before = keep()
+        equal(before[("web", "net0")], [7, [8, 9], ["front"], True, True])
+        equal(before[("db", "net0")][-1], False)
+        net.kill()
+        net.leave()
+        other.close()
+        net.start()
+        other = net.vm("web", 4, nic="net1", instance="first")
+        net.join()
+        equal(keep(), before)
+        equal(net.db.reply["link"], False, "what the monitor is told")
+        net.call("set-port", vm="db", link=True)
+        equal(net.db.hear(), {"link": True})
+        # Whichever card came first, the VM's first is that of the first name.
+        equal([port["nic"] for port in net.call("query-limits", vm="web")], ["net0"])
+        net.web.close()
+        while ("web", "net0") in keep():
+            time.sleep(0.01)
+        net.web = net.vm("web", 2, instance="third")
+        equal(keep()[("web", "net0")], [0, [], [], False, True], "a VM that starts anew")
+        other.close()
+
+
 def capture(net, **arguments):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(10 * PATIENCE)
