@@ -3,7 +3,6 @@
 #include "src/switch/outside.h"
 #include "src/switch/rules.h"
 
-#include "src/switch/outside.h"
 #include "util/log.h"
 
 #define DECLINED_NS (600 * 1000000000ll)
@@ -50,9 +49,18 @@ Lease *leases_by_ip(Leases *l, const Ip *ip)
     return g_hash_table_lookup(l->by_ip, ip);
 }
 
+/* Rules, names and forwards are about addresses that are bound: what is only offered is
+ * nobody's yet, and a client may ask for another offer with each of its messages. */
+static void bound_changed(Leases *l)
+{
+    outside_addresses_changed(l->gw);
+    rules_world_changed(l->gw->sw);
+}
+
 void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
 {
     Lease *before = ip ? leases_by_ip(l, ip) : NULL;
+    bool was_bound = lease->bound[v6];
 
     if (before == lease)
         return;
@@ -68,8 +76,8 @@ void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
     lease->until[v6] = 0;
     if (ip_is_set(&lease->ip[v6]))
         g_hash_table_insert(l->by_ip, &lease->ip[v6], lease);
-    outside_addresses_changed(l->gw);
-    rules_world_changed(l->gw->sw);
+    if (was_bound)
+        bound_changed(l);
 }
 
 void leases_remove(Leases *l, Lease *lease)
@@ -240,7 +248,7 @@ bool leases_bind(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
     lease->bound[v6] = true;
     lease->until[v6] = leases_now() + LEASE_S;
     if (news) {
-        outside_addresses_changed(gw);
+        bound_changed(l);
         leases_write_soon(l);
     }
     if (!news && leases_now() - lease->seen > SEEN_S)
@@ -401,6 +409,7 @@ static void note_by_hand(Leases *l, Port *port, bool v6)
         leases_write_later(l);
     }
     lease->bound[v6] = true;
+    bound_changed(l);
 }
 
 static void port_added(Gateway *gw, Port *port)
@@ -458,11 +467,12 @@ const GatewayPart gateway_leases = {
 const char *gateway_vm_of(Gateway *gw, const Ip *ip)
 {
     Lease *lease = leases_by_ip(gw->leases, ip);
-    Port *port = lease && lease->port ? lease->port : guard_owner(gw->sw, ip);
+    bool bound = lease && lease->bound[ip_family(ip)];
+    Port *port = bound && lease->port ? lease->port : guard_owner(gw->sw, ip);
 
     if (port)
         return port->vm;
-    return lease && lease->bound[ip_family(ip)] ? lease->vm : NULL;
+    return bound ? lease->vm : NULL;
 }
 
 /* The first lease that has one; the VM's first vNIC was there first. */

@@ -43,9 +43,10 @@ static bool remove_file(const char *name, const char *file, GError **error)
     return unlink(path) == 0 || errno == ENOENT || fail_errno(error, "remove '%s'", path);
 }
 
+/* Neither name has a blank: "a.b c" is another port than "a b.c". */
 static char *port_file(const Port *port)
 {
-    return g_strdup_printf(PORT_RULES "/%s.%s", port->vm ? port->vm : port->instance,
+    return g_strdup_printf(PORT_RULES "/%s %s", port->vm ? port->vm : port->instance,
                            port->nic);
 }
 

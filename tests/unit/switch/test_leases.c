@@ -1,7 +1,9 @@
 /* Who has which address, over restarts of VMs and of the switch. */
 #include <glib/gstdio.h>
 
+#include "src/firewall/flows.h"
 #include "src/switch/leases.h"
+#include "src/switch/rules.h"
 #include "tests/unit/switch/dhcp_client.h"
 
 #define NAT   "nat,subnet=10.5.0.0/24"
@@ -53,6 +55,39 @@ static void a_vm_has_its_address_whenever_it_runs(void)
     g_assert_cmpuint(dhcp_ask(port, REQUEST, &(DhcpOptions){.requested = web}, &ip), ==,
                      ACK);
     g_assert_cmpstr(dhcp_lease(net_port("db", 8, NULL)), ==, db);
+    net_end();
+}
+
+/* A guest may ask for another offer with each message: who rules and names take for whose
+ * changes by none of them, nor do flows have to be judged anew. */
+static void what_is_offered_is_nobodys(void)
+{
+    const char *rules = "default in allow\ndefault out allow\n";
+    uint32_t generation;
+    Port *port;
+    Ip ip, other;
+
+    net_begin(NAT);
+    port = net_port("web", 7, NULL);
+    net.sw.rules = firewall_parse(rules, "test", NULL);
+    port->gate = fw_gate_new(&(FwWorld){NULL}, 16);
+    rules_world_changed(&net.sw);
+    generation = port->gate->generation;
+    g_assert_cmpuint(
+        dhcp_ask(port, DISCOVER, &(DhcpOptions){.requested = "10.5.0.40"}, &other), ==,
+        OFFER);
+    g_assert_cmpuint(
+        dhcp_ask(port, DISCOVER, &(DhcpOptions){.requested = "10.5.0.41"}, &ip), ==,
+        OFFER);
+    g_assert_false(ip_equal(&ip, &other));
+    g_assert_null(gateway_vm_of(net.sw.gateway, &ip));
+    g_assert_cmpuint(port->gate->generation, ==, generation);
+    g_assert_cmpuint(
+        dhcp_ask(port, REQUEST, &(DhcpOptions){.requested = "10.5.0.41"}, &ip), ==, ACK);
+    g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "web");
+    g_assert_cmpuint(port->gate->generation, ==, generation + 1);
+    fw_gate_free(g_steal_pointer(&port->gate));
+    firewall_unref(g_steal_pointer(&net.sw.rules));
     net_end();
 }
 
@@ -338,6 +373,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/leases/stable", a_vm_has_its_address_whenever_it_runs);
+    g_test_add_func("/leases/offered", what_is_offered_is_nobodys);
     g_test_add_func("/leases/kept", a_lease_is_kept_before_it_is_told);
     g_test_add_func("/leases/many", leases_of_many_are_written_at_once_within_limits);
     g_test_add_func("/leases/name", the_address_follows_from_the_name);
