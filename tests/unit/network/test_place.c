@@ -150,6 +150,7 @@ static void *join(void *opaque)
     autofd fd = network_join("blue", NETWORK_CONTROL, &error);
 
     g_assert_no_error(error);
+    g_assert_cmpint(fd, >=, 0);
     return opaque;
 }
 
@@ -252,6 +253,7 @@ static void nobody_joins_one_that_is_about_to_go(void)
         autofd ending = network_lock_start("blue", LOCK_EX | LOCK_NB, &error);
 
         g_assert_no_error(error);
+        g_assert_cmpint(ending, >=, 0);
         g_assert_cmpint(network_lock_start("blue", LOCK_SH | LOCK_NB, NULL), ==, -1);
         late = g_thread_new("late", join, NULL);
         hang_up();
