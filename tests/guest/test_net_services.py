@@ -573,6 +573,65 @@ def test_networks_that_name_each_other_are_routed():
             wait_until(lambda: routes(two)["n1"] and routes(one)["n2"], "the route again")
 
 
+def test_rules_know_the_networks_that_packets_are_routed_to():
+    with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, \
+            one.vm("raw", 8, ip=["10.5.0.8", "fd00:5::8"]) as raw, socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(20 * PATIENCE)
+        link.connect(str(one.folder / "route.sock"))
+        hello = b'{"hutch-route": 1, "network": "n2", "to": "n1", "subnet": "10.6.0.0/24", "subnet6": "fd00:6::/64"}'
+        link.sendall(struct.pack(">I", len(hello)) + hello)
+        check(b'"hutch-route":1' in link.recv(1000), "a hello")
+        raw.send(frames.arp_request(raw.mac, raw.ip, "10.5.0.1"))
+        gateway = raw.expect(lambda f: f.arp and f.arp.op == 2).src
+        pairs = (("10.6.0.9", "10.5.0.8"), ("fd00:6::9", "fd00:5::8"))
+        numbers = iter(range(1024, 65536))
+
+        def hear():
+            """The next frame with UDP; the gateway is told whose the address is, when it asks."""
+            while True:
+                frame = raw.expect(lambda f: f.udp or f.icmp and f.icmp.kind == 135)
+                if frame.udp:
+                    return frame
+                raw.send(frames.icmp(raw.mac, gateway, "fd00:5::8", frame.ip.src, 136, rest=b"\x60\0\0\0", ttl=255,
+                                     data=frames.ip_bytes("fd00:5::8") + b"\x02\x01" + frames.mac_bytes(raw.mac)))
+
+        def comes(theirs, ours):
+            for port in (2000, 9999):
+                frame = frames.udp("02:00:00:00:00:99", "02:00:00:00:00:98", theirs, ours, next(numbers), port, b"x")
+                link.sendall(struct.pack(">I", 12 + len(frame)) + bytes(12) + frame)
+            first = hear()
+            return first.udp.to_port == 2000 and hear()
+
+        def goes(theirs, ours):
+            for port in (2000, 9999):
+                raw.send(frames.udp(raw.mac, gateway, ours, theirs, next(numbers), port, b"x"))
+            first = read_routed(link)
+            return first.udp.to_port == 2000 and read_routed(link)
+
+        sentinel = "allow in udp port 9999\nallow out udp port 9999\n"
+        for rules, into, out in (("allow in from net n2", True, False), ("allow out to net n2", False, True),
+                                 ("allow in from net n1\nallow out to net n1, net n3", False, False),
+                                 ("default in allow\ndefault out allow\ndeny in from net n2", False, True)):
+            one.call("firewall-set", vm="raw", text=sentinel + rules)
+            for pair in pairs:
+                equal((bool(comes(*pair)), bool(goes(*pair))), (into, out), f"{rules}: {pair}")
+
+
+def read_routed(link):
+    """The next frame with UDP that a switch sends over a route."""
+    def read(n):
+        data = b""
+        while len(data) < n:
+            piece = link.recv(n - len(data))
+            check(piece, "the switch hung up")
+            data += piece
+        return data
+    while True:
+        frame = frames.Frame(read(struct.unpack(">I", read(4))[0])[12:])
+        if frame.udp:
+            return frame
+
+
 def test_who_speaks_for_another_network_is_not_heard():
     with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, one.vm("raw", 8) as raw:
         with socket.socket(socket.AF_UNIX) as link:

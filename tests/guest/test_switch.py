@@ -403,6 +403,55 @@ def test_rules_stand_in_the_way_and_change_at_once():
         check(len(net.call("firewall-log")["entries"]) < 100, "the log is full of one port's")
 
 
+SENTINEL = "allow in udp port 9999\nallow out udp port 9999\n"
+WHO_RULES = (  # of web, and from or to whom packets pass: db is of group back, lab of group front
+    ("allow in from vm db", {"db"}, set()),
+    ("allow in from vm db, vm lab", {"db", "lab"}, set()),
+    ("allow out to vm lab", set(), {"lab"}),
+    ("allow in from group back", {"db"}, set()),
+    ("allow out to group front", set(), {"lab"}),
+    ("allow in from net n1\nallow out to group none", {"db", "lab"}, set()),
+    ("allow out to net n1\nallow in from net n2", set(), {"db", "lab"}),
+    ("default in allow\ndefault out allow\ndeny in from group back\ndeny out to vm lab", {"lab"}, {"db"}),
+)
+
+
+def test_rules_know_vms_groups_and_networks_both_ways():
+    numbers = iter(range(1024, 65536))
+
+    def passes(a, b, family):
+        """Whether a datagram does; the next one always does."""
+        for port in (2000, 9999):
+            a.send(frames.udp(a.mac, b.mac, a.ips[family], b.ips[family], next(numbers), port, b"x"))
+        first = b.expect(lambda f: f.udp).udp.to_port
+        if first == 2000:
+            b.expect(lambda f: f.udp and f.udp.to_port == 9999)
+        return first == 2000
+
+    def host(net, name, number, **more):
+        port = net.vm(name, number, ip=[f"10.5.0.{number}", f"fd00:5::{number}"], **more)
+        port.ips = (port.ip, f"fd00:5::{number}")
+        return port
+
+    with Network(subnet6="fd00:5::/64") as net, host(net, "web", 2) as web, \
+            host(net, "db", 3, groups=["back"]) as db, host(net, "lab", 4, groups=["front", "x"]) as lab:
+        others = {"db": db, "lab": lab}
+        for rules, into, out in WHO_RULES:
+            net.call("firewall-set", vm="web", text=SENTINEL + rules)
+            for family in (0, 1):
+                equal({name for name, port in others.items() if passes(port, web, family)}, into, f"in: {rules}")
+                equal({name for name, port in others.items() if passes(web, port, family)}, out, f"out: {rules}")
+        # Labels and VMs that change are others to the rules at once.
+        net.call("firewall-set", vm="web", text=SENTINEL + "allow in from group back\nallow out to vm db")
+        net.call("set-port", vm="lab", groups=["back"])
+        net.call("set-port", vm="db", groups=[])
+        equal([passes(port, web, family) for port in (db, lab) for family in (0, 1)], [False, False, True, True])
+        db.close()
+        wait_until(lambda: "db" not in net.ports(), "leaving")
+        with host(net, "other", 3) as other:
+            equal([passes(web, other, family) for family in (0, 1)], [False, False], "who has db's addresses now")
+
+
 def test_a_switch_that_is_killed_comes_back_with_rules_and_connections():
     with Network(rules=ALLOW) as net:
         live = "default in deny\ndefault out allow\nallow in tcp port 80\n"
