@@ -4,7 +4,10 @@
  *
  * A host that was not heard of for FRESH_NS is asked again while its packets go on to
  * where it was (RFC 4861, 7.3.3); nothing is asked, and no timer runs, while nothing is
- * sent. */
+ * sent.
+ *
+ * Questions go to all ports, and a VM makes one of each packet to an address that nobody
+ * has, so that there are no more of them than a port may send broadcasts. */
 #include "src/switch/gateway_private.h"
 
 #define SECOND_NS 1000000000ll
@@ -40,7 +43,8 @@ struct Neighbours {
     GHashTable *all; /* Ip (in the value) -> Neighbour */
     GQueue known, waited_for;
     size_t held_bytes;
-    IoTimer timer; /* armed while anybody is waited for */
+    int64_t asked_until_ns; /* when all questions' time will be over: may_ask() */
+    IoTimer timer;          /* armed while anybody is waited for */
 };
 
 static guint ip_hash(gconstpointer key)
@@ -217,10 +221,27 @@ static void hold(Neighbours *all, Neighbour *n, const Frame *f)
     g_queue_push_tail(&n->held, held);
 }
 
+/* For a host that is not known: `storm` of them at once, and as many a second. */
+static bool may_ask(Neighbours *all)
+{
+    const Switch *sw = all->gw->sw;
+    const uint64_t rate = sw->config->storm;
+
+    if (!rate)
+        return true;
+    if (all->asked_until_ns > sw->now_ns + SECOND_NS)
+        return false;
+    all->asked_until_ns = MAX(all->asked_until_ns, sw->now_ns) +
+                          (int64_t)(SECOND_NS / rate);
+    return true;
+}
+
 static void wait_for(Gateway *gw, Neighbour *n, const Ip *ip, const Frame *f)
 {
     Neighbours *all = gw->neighbours;
 
+    if (!n && !may_ask(all))
+        return;
     if (!n) {
         n = add(all, ip, false);
         hold(all, n, f);

@@ -320,6 +320,31 @@ static void what_waits_is_bounded(void)
     net_end();
 }
 
+/* Packets to addresses that nobody has become questions to all ports, which are counted
+ * as broadcasts are. */
+static void questions_are_no_storm(void)
+{
+    net_begin("nat,subnet=10.5.0.0/16,storm=50");
+    net.sw.now_ns = clock_ns();
+    for (unsigned i = 0; i < 2000; i++) {
+        g_autofree char *ip = g_strdup_printf("10.5.%u.%u", 1 + i / 200, 2 + i % 200);
+
+        to_host(ip);
+    }
+    g_assert_cmpuint(net.n_sent, >=, 50);
+    g_assert_cmpuint(net.n_sent, <=, 52);
+    net_clear();
+    net.sw.now_ns += 500000000;
+    for (unsigned i = 0; i < 2000; i++) {
+        g_autofree char *ip = g_strdup_printf("10.5.%u.%u", 11 + i / 200, 2 + i % 200);
+
+        to_host(ip);
+    }
+    g_assert_cmpuint(net.n_sent, >=, 24);
+    g_assert_cmpuint(net.n_sent, <=, 27);
+    net_end();
+}
+
 /* A silent host is asked again while its packets go on, and then given up. */
 static void a_host_that_went_away_is_forgotten(void)
 {
@@ -377,6 +402,7 @@ int main(int argc, char **argv)
     g_test_add_func("/host/waits", packets_wait_until_the_host_is_found);
     g_test_add_func("/host/ipv6", a_host_of_ipv6_is_asked_for_at_its_group);
     g_test_add_func("/host/bounded", what_waits_is_bounded);
+    g_test_add_func("/host/storm", questions_are_no_storm);
     g_test_add_func("/host/gone", a_host_that_went_away_is_forgotten);
     g_test_add_func("/host/unplugged", a_port_that_goes_takes_its_addresses_along);
     return g_test_run();
