@@ -231,6 +231,8 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
 
     n->max_pairs = (uint16_t)CLAMP(o->net.queues, 1, NET_MAX_PAIRS);
     v->n_queues = 2u * n->max_pairs + 1;
+    if (n->max_pairs == 1) /* as it was before there were several: snapshots know it */
+        v->config_size = offsetof(NetConfig, speed);
     net_link_init(n, &o->net);
     choose_mac(n, o);
     ioloop_call(v->loop, open_on_loop, &call);

@@ -369,8 +369,8 @@ static void add_caps(VirtioPci *t)
 
     add_cap(t, TYPE_COMMON, CAP_LEN, COMMON, sizeof(CommonConfig));
     add_cap(t, TYPE_ISR, CAP_LEN, ISR, 1);
-    if (v->ops->config_size)
-        add_cap(t, TYPE_DEVICE, CAP_LEN, DEVICE_CONFIG, v->ops->config_size);
+    if (v->config_size)
+        add_cap(t, TYPE_DEVICE, CAP_LEN, DEVICE_CONFIG, v->config_size);
     notify = add_cap(t, TYPE_NOTIFY, CAP_LONG_LEN, NOTIFY, v->n_queues * NOTIFY_STEP);
     store_le32(t->pci.s.config + notify + CAP_EXTRA, NOTIFY_STEP);
     t->access_cap = add_cap(t, TYPE_PCI_ACCESS, CAP_LONG_LEN, 0, 0);

@@ -67,6 +67,7 @@ VirtioDevice *virtio_new(const VirtioOps *ops, const char *id, const void *optio
     const char *name = common && common->id ? common->id : id ? id : ops->name;
 
     v->ops = ops;
+    v->config_size = ops->config_size;
     v->env = env;
     v->gm = env->gm;
     if (g_strlcpy(v->id, name, sizeof(v->id)) >= sizeof(v->id))
@@ -268,7 +269,7 @@ void virtio_queue_kick(VirtioDevice *v, unsigned queue)
 /* The part of [offset, offset + len) that there is. */
 static uint32_t config_part(const VirtioDevice *v, uint32_t offset, uint32_t len)
 {
-    return offset < v->ops->config_size ? MIN(len, v->ops->config_size - offset) : 0;
+    return offset < v->config_size ? MIN(len, v->config_size - offset) : 0;
 }
 
 void virtio_config_read(VirtioDevice *v, uint32_t offset, void *buf, uint32_t len)

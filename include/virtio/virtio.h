@@ -157,6 +157,7 @@ struct VirtioDevice {
     IoLoop *loop; /* its I/O thread: shared_io, or its own */
     uint64_t offered;
     unsigned n_queues;
+    uint32_t config_size; /* as ops has it, unless realize says less */
     VqSlot *queues;
 
     /* Under the transport's device lock. */
