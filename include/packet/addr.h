@@ -57,7 +57,6 @@ bool ip_is_link_local(const Ip *ip);  /* 169.254/16, fe80::/10 */
 Ip ip_from_v4(uint32_t v4); /* host byte order */
 uint32_t ip_to_v4(const Ip *ip);
 Ip ip_from_v4_bytes(const uint8_t b[4]);
-int ip_compare(const Ip *a, const Ip *b); /* as memcmp() */
 
 /* The address `n` places on; an IPv4 one stays one. */
 Ip ip_plus(const Ip *ip, uint32_t n);

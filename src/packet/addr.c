@@ -59,11 +59,6 @@ uint32_t ip_to_v4(const Ip *ip)
     return ntohl(be);
 }
 
-int ip_compare(const Ip *a, const Ip *b)
-{
-    return memcmp(a, b, sizeof(*a));
-}
-
 Ip ip_plus(const Ip *ip, uint32_t n)
 {
     Ip sum = *ip;

@@ -151,12 +151,6 @@ void gateway_send_to(Gateway *gw, Port *to, Builder *b)
     send_built(gw, to, b);
 }
 
-void gateway_answer(Gateway *gw, Builder *b, const Frame *f, const Ip *from,
-                    uint8_t proto, uint8_t ttl)
-{
-    build_ip(b, &f->p.src, &gw->mac, from ? from : &f->p.to, &f->p.from, proto, ttl);
-}
-
 /* ---- what rules may ask --------------------------------------------------------------
  */
 

@@ -56,11 +56,6 @@ void build_domain_labels(Builder *b, const Gateway *gw);
 void gateway_send(Gateway *gw, Builder *b);
 void gateway_send_to(Gateway *gw, Port *to, Builder *b);
 
-/* An IP packet of the gateway's own that answers f: Ethernet, IP with addresses turned
- * round (from: one of ours; NULL: what f was sent to). */
-void gateway_answer(Gateway *gw, Builder *b, const Frame *f, const Ip *from,
-                    uint8_t proto, uint8_t ttl);
-
 /* ---- neighbour.c: who is where -------------------------------------------------------
  */
 

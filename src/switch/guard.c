@@ -63,14 +63,6 @@ bool guard_has(const Guard *guard, const Ip *ip)
     return find(guard, ip) != NULL;
 }
 
-void guard_remove(Guard *guard, const Ip *ip)
-{
-    Address *a = find(guard, ip);
-
-    if (a)
-        take_away(guard, a);
-}
-
 void guard_remove_lease(Guard *guard, const Ip *ip)
 {
     Address *a = find(guard, ip);

@@ -21,7 +21,6 @@ bool guard_check(Port *port, const Frame *f);
  * it. */
 bool guard_add(Guard *guard, const Ip *ip, GError **error);
 bool guard_add_lease(Guard *guard, const Ip *ip, GError **error);
-void guard_remove(Guard *guard, const Ip *ip);
 void guard_remove_lease(Guard *guard, const Ip *ip); /* stays if it is by hand, too */
 bool guard_has(const Guard *guard, const Ip *ip);
 /* The first that was given by hand, of IPv4 or IPv6; false: there is none. */
