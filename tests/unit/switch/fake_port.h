@@ -1,6 +1,8 @@
 /* A switch in a test: ports that keep what they are given. */
 #pragma once
 
+#include <unistd.h>
+
 #include "src/switch/fdb.h"
 #include "src/switch/guard.h"
 #include "src/switch/hold.h"
@@ -64,20 +66,32 @@ static const PortOps fake_ops = {.kind = "fake",
                                  .resume = fake_resume,
                                  .free = fake_free};
 
-/* Files of its own; the config is that of `hutch net create` with nothing given but the
- * subnet, and no DHCP, so that any address may be used. */
+static char *fake_root; /* $HUTCH_NETWORKS */
+
+static inline void fake_remove(void)
+{
+    g_autofree char *lock = g_build_filename(fake_root, ".lock", NULL);
+
+    network_remove("test", NULL);
+    unlink(lock);
+    rmdir(fake_root);
+    g_free(fake_root);
+}
+
+/* Files of its own, until the program ends; the config is that of `hutch net create` with
+ * nothing given but the subnet, and no DHCP, so that any address may be used. */
 static inline Switch *fake_switch(void)
 {
-    static char *root;
     NetworkConfig *config = param_new(&network_params);
     g_autoptr(GError) error = NULL;
     g_autofree char *folder = NULL, *file = NULL;
     Switch *sw;
 
-    if (!root) {
-        root = g_dir_make_tmp("hutch-XXXXXX", NULL);
-        g_setenv("HUTCH_NETWORKS", root, TRUE);
-        folder = g_build_filename(root, "test", NULL);
+    if (!fake_root) {
+        fake_root = g_dir_make_tmp("hutch-XXXXXX", NULL);
+        atexit(fake_remove);
+        g_setenv("HUTCH_NETWORKS", fake_root, TRUE);
+        folder = g_build_filename(fake_root, "test", NULL);
         file = g_build_filename(folder, "config.json", NULL);
         g_mkdir_with_parents(folder, 0700);
         g_assert_true(g_file_set_contents(file, "{}", -1, NULL));

@@ -2,8 +2,8 @@
 #include "src/switch/limit.h"
 
 #include <glib.h>
-#include <glib/gstdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/switch/impair.h"
 #include "src/switch/shape.h"
@@ -166,6 +166,7 @@ static void a_new_switch_finds_what_was_set(void)
 int main(int argc, char **argv)
 {
     g_autofree char *folder = g_dir_make_tmp("hutch-limit-XXXXXX", NULL);
+    g_autofree char *lock = g_build_filename(folder, ".lock", NULL);
     g_autoptr(GError) error = NULL;
     NetworkConfig *config = param_new(&network_params);
     int status;
@@ -186,6 +187,7 @@ int main(int argc, char **argv)
                     a_new_switch_finds_what_was_set);
     status = g_test_run();
     g_assert_true(network_remove("lan", NULL));
-    g_rmdir(folder);
+    unlink(lock);
+    rmdir(folder);
     return status;
 }
