@@ -36,6 +36,8 @@ static bool passt_check(const NetDevOptions *o, GError **error)
 
 /* ---- supervision ------------------------------------------------------------------ */
 
+static const int64_t AGAIN_NS = 60 * 1000000000ll; /* after a start that failed */
+
 /* Frames are lost until it is there, as without a cable. */
 static void start_again(void *opaque)
 {
@@ -43,8 +45,12 @@ static void start_again(void *opaque)
     g_autoptr(GError) why = NULL;
     int fd = passt_child_start(p->child, &why);
 
-    if (fd < 0 || !frames_attach(&p->socket, p->nd.loop, fd, &why))
-        log_warn("%s: passt is not started again: %s", p->id, why->message);
+    if (fd >= 0 && frames_attach(&p->socket, p->nd.loop, fd, &why))
+        return;
+    log_warn("%s: passt could not be started, which is tried again in a minute: %s",
+             p->id, why->message);
+    passt_child_stop(p->child);
+    ioloop_timer(p->nd.loop, &p->again, clock_ns() + AGAIN_NS, start_again, p);
 }
 
 static void on_lost(void *opaque, const char *reason)
