@@ -354,7 +354,7 @@ def test_what_cannot_be_is_one_sentence():
         rules = l.path("rules")
         with open(rules, "w", encoding="ascii") as f:
             f.write("allow in tcp\nallow in perhaps\n")
-        refused(f"blue,firewall={rules}", ":2:", "perhaps")
+        refused(f"blue,firewall={rules}", f"{rules}:2:", "perhaps")
         refused(f"blue,firewall={l.path('none')}", "none")
         equal(sorted(l.ports("blue")), ["a"])  # nothing half-created
         os.chmod(l.path("networks", "blue", "config.json"), 0)
