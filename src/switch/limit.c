@@ -113,12 +113,37 @@ static bool is_number_of(const Number *n, const char *key)
 /* ---- what a port has ----------------------------------------------------------------
  */
 
+/* A burst is part of a rate: without one it would limit nothing, and goes with it. */
+static bool settle_burst(uint64_t rate, uint64_t *burst, json_t *given, const char *words,
+                         GError **error)
+{
+    if (rate)
+        return true;
+    *burst = 0;
+    return json_integer_value(given) == 0 ||
+           fail(error, VM_ERROR_INVALID, "a burst needs a rate: give %s too", words);
+}
+
+/* What a direction's limit would be with `values`. */
+static bool make_limit(const Port *port, Direction d, json_t *values, ShapeOptions *ret,
+                       GError **error)
+{
+    *ret = port->shape[d] ? *shape_options(port->shape[d]) : (ShapeOptions){0};
+    return set_numbers(shape_numbers, ret, values, error) &&
+           settle_burst(ret->bytes_per_s, &ret->burst_bytes,
+                        json_object_get(values, "burst-bytes"), "bytes-per-s (--rate)",
+                        error) &&
+           settle_burst(ret->frames_per_s, &ret->burst_frames,
+                        json_object_get(values, "burst-frames"),
+                        "frames-per-s (--packets)", error);
+}
+
 static bool set_limit(Port *port, Direction d, json_t *values, GError **error)
 {
-    ShapeOptions o = port->shape[d] ? *shape_options(port->shape[d]) : (ShapeOptions){0};
     Shape *old = port->shape[d];
+    ShapeOptions o;
 
-    if (!set_numbers(shape_numbers, &o, values, error))
+    if (!make_limit(port, d, values, &o, error))
         return false;
     port->shape[d] = o.bytes_per_s || o.frames_per_s ? shape_new(&o, old) : NULL;
     shape_free(old);
@@ -361,14 +386,17 @@ static Port *named_port(Switch *sw, json_t *arguments, GError **error)
 
 typedef bool SetFn(Port *port, Direction d, json_t *values, GError **error);
 
-/* Both directions get the same, so that what one refuses the other does not have yet. */
-static json_t *set(Switch *sw, json_t *arguments, SetFn *fn, GError **error)
+/* All or nothing: `check` may refuse a direction before any is changed. */
+static json_t *set(Switch *sw, json_t *arguments, SetFn *check, SetFn *fn, GError **error)
 {
     Port *port = named_port(sw, arguments, error);
     Direction first = TO_VM, last = TO_VM;
 
     if (!port || !get_direction(arguments, &first, &last, error))
         return NULL;
+    for (Direction d = first; check && d <= last; d++)
+        if (!check(port, d, arguments, error))
+            return NULL;
     for (Direction d = first; d <= last; d++)
         if (!fn(port, d, arguments, error))
             return NULL;
@@ -376,11 +404,18 @@ static json_t *set(Switch *sw, json_t *arguments, SetFn *fn, GError **error)
     return list_of(port);
 }
 
+static bool check_limit(Port *port, Direction d, json_t *values, GError **error)
+{
+    ShapeOptions unused;
+
+    return make_limit(port, d, values, &unused, error);
+}
+
 static json_t *cmd_set_limit(Switch *sw, json_t *arguments, GError **error)
 {
     if (!check_keys(arguments, shape_numbers, NULL, error))
         return NULL;
-    return set(sw, arguments, set_limit, error);
+    return set(sw, arguments, check_limit, set_limit, error);
 }
 
 static bool clear(Port *port, Direction d, json_t *values, GError **error)
@@ -393,7 +428,7 @@ static json_t *cmd_set_impair(Switch *sw, json_t *arguments, GError **error)
 {
     if (!check_keys(arguments, impair_numbers, "clear", error))
         return NULL;
-    return set(sw, arguments,
+    return set(sw, arguments, NULL,
                json_is_true(json_object_get(arguments, "clear")) ? clear : set_impair,
                error);
 }

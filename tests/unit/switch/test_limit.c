@@ -112,6 +112,10 @@ static void a_bad_wire_is_set_changed_and_mended(void)
 static void nonsense_is_refused_and_changes_nothing(void)
 {
     RUN("set-limit", "{}", "say which port: vm, and nic, or port");
+    RUN("set-limit", "{\"vm\":\"web\",\"burst-bytes\":1000}",
+        "a burst needs a rate: give bytes-per-s (--rate) too");
+    RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":9000,\"burst-frames\":10}",
+        "a burst needs a rate: give frames-per-s (--packets) too");
     RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no vNIC on network lan");
     RUN("set-limit", "{\"vm\":\"web\",\"nic\":\"net9\"}",
         "VM 'web' has no net9 vNIC on network lan");
