@@ -12,7 +12,7 @@
 
 #include "src/switch/switch.h"
 
-enum { HOLD_NS = 2000000, HOLD_BYTES = 32 * 1024 };
+enum { HOLD_NS = 5000000, HOLD_BYTES = 80 * 1024 };
 
 /* A port's ops->send(): it has little room left; and later: it has some again. */
 void hold_full(Port *to);
