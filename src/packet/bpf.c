@@ -2,14 +2,12 @@
  * VM.  Contract in packet/bpf.h. */
 #include "packet/bpf.h"
 
-#include <dlfcn.h>
 #include <pcap/pcap.h>
 #include <string.h>
 
 #include "packet/packet.h"
+#include "util/library.h"
 #include "util/lock.h"
-
-#define LIBRARY "libpcap.so.0.8"
 
 struct BpfFilter {
     struct bpf_program program; /* libpcap's */
@@ -17,7 +15,7 @@ struct BpfFilter {
 
 static Lock lock = LOCK_INIT; /* pcap_compile() is not everywhere thread-safe */
 static bool is_loaded;
-static struct {
+typedef struct PcapLib {
     pcap_t *(*open_dead)(int link_type, int snaplen);
     int (*compile)(pcap_t *p, struct bpf_program *ret, const char *text, int optimize,
                    bpf_u_int32 netmask);
@@ -26,39 +24,23 @@ static struct {
     void (*close)(pcap_t *p);
     u_int (*filter)(const struct bpf_insn *insns, const u_char *frame, u_int len,
                     u_int here);
-} lib; /* written once, under the lock */
+} PcapLib;
+static PcapLib lib; /* written once, under the lock */
 
-static const struct {
-    const char *name;
-    void *at;
-} symbols[] = {
-    {"pcap_open_dead", &lib.open_dead}, {"pcap_compile", &lib.compile},
-    {"pcap_geterr", &lib.geterr},       {"pcap_freecode", &lib.freecode},
-    {"pcap_close", &lib.close},         {"bpf_filter", &lib.filter},
+static const Library library = {"libpcap.so.0.8", "pcap filters", "libpcap0.8",
+                                "libpcap 1.9"};
+static const LibrarySymbol symbols[] = {
+    {"pcap_open_dead", offsetof(PcapLib, open_dead)},
+    {"pcap_compile", offsetof(PcapLib, compile)},
+    {"pcap_geterr", offsetof(PcapLib, geterr)},
+    {"pcap_freecode", offsetof(PcapLib, freecode)},
+    {"pcap_close", offsetof(PcapLib, close)},
+    {"bpf_filter", offsetof(PcapLib, filter)},
 };
 
 static bool load(GError **error)
 {
-    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
-
-    if (!library)
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "pcap filters need the library %s, which is not on this host: "
-                    "install the package libpcap0.8",
-                    LIBRARY);
-    for (size_t i = 0; i < G_N_ELEMENTS(symbols); i++) {
-        void *address = dlsym(library, symbols[i].name);
-
-        if (!address) {
-            dlclose(library);
-            return fail(error, VM_ERROR_UNSUPPORTED,
-                        "%s of this host has no function %s: install libpcap 1.9 or "
-                        "later",
-                        LIBRARY, symbols[i].name);
-        }
-        memcpy(symbols[i].at, &address, sizeof(address));
-    }
-    return true;
+    return library_load(&library, symbols, G_N_ELEMENTS(symbols), &lib, error);
 }
 
 /* ---- words ----------------------------------------------------------------------------
