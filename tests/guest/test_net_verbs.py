@@ -285,7 +285,8 @@ def test_wires_are_limited_impaired_cut_and_mended():
         with p.switch("blue"), p.port("blue", "web", 1):
             equal(p.hutch("net", "limit", "blue", "web"), "in   -\nout  -\n")
             p.hutch("net", "limit", "blue", "web", "--direction", "out", "--rate", "10M", "--packets", "500")
-            told, = p.hutch("net", "limit", "blue", "web:net0", "--burst", "1M", "--json")
+            p.refused("net", "limit", "blue", "web", "--burst", "1M", words=["burst", "rate"])
+            told, = p.hutch("net", "limit", "blue", "web:net0", "--direction", "out", "--burst", "1M", "--json")
             equal((told["out"]["limit"]["bytes-per-s"], told["out"]["limit"]["frames-per-s"]), (10 << 20, 500))
             equal(told["out"]["limit"]["burst-bytes"], 1 << 20)
             p.hutch("net", "limit", "blue", "web", words=["in   -", "out  rate 10M, burst 1M, packets 500"])
