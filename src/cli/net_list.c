@@ -209,6 +209,8 @@ char *net_who(const json_t *row)
 {
     g_autofree char *vm = net_cell(row, "vm"), *nic = net_cell(row, "nic");
 
+    if (json_object_get(row, "path"))
+        return net_cell(row, "path");
     if (!g_str_equal(vm, "-"))
         return g_str_equal(nic, "-") ? g_strdup(vm) : g_strconcat(vm, ":", nic, NULL);
     return net_cell(row, "kind");
@@ -226,6 +228,10 @@ static char *lost(const json_t *row)
 
 static char *link_text(const json_t *row)
 {
+    const json_t *retry = json_object_get(row, "retry");
+
+    if (retry)
+        return g_strdup_printf("retry %ds", (int)json_integer_value(retry));
     return g_strdup(json_is_true(json_object_get(row, "link")) ? "up" : "down");
 }
 

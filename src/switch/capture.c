@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "packet/bpf.h"
+#include "src/switch/control.h"
 #include "util/fd.h"
 
 enum { SNAPLEN = 262144 /* tcpdump's */, LINKTYPE_ETHERNET = 1 };
@@ -247,12 +248,8 @@ static bool set_up(Capture *c, Switch *sw, json_t *arguments, GError **error)
     c->port = (int)port;
     c->snaplen = snaplen ? (uint32_t)snaplen : SNAPLEN;
     c->left = count ? (uint64_t)count : UINT64_MAX;
-    if (c->vm && !port_find(sw, c->vm, c->nic))
-        return fail(error, VM_ERROR_NOT_FOUND, "VM '%s' has no%s%s vNIC on network %s",
-                    c->vm, c->nic ? " " : "", c->nic ? c->nic : "", sw->name);
-    if (port >= 0 && (port >= sw->n_ports || !sw->port[port]))
-        return fail(error, VM_ERROR_NOT_FOUND, "network %s has no port %d", sw->name,
-                    c->port);
+    if (command_names_port(arguments) && !command_port(sw, arguments, error))
+        return false;
     if (!c->text || !*c->text)
         return true;
     c->filter = bpf_filter_new(c->text, error);

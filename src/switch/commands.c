@@ -4,7 +4,7 @@
 
 #include "src/switch/control.h"
 #include "src/switch/fdb.h"
-#include "src/switch/limit.h"
+#include "src/switch/kept.h"
 #include "src/switch/port_stream.h"
 #include "src/switch/vlan.h"
 #include "util/json.h"
@@ -137,7 +137,7 @@ static json_t *set_port(Switch *sw, json_t *arguments, GError **error)
 
     if (!port || !port_change(port, arguments, error))
         return NULL;
-    limits_port_changed(port);
+    kept_port_changed(port);
     return json_object();
 }
 
@@ -163,7 +163,9 @@ static json_t *connect_stream(Switch *sw, json_t *arguments, GError **error)
 
 static json_t *disconnect(Switch *sw, json_t *arguments, GError **error)
 {
-    Port *port = command_port(sw, arguments, error);
+    const char *path = json_get_text(arguments, "path");
+    Port *port = *path ? port_stream_find(sw, path, error)
+                       : command_port(sw, arguments, error);
 
     if (!port)
         return NULL;

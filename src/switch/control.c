@@ -120,38 +120,6 @@ static json_t *answer(Client *c, const char *line)
     return result ? json_pack("{s:o}", "return", result) : error_reply(why);
 }
 
-/* ---- arguments --------------------------------------------------------------------- */
-
-bool command_names_port(const json_t *arguments)
-{
-    return json_object_get(arguments, "vm") || json_object_get(arguments, "port");
-}
-
-Port *command_port(Switch *sw, const json_t *arguments, GError **error)
-{
-    const char *vm = json_string_value(json_object_get(arguments, "vm"));
-    const char *nic = json_string_value(json_object_get(arguments, "nic"));
-    const json_t *id = json_object_get(arguments, "port");
-    Port *port;
-
-    if (!vm && !json_is_integer(id)) {
-        fail(error, VM_ERROR_INVALID, "give a port: vm and nic, or its number, port");
-        return NULL;
-    }
-    port = vm ? port_find(sw, vm, nic)
-              : port_by_id(sw, (unsigned)CLAMP(json_integer_value(id), 0, UINT_MAX));
-    if (port && !port->gone)
-        return port;
-    if (vm)
-        fail(error, VM_ERROR_NOT_FOUND, "%s%s%s has no port on the network %s",
-             nic ? nic : "", nic ? " of " : "", vm, sw->name);
-    else
-        fail(error, VM_ERROR_NOT_FOUND,
-             "the network %s has no port %" JSON_INTEGER_FORMAT, sw->name,
-             json_integer_value(id));
-    return NULL;
-}
-
 /* ---- sockets ----------------------------------------------------------------------- */
 
 /* False: it is to be hung up on. */

@@ -120,6 +120,7 @@ static void fill_in(Port *port, Hello *hello)
     port->vm = g_steal_pointer(&hello->vm);
     port->nic = g_steal_pointer(&hello->nic);
     port->instance = g_steal_pointer(&hello->instance);
+    port->kept_as = g_strconcat(port->instance, "/", port->nic, NULL);
     port->groups = g_steal_pointer(&hello->groups);
     port->trunk = g_steal_pointer(&hello->trunk);
     port->mac = hello->mac;

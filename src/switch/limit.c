@@ -3,16 +3,13 @@
 #include "src/switch/limit.h"
 
 #include "src/switch/capture.h"
+#include "src/switch/control.h"
 #include "src/switch/impair.h"
+#include "src/switch/kept.h"
 #include "src/switch/shape.h"
 #include "util/log.h"
 
-enum {
-    LIMITS_MAX_PORTS = SWITCH_MAX_PORTS, /* in the file; the oldest are forgotten */
-    MAX_DELAY_US = 60 * 1000 * 1000,
-};
-
-#define LIMITS_FILE "limits.json"
+enum { MAX_DELAY_US = 60 * 1000 * 1000 };
 
 /* Numbers of an options struct; a fraction is a double. */
 typedef struct Number {
@@ -173,8 +170,7 @@ static bool set_impair(Port *port, Direction d, json_t *values, GError **error)
     return true;
 }
 
-/* A new reference: {"in": {"limit": .., "impair": ..}, "out": ..}; empty: it has none. */
-static json_t *port_limits(Port *port)
+json_t *limits_json(Port *port)
 {
     json_t *object = json_object();
 
@@ -195,104 +191,17 @@ static json_t *port_limits(Port *port)
     return object;
 }
 
-/* ---- the file -----------------------------------------------------------------------
- */
-
-/* A new reference to what is in it; an empty object: nothing, or nothing of use. */
-static json_t *load_file(Switch *sw)
+void limits_set(Port *port, json_t *limits)
 {
-    g_autofree char *path = network_file(sw->name, LIMITS_FILE);
-    json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
-
-    if (json_is_object(all))
-        return all;
-    json_decref(all);
-    return json_object();
-}
-
-static void store_file(Switch *sw, json_t *all)
-{
-    char *text = json_dumps(all, JSON_INDENT(2));
-    g_autoptr(GError) error = NULL;
-
-    if (!network_write(sw->name, LIMITS_FILE, text, &error))
-        log_warn("network %s: limits end with this switch: %s", sw->name, error->message);
-    free(text);
-}
-
-static char *key_of(const Port *port)
-{
-    return port->instance
-               ? g_strconcat(port->instance, "/", port->nic ? port->nic : "", NULL)
-               : NULL;
-}
-
-static void store_port(Port *port)
-{
-    g_autofree char *key = key_of(port);
-    json_t *all, *limits;
-
-    if (!key)
-        return;
-    all = load_file(port->sw);
-    limits = port_limits(port);
-    if (port->changed)
-        json_object_set(limits, "port", port->changed);
-    json_object_del(all, key);
-    if (json_object_size(limits))
-        json_object_set(all, key, limits);
-    while (json_object_size(all) > LIMITS_MAX_PORTS)
-        json_object_del(all, json_object_iter_key(json_object_iter(all)));
-    store_file(port->sw, all);
-    json_decref(limits);
-    json_decref(all);
-}
-
-void limits_port_changed(Port *port)
-{
-    store_port(port);
-}
-
-static void change_again(Port *port, const json_t *values)
-{
-    g_autoptr(GError) error = NULL;
-
-    if (json_is_object(values) && !port_change(port, values, &error))
-        log_warn("network %s: %s: %s", port->sw->name, LIMITS_FILE, error->message);
-}
-
-void limits_port_added(Port *port)
-{
-    g_autofree char *key = key_of(port);
-    json_t *all, *limits;
-
-    if (!key)
-        return;
-    all = load_file(port->sw);
-    limits = json_object_get(all, key);
-    change_again(port, json_object_get(limits, "port"));
-    for (Direction d = TO_VM; limits && d < DIRECTIONS; d++) {
+    for (Direction d = TO_VM; d < DIRECTIONS; d++) {
         json_t *one = json_object_get(limits, direction_names[d]);
         g_autoptr(GError) error = NULL;
 
         if (!set_limit(port, d, json_object_get(one, "limit"), &error) ||
             !set_impair(port, d, json_object_get(one, "impair"), &error))
-            log_warn("network %s: %s: %s", port->sw->name, LIMITS_FILE, error->message);
+            log_warn("%s: what was set for it is not: %s", port_text(port),
+                     error->message);
     }
-    json_decref(all);
-}
-
-void limits_port_removed(Port *port)
-{
-    g_autofree char *key = key_of(port);
-    json_t *all;
-
-    if (!key)
-        return;
-    all = load_file(port->sw);
-    if (json_object_del(all, key) == 0)
-        store_file(port->sw, all);
-    json_decref(all);
 }
 
 /* ---- commands -----------------------------------------------------------------------
@@ -335,7 +244,7 @@ static bool get_direction(json_t *arguments, Direction *ret_first, Direction *re
 /* Empty if it has none and is not asked for by name. */
 static void list_port(json_t *list, Port *port, bool always)
 {
-    json_t *one = port_limits(port);
+    json_t *one = limits_json(port);
 
     if (always || json_object_size(one)) {
         json_object_set_new(one, "port", json_integer(port->id));
@@ -358,38 +267,12 @@ static json_t *list_of(Port *port)
     return list;
 }
 
-/* The port that the arguments name; NULL with an error. */
-static Port *named_port(Switch *sw, json_t *arguments, GError **error)
-{
-    const char *vm = json_string_value(json_object_get(arguments, "vm"));
-    const char *nic = json_string_value(json_object_get(arguments, "nic"));
-    json_t *id = json_object_get(arguments, "port");
-    Port *port = NULL;
-
-    if (json_is_integer(id) && json_integer_value(id) >= 0 &&
-        json_integer_value(id) < sw->n_ports)
-        port = sw->port[json_integer_value(id)];
-    else if (vm)
-        port = port_find(sw, vm, nic);
-    if (port)
-        return port;
-    if (vm)
-        fail(error, VM_ERROR_NOT_FOUND, "VM '%s' has no%s%s vNIC on network %s", vm,
-             nic ? " " : "", nic ? nic : "", sw->name);
-    else if (id)
-        fail(error, VM_ERROR_NOT_FOUND, "network %s has no port of that number",
-             sw->name);
-    else
-        fail(error, VM_ERROR_INVALID, "say which port: vm, and nic, or port");
-    return NULL;
-}
-
 typedef bool SetFn(Port *port, Direction d, json_t *values, GError **error);
 
 /* All or nothing: `check` may refuse a direction before any is changed. */
 static json_t *set(Switch *sw, json_t *arguments, SetFn *check, SetFn *fn, GError **error)
 {
-    Port *port = named_port(sw, arguments, error);
+    Port *port = command_port(sw, arguments, error);
     Direction first = TO_VM, last = TO_VM;
 
     if (!port || !get_direction(arguments, &first, &last, error))
@@ -400,7 +283,7 @@ static json_t *set(Switch *sw, json_t *arguments, SetFn *check, SetFn *fn, GErro
     for (Direction d = first; d <= last; d++)
         if (!fn(port, d, arguments, error))
             return NULL;
-    store_port(port);
+    kept_port_changed(port);
     return list_of(port);
 }
 
@@ -437,8 +320,8 @@ static json_t *cmd_query_limits(Switch *sw, json_t *arguments, GError **error)
 {
     json_t *list;
 
-    if (json_object_get(arguments, "vm") || json_object_get(arguments, "port")) {
-        Port *port = named_port(sw, arguments, error);
+    if (command_names_port(arguments)) {
+        Port *port = command_port(sw, arguments, error);
 
         return port ? list_of(port) : NULL;
     }

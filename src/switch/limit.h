@@ -1,16 +1,14 @@
-/* Rates and bad wires as commands, and how they outlive the switch: what was set for a
- * port while it ran, also by set-port, is in limits.json in the network's folder, under
- * the port's instance, so that a switch that was killed and comes back has it again, and
- * a VM that starts anew does not. */
+/* Rates and bad wires of a port, as commands and as JSON:
+ *
+ *     {"in": {"limit": {..}, "impair": {..}}, "out": {..}}
+ *
+ * of which what a port does not have is left out; docs/networks.md has what is in each.
+ */
 #pragma once
 
 #include "src/switch/switch.h"
 
-/* The port has said who it is.  What had been set for it is set again. */
-void limits_port_added(Port *port);
+json_t *limits_json(Port *port); /* a new reference; empty: it has none */
 
-/* port_change() was told something. */
-void limits_port_changed(Port *port);
-
-/* It left, and the switch goes on: what was set for it is forgotten. */
-void limits_port_removed(Port *port);
+/* As limits_json() had it, on a port that has none; what makes no sense is logged. */
+void limits_set(Port *port, json_t *limits);

@@ -10,6 +10,7 @@
 #include "network/place.h"
 #include "src/switch/join.h"
 #include "src/switch/life.h"
+#include "src/switch/port_stream.h"
 #include "util/fd.h"
 #include "util/log.h"
 #include "util/logfile.h"
@@ -64,7 +65,10 @@ static void close_stdout(void)
 
 static bool start(Switch *sw, Life *life, GError **error)
 {
-    return join_listen(sw, error) && life_watch(life, sw, error);
+    if (!join_listen(sw, error) || !life_watch(life, sw, error))
+        return false;
+    port_stream_connect_again(sw);
+    return true;
 }
 
 static bool serve(const char *name, NetworkConfig *config, Life *life, GError **error)

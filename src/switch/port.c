@@ -4,7 +4,7 @@
 #include "src/switch/guard.h"
 #include "src/switch/hold.h"
 #include "src/switch/impair.h"
-#include "src/switch/limit.h"
+#include "src/switch/kept.h"
 #include "src/switch/rules.h"
 #include "src/switch/shape.h"
 #include "src/switch/vlan.h"
@@ -62,7 +62,7 @@ bool port_begin(Port *port, GError **error)
     port->begun = true;
     pin(port);
     gateway_port_added(port->sw->gateway, port);
-    limits_port_added(port);
+    kept_port_added(port);
     rules_world_changed(port->sw);
     if (port->sw->users_changed)
         port->sw->users_changed(port->sw);
@@ -75,7 +75,7 @@ static void leave(Port *port)
     gateway_port_removed(port->sw->gateway, port);
     rules_world_changed(port->sw);
     if (!port->sw->ending)
-        limits_port_removed(port);
+        kept_port_removed(port);
 }
 
 void port_free(Port *port)
@@ -102,6 +102,7 @@ void port_free(Port *port)
     g_free(port->vm);
     g_free(port->nic);
     g_free(port->instance);
+    g_free(port->kept_as);
     g_strfreev(port->groups);
     json_decref(port->changed);
     g_free(port->trunk);
@@ -201,45 +202,6 @@ void port_set_vlan(Port *port, uint16_t vlan)
     pin(port);
 }
 
-/* ---- finding one ------------------------------------------------------------------- */
-
-static bool is_before(const char *a, const char *b)
-{
-    const size_t len_a = strlen(a), len_b = strlen(b);
-
-    return len_a != len_b ? len_a < len_b : strcmp(a, b) < 0;
-}
-
-Port *port_find(Switch *sw, const char *vm, const char *nic)
-{
-    Port *first = NULL;
-
-    for (unsigned i = 0; i < sw->n_ports; i++) {
-        Port *port = sw->port[i];
-
-        if (!port || g_strcmp0(port->vm, vm) != 0)
-            continue;
-        if (nic && g_strcmp0(port->nic, nic) == 0)
-            return port;
-        if (!nic && (!first || is_before(port->nic, first->nic)))
-            first = port;
-    }
-    return first;
-}
-
-Port *port_by_mac(Switch *sw, const Mac *mac)
-{
-    for (unsigned i = 0; i < sw->n_ports; i++)
-        if (sw->port[i] && mac_equal(&sw->port[i]->mac, mac))
-            return sw->port[i];
-    return NULL;
-}
-
-Port *port_by_id(Switch *sw, unsigned id)
-{
-    return id < SWITCH_MAX_PORTS ? sw->port[id] : NULL;
-}
-
 const char *port_text(const Port *port)
 {
     static char text[200];
@@ -333,5 +295,7 @@ json_t *port_json(Port *port)
     json_object_set_new(json, "addresses", addresses_json(port));
     if (!mac_is_zero(&port->mac))
         json_object_set_new(json, "mac", json_string(mac_text(&port->mac, mac)));
+    if (port->ops->tell)
+        port->ops->tell(port, json);
     return json;
 }

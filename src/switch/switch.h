@@ -60,6 +60,8 @@ typedef struct PortOps {
     void (*link)(Port *port, bool up);
     /* What waited for a port that was full (hold.h) may read on; may be NULL. */
     void (*resume)(Port *port);
+    /* What query-ports says of it besides; may be NULL. */
+    void (*tell)(const Port *port, json_t *json);
     /* Hangs up, for `disconnect` to call; port_free() follows, now or on the loop. */
     void (*hang_up)(Port *port);
     void (*free)(Port *port);
@@ -77,6 +79,7 @@ struct Port {
     unsigned id;    /* smallest that is free; index in sw->port[] */
     char *vm, *nic; /* NULL: not known, as of a stream */
     char *instance;
+    char *kept_as;     /* what is set for it outlives the switch (kept.h); NULL: not */
     char **groups;     /* labels; NULL: none */
     json_t *changed;   /* what port_change() was told; NULL: nothing */
     Mac mac;           /* zero: whatever it sends first */
@@ -216,14 +219,17 @@ bool port_change(Port *port, const json_t *values, GError **error);
 void port_offload(Port *port, const Frame *f,
                   bool (*each)(void *port, const uint8_t *frame, size_t len));
 bool port_takes(const Port *port, const VnetHdr *hdr); /* as it is */
-/* nic NULL: its first by name, net1 before net10, whichever came first. */
-Port *port_find(Switch *sw, const char *vm, const char *nic);
-Port *port_by_mac(Switch *sw, const Mac *mac);
-Port *port_by_id(Switch *sw, unsigned id);
 
 /* "port 3 (web's net0)", for sentences; valid until the next call. */
 const char *port_text(const Port *port);
 json_t *port_json(Port *port); /* a new reference */
+
+/* ---- finding one: port_find.c ----------------------------------------------------- */
+
+/* nic NULL: its first by name, net1 before net10, whichever came first. */
+Port *port_find(Switch *sw, const char *vm, const char *nic);
+Port *port_by_mac(Switch *sw, const Mac *mac);
+Port *port_by_id(Switch *sw, unsigned id);
 
 /* ---- commands: control.c
  * ---------------------------------------------------------------- */

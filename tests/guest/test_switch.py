@@ -481,6 +481,97 @@ def test_a_switch_that_is_killed_comes_back_with_rules_and_connections():
         a.close()
 
 
+def port_of(net, number):
+    return next((port for port in net.call("query-ports") if port["port"] == number), None)
+
+
+def listen_at(path):
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.settimeout(10 * PATIENCE)
+    server.bind(str(path))
+    server.listen()
+    return server
+
+
+def test_a_program_that_was_connected_to_is_gone_to_again_with_its_settings():
+    with Network() as net:
+        a, path = net.vm("a", 2), net.root / "program.sock"
+
+        def comes(server):
+            """The switch does; frames go both ways."""
+            s = frames.StreamPort(server.accept()[0])
+            s.mac, s.ip = "02:00:00:00:01:09", "10.5.0.9"
+            wait_until(lambda: port_of(net, number)["link"], "its link")
+            talk(s, a)
+            return s
+
+        with listen_at(path) as server:
+            number = net.call("connect-stream", path=str(path))["port"]
+            with comes(server):
+                equal((port_of(net, number)["path"], port_of(net, number).get("retry")), (str(path), None))
+                refused(lambda: net.call("connect-stream", path=str(path)), str(path), "already", f"port {number}")
+                net.call("set-limit", port=number, direction="out", bytes_per_s=1 << 30)
+                net.call("set-impair", port=number, direction="in", delay_us=1, seed=7)
+                limits = net.call("query-limits", port=number)
+                net.call("set-port", port=number, groups=["outer"], trust=False)
+            with comes(server):  # it has hung up, and is there again
+                net.kill()
+                a.close()
+            net.start()
+            a, number = net.vm("a", 2), 0
+            with comes(server):
+                equal(net.call("query-limits", port=number), [{**limits[0], "port": number}])
+                equal((port_of(net, number)["groups"], port_of(net, number)["trust"]), (["outer"], False))
+        down = wait_until(lambda: "retry" in port_of(net, number) and port_of(net, number), "its end")
+        equal((down["link"], down["retry"] <= 10), (False, True))
+        net.end()  # not killed
+        a.close()
+        with listen_at(path) as server:
+            net.start()
+            a = net.vm("a", 2)
+            with comes(server) as s:
+                refused(lambda: net.call("disconnect", path=str(net.root)), str(net.root))
+                net.call("disconnect", path=str(path))
+                net.call("connect-stream", path=str(path))  # at once
+                net.call("query-status")
+                check(str(path) in (net.network / "limits.json").read_text(), "it is not kept")
+                net.call("disconnect", path=str(path))
+                equal(s.sock.recv(1), b"")
+            net.end()
+            net.start()
+            equal(net.call("query-ports"), [], "who was hung up on")
+        a.close()
+
+
+def test_what_is_set_for_a_stream_comes_back_with_its_program():
+    another = ["python3", "-c", "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); input()"]
+    with Network() as net:
+        def streams(count):
+            ports = wait_until(lambda: len(net.call("query-ports")) == count and net.call("query-ports"), "streams")
+            return [port["vlan"] for port in ports]
+
+        with net.stream(), net.stream():
+            equal(streams(2), [0, 0])
+            net.call("set-port", port=1, vlan=7)
+            net.call("set-limit", port=1, frames_per_s=1000)
+            limits = [{**entry, "port": 2} for entry in net.call("query-limits")]
+            net.kill()
+        net.start()
+        other = subprocess.Popen([*another, str(net.folder / "stream.sock")], stdin=subprocess.PIPE)
+        equal(streams(1), [0])
+        with net.stream():
+            equal(streams(2), [0, 0])
+            with net.stream():
+                equal(streams(3), [0, 0, 7])
+                equal(net.call("query-limits"), limits)
+            streams(2)
+            with net.stream():
+                equal(streams(3), [0, 0, 0], "it had left while the switch was there")
+                equal(net.call("query-limits"), [])
+        other.communicate(b"\n")
+
+
 # ---- how long it lives ---------------------------------------------------------------------------
 
 def test_it_ends_after_its_last_user_and_not_before():
@@ -654,7 +745,7 @@ def test_passt_is_a_way_out_of_a_network():
         finally:
             passt.kill()
             passt.wait()
-        wait_until(lambda: not net.call("query-ports"), "passt's end")
+        wait_until(lambda: [port["link"] for port in net.call("query-ports")] == [False], "passt's end")
 
 
 def connected(net, path):

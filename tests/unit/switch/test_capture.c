@@ -18,12 +18,6 @@ static Port web = {
     .sw = &sw, .id = 0, .vm = (char *)"web", .nic = (char *)"net0", .trunk = trunk};
 static Port db = {.sw = &sw, .id = 1, .vm = (char *)"db"};
 
-/* Played by the test: the rest of the switch. */
-Port *port_find(Switch *s, const char *vm, const char *nic)
-{
-    return g_str_equal(vm, "web") ? &web : g_str_equal(vm, "db") ? &db : NULL;
-}
-
 /* UDP from 10.5.0.7:1000 to 10.5.0.8:PORT, its checksum left to others; in memory of the
  * caller. */
 static Frame udp(uint8_t data[60], uint16_t to_port)
@@ -240,8 +234,8 @@ static void refuse(const char *arguments, const char *expect)
 
 static void nonsense_is_refused(void)
 {
-    refuse("{\"vm\": \"wep\"}", "VM 'wep' has no vNIC on network lan");
-    refuse("{\"port\": 2}", "network lan has no port 2");
+    refuse("{\"vm\": \"wep\"}", "VM 'wep' has no card on the network lan");
+    refuse("{\"port\": 2}", "the network lan has no port 2");
     refuse("{\"filter\": \"port what\"}", "pcap filter 'port what': ");
     refuse("{\"filter\": 7}", "filter is a text");
     refuse("{\"snaplen\": 1000000}", "snaplen is a whole number from 0 to 262144");

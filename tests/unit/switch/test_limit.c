@@ -6,34 +6,16 @@
 #include <unistd.h>
 
 #include "src/switch/impair.h"
+#include "src/switch/kept.h"
 #include "src/switch/shape.h"
 
-static Switch sw = {.name = "lan"};
+static Switch sw = {.name = "lan", .n_ports = 4};
 static Port port = {.sw = &sw,
                     .id = 3,
                     .vm = (char *)"web",
                     .nic = (char *)"net0",
-                    .instance = (char *)"abc",
+                    .kept_as = (char *)"abc/net0",
                     .link = true};
-
-/* Played by the test: the rest of the switch. */
-Port *port_find(Switch *s, const char *vm, const char *nic)
-{
-    return g_str_equal(vm, "web") && (!nic || g_str_equal(nic, "net0")) ? &port : NULL;
-}
-
-bool port_change(Port *p, const json_t *values, GError **error)
-{
-    return true;
-}
-
-void switch_resume(Port *p, Direction direction, Frame *f)
-{
-}
-
-void switch_flush(Switch *s)
-{
-}
 
 /* What a command returned, in one line; or the sentence of its failure. */
 static char *run(const char *command, const char *arguments)
@@ -111,15 +93,15 @@ static void a_bad_wire_is_set_changed_and_mended(void)
 
 static void nonsense_is_refused_and_changes_nothing(void)
 {
-    RUN("set-limit", "{}", "say which port: vm, and nic, or port");
+    RUN("set-limit", "{}", "say which port: vm, and nic, or port, its number");
     RUN("set-limit", "{\"vm\":\"web\",\"burst-bytes\":1000}",
         "a burst needs a rate: give bytes-per-s (--rate) too");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":9000,\"burst-frames\":10}",
         "a burst needs a rate: give frames-per-s (--packets) too");
-    RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no vNIC on network lan");
+    RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no card on the network lan");
     RUN("set-limit", "{\"vm\":\"web\",\"nic\":\"net9\"}",
-        "VM 'web' has no net9 vNIC on network lan");
-    RUN("set-limit", "{\"port\":5}", "network lan has no port of that number");
+        "VM 'web' has no card net9 on the network lan");
+    RUN("set-limit", "{\"port\":5}", "the network lan has no port 5");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":-1}",
         "bytes-per-s is a whole number from 0 to 1099511627776");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes\":1}", "there is no argument 'bytes'");
@@ -142,28 +124,28 @@ static void a_new_switch_finds_what_was_set(void)
     g_free(run("set-impair", "{\"vm\":\"web\",\"direction\":\"in\",\"reorder\":0.25}"));
     forget(&port);
 
-    other.instance = (char *)"another start of the VM";
+    other.kept_as = (char *)"another start of the VM/net0";
     memset(other.shape, 0, sizeof(other.shape));
     memset(other.impair, 0, sizeof(other.impair));
-    limits_port_added(&other);
+    kept_port_added(&other);
     g_assert_null(other.shape[FROM_VM]);
     g_assert_null(other.impair[TO_VM]);
 
-    limits_port_added(&port);
+    kept_port_added(&port);
     g_assert_cmpuint(shape_options(port.shape[FROM_VM])->frames_per_s, ==, 7);
     g_assert_cmpfloat(impair_options(port.impair[TO_VM])->reorder, ==, 0.25);
     g_assert_null(port.shape[TO_VM]);
     g_assert_null(port.impair[FROM_VM]);
 
-    limits_port_removed(&port); /* the VM ended */
+    kept_port_removed(&port); /* the VM ended */
     forget(&port);
-    limits_port_added(&port);
+    kept_port_added(&port);
     g_assert_null(port.shape[FROM_VM]);
 
     g_assert_true(g_file_set_contents(path, "{\"abc/net0\": {\"in\": 7}}", -1, NULL));
-    limits_port_added(&port); /* no harm, as below */
+    kept_port_added(&port); /* no harm, as below */
     g_assert_true(g_file_set_contents(path, "[\"what", -1, NULL));
-    limits_port_added(&port);
+    kept_port_added(&port);
     g_assert_null(port.shape[TO_VM]);
 }
 
@@ -176,6 +158,7 @@ int main(int argc, char **argv)
     int status;
 
     g_test_init(&argc, &argv, NULL);
+    sw.port[3] = &port;
     g_setenv("HUTCH_NETWORKS", folder, TRUE);
     config->mode = NETWORK_ISOLATED;
     network_create("lan", config, &error);
