@@ -14,6 +14,7 @@
 #include "src/switch/switch.h"
 
 #define KEPT_CONNECT "connect "
+#define KEPT_UPLINK  "uplink "
 
 /* The port begins.  What had been set for it is set again. */
 void kept_port_added(Port *port);

@@ -126,7 +126,8 @@ static const PortOps netdev_ops = {.kind = "uplink",
                                    .hang_up = netdev_hang_up,
                                    .free = netdev_free_port};
 
-Port *port_netdev_new(Switch *sw, const NetDevOptions *options, GError **error)
+Port *port_netdev_new(Switch *sw, const NetDevOptions *options, const char *kept_as,
+                      GError **error)
 {
     Port *port = port_new(sw, &netdev_ops, sizeof(PortNetdev), error);
     PortNetdev *n = of(port);
@@ -135,6 +136,7 @@ Port *port_netdev_new(Switch *sw, const NetDevOptions *options, GError **error)
         return NULL;
     port->service = true;
     port->trusted = true;
+    port->kept_as = g_strdup(kept_as);
     n->closing = (IoPost){.fn = on_closing, .opaque = n};
     n->nd = netdev_open(options, NULL, sw->loop, error);
     if (!n->nd || !port_begin(port, error)) {

@@ -5,6 +5,7 @@
 #include "backend/netdev.h"
 #include "src/switch/switch.h"
 
-/* NULL with what netdev_open() says.  It does not keep the switch alive; port_free() ends
- * it. */
-Port *port_netdev_new(Switch *sw, const NetDevOptions *options, GError **error);
+/* NULL with what netdev_open() says.  `kept_as` is copied (kept.h).  It does not keep the
+ * switch alive; port_free() ends it. */
+Port *port_netdev_new(Switch *sw, const NetDevOptions *options, const char *kept_as,
+                      GError **error);

@@ -1,6 +1,7 @@
-/* Uplinks (uplink.h).  The port says which it is: its `instance` is the config's text. */
+/* Uplinks (uplink.h).  The port says which it is: its `kept_as` has the config's text. */
 #include "src/switch/uplink.h"
 
+#include "src/switch/kept.h"
 #include "src/switch/port_netdev.h"
 
 typedef struct UplinkOptions {
@@ -31,17 +32,15 @@ static Port *find(Switch *sw)
     return NULL;
 }
 
-static Port *open_uplink(Switch *sw, const char *text, GError **error)
+static Port *open_uplink(Switch *sw, const char *text, const char *key, GError **error)
 {
     UplinkOptions *options = param_new(&uplink_params);
     Port *port = NULL;
 
     if (param_parse(&uplink_params, options, text, error))
-        port = port_netdev_new(sw, &options->netdev, error);
+        port = port_netdev_new(sw, &options->netdev, key, error);
     param_free(&uplink_params, options);
-    if (port)
-        port->instance = g_strdup(text);
-    else
+    if (!port)
         g_prefix_error(error, "uplink=%s: ", text);
     return port;
 }
@@ -49,11 +48,12 @@ static Port *open_uplink(Switch *sw, const char *text, GError **error)
 bool uplink_configure(Switch *sw, GError **error)
 {
     const char *text = sw->config->uplink;
+    g_autofree char *key = text ? g_strconcat(KEPT_UPLINK, text, NULL) : NULL;
     Port *old = find(sw);
 
-    if (old && g_strcmp0(old->instance, text) == 0)
+    if (old && g_strcmp0(old->kept_as, key) == 0)
         return true;
-    if (text && !open_uplink(sw, text, error))
+    if (text && !open_uplink(sw, text, key, error))
         return false;
     if (old)
         port_free(old);
