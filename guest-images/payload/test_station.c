@@ -15,6 +15,7 @@
  *     raw HEX                   this frame
  *     dhcp                      asks for a lease
  *     address                   says its addresses
+ *     eject                     waits until it is asked to give up a device, and does
  *     quit
  *
  *   ip=ADDRESS gw=ADDRESS dhcp=1 tso=1 dev=N
@@ -47,7 +48,9 @@ enum {
     WINDOW = 16,
     SAMPLES = 4096,
     LINE = 1024,
-    LOOK_EVERY = 2048, /* turns: at what costs the host an exit */
+    LOOK_EVERY = 2048,    /* turns: at what costs the host an exit */
+    HOTPLUG_DOWN = 0x644, /* include/devices/pci_hotplug.h: a bit for each slot */
+    HOTPLUG_EJECT = 0x648,
     MSS = 1448,
 };
 
@@ -624,6 +627,17 @@ static bool start_job(void)
     return false;
 }
 
+static void eject(void)
+{
+    uint32_t slots;
+
+    do
+        slots = inl(HOTPLUG_DOWN);
+    while (!slots);
+    outl(HOTPLUG_EJECT, slots);
+    print("eject done\n");
+}
+
 /* False: to quit. */
 static bool obey(void)
 {
@@ -641,6 +655,8 @@ static bool obey(void)
         print_address("address ", me);
         print(" mac=%02x:%02x:%02x:%02x:%02x:%02x\n", mac[0], mac[1], mac[2], mac[3],
               mac[4], mac[5]);
+    } else if (after("eject")) {
+        eject();
     } else if (after("stop")) {
         if (job.kind != IDLE)
             job_end("done");

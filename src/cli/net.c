@@ -68,8 +68,11 @@ const Verb net_verbs[] = {
      .max_names = 2,
      .about = net_connect_about},
     {.name = "disconnect",
-     .args = "NETWORK PORT",
+     .args = "NETWORK PORT|--stream SOCKET",
      .help = "remove a card of a running VM from a network, or hang up on a port",
+     .about = "The guest is asked to give the card up, and waited for.  A program that "
+              "'hutch net connect --stream' joined is left for good, which else the "
+              "network's next switch connects to again.",
      .names = NAMES_NETWORKS,
      .act = net_act_disconnect,
      .params = &net_disconnect_args,

@@ -6,12 +6,14 @@
 #include "control/client.h"
 #include "network/place.h"
 #include "src/cli/net.h"
+#include "util/ioloop.h"
 #include "util/json.h"
 
 typedef struct ConnectArgs {
     char *stream, *mac, *firewall;
     char **ip, **groups;
     bool json, force;
+    unsigned timeout_s;
 } ConnectArgs;
 
 #define CONNECT_ROW(key_, type_, member_, ...)                                           \
@@ -42,16 +44,24 @@ const ParamTable net_connect_args = {
 
 const ParamTable net_disconnect_args = {
     .size = sizeof(ConnectArgs),
-    .desc = (const ParamDesc[]){CONNECT_ROW(
-                                    "force", PARAM_BOOL, force,
-                                    .help = "do not ask the guest: the switch hangs up"),
-                                {0}},
+    .desc =
+        (const ParamDesc[]){
+            CONNECT_ROW("stream", PARAM_PATH, stream, .arg = "SOCKET",
+                        .help = "leave the program that --stream joined, for good"),
+            CONNECT_ROW("force", PARAM_BOOL, force,
+                        .help = "do not ask the guest: the switch hangs up"),
+            CONNECT_ROW("timeout", PARAM_UINT, timeout_s, .letter = 't', .def = "10",
+                        .max = 1000000, .arg = "SECONDS",
+                        .help = "how long to wait for the guest; 0: not at all"),
+            {0}},
 };
 
 const char net_connect_about[] =
     "A card that the VM has (hutch net connect red web:net0) moves: it keeps its MAC "
     "address, its cable is out for a moment, so that the guest asks for an address anew, "
-    "and it is announced.  Else a card is added, of that id or of one that is free.";
+    "and it is announced.  Else a card is added, of that id or of one that is free.  A "
+    "program that --stream joined is connected to again when it or the switch ends, "
+    "until 'hutch net disconnect'.";
 
 /* ---- cards ----------------------------------------------------------------------------
  */
@@ -198,15 +208,54 @@ static bool find_nic(NetTarget *t, GError **error)
                       "VM '%s' has no such card on network '%s'", t->vm, t->network);
 }
 
-static bool remove_card(const NetTarget *t, GError **error)
+static bool is_deleted(const json_t *event, const char *id)
+{
+    return g_str_equal(json_get_text(event, "event"), "DEVICE_DELETED") &&
+           g_str_equal(json_get_text(json_object_get(event, "data"), "device"), id);
+}
+
+/* A VM that ends meanwhile has left, too. */
+static bool wait_until_ejected(ControlClient *c, const NetTarget *t, unsigned timeout_s,
+                               GError **error)
+{
+    const int64_t deadline_ns = clock_ns() + timeout_s * 1000000000ll;
+    g_autoptr(GError) why = NULL;
+    json_t *event;
+
+    while ((event = control_client_event(c, clock_left_ms(deadline_ns), &why))) {
+        bool deleted = is_deleted(event, t->nic);
+
+        json_decref(event);
+        if (deleted)
+            return true;
+    }
+    return why || fail(error, VM_ERROR_BUSY,
+                       "VM '%s' was asked to give up %s and has not within %u s: it "
+                       "leaves when its guest lets go, or at once with --force",
+                       t->vm, t->nic, timeout_s);
+}
+
+static bool remove_card(const NetTarget *t, unsigned timeout_s, GError **error)
 {
     g_autoptr(ControlClient) c = control_client_connect(t->vm, error);
     json_t *reply = c ? control_client_call(c, "device_del",
                                             json_pack("{s:s}", "id", t->nic), error)
                       : NULL;
+    bool asked = reply != NULL;
 
-    if (c && !reply)
+    if (c && !asked)
         g_prefix_error(error, "VM '%s': ", t->vm);
+    json_decref(reply);
+    return asked && (!timeout_s || wait_until_ejected(c, t, timeout_s, error));
+}
+
+/* Also of a network that is down: its next switch would go there again. */
+static bool leave_stream(const NetTarget *t, const char *stream, GError **error)
+{
+    g_autofree char *path = g_canonicalize_filename(stream, NULL);
+    json_t *reply = network_call(t->network, true, "disconnect",
+                                 json_pack("{s:s}", "path", path), error);
+
     json_decref(reply);
     return reply != NULL;
 }
@@ -226,12 +275,18 @@ bool net_act_disconnect(void *options, char **names, int *status, GError **error
     NetTarget t;
     bool ok;
 
+    if (!names[1] == !args->stream)
+        return fail(
+            error, VM_ERROR_INVALID,
+            "what is to be disconnected? Give VM[:NIC], :PORT or --stream SOCKET");
     if (!net_target(names[0], names[1], &t, error))
         return false;
-    if (args->force || t.has_port)
+    if (args->stream)
+        ok = leave_stream(&t, args->stream, error);
+    else if (args->force || t.has_port)
         ok = hang_up(&t, error);
     else
-        ok = find_nic(&t, error) && remove_card(&t, error);
+        ok = find_nic(&t, error) && remove_card(&t, args->timeout_s, error);
     net_target_clear(&t);
     return ok;
 }

@@ -255,6 +255,28 @@ def test_who_is_on_a_network_is_listed_and_keeps_it_from_going():
         equal(p.files(), {})
 
 
+def test_a_program_is_joined_and_left_by_its_socket():
+    with place() as p, socket.socket(socket.AF_UNIX) as server:
+        path = os.path.join(p.folder, "program.sock")
+        p.hutch("net", "create", "blue")
+        server.bind(path)
+        server.listen()
+        server.settimeout(30 * PATIENCE)
+        with p.switch("blue"):
+            p.hutch("net", "connect", "blue", "--stream", path)
+            with server.accept()[0]:
+                p.hutch("net", "ports", "blue", words=[path, " up "])
+                p.refused("net", "connect", "blue", "--stream", path, words=["'" + path + "'", "already"])
+                server.close()
+            end = time.monotonic() + 30 * PATIENCE
+            while "retry" not in p.hutch("net", "ports", "blue"):
+                check(time.monotonic() < end, "its end is not told")
+            p.refused("net", "disconnect", "blue", words=["--stream"])
+            p.hutch("net", "disconnect", "blue", "--stream", path)
+            equal(p.hutch("net", "ports", "blue", "--json"), [])
+            p.refused("net", "disconnect", "blue", "--stream", path, words=["'" + path + "'"])
+
+
 def test_force_removes_a_network_under_its_vms():
     with place() as p:
         p.hutch("net", "create", "blue")
@@ -414,9 +436,18 @@ def test_a_card_comes_to_a_network_moves_and_goes():
             told = p.hutch("net", "port", "red", "web:net1", "--json")
             equal((told["groups"], told["addresses"]), (["back"], ["10.8.0.99"]))
             p.refused("net", "disconnect", "red", "web:net0", words=["web", "red"])
-            p.hutch("net", "disconnect", "red", "web")  # the guest is asked; this one does not listen
+            p.refused("net", "disconnect", "red", "web", "--timeout", "1",  # this guest does not listen
+                      words=["'web'", "net1", "1 s", "--force"])
+            p.hutch("net", "disconnect", "red", "web", "--timeout", "0")
             devices = p.hutch("inspect", "web", "--json")["devices"]
             equal([d["removal"] for d in devices], ["none", "asked"])
+            equal([q["nic"] for q in p.hutch("net", "ports", "red", "--json")], ["net1"])
+            vm.send("eject\n")
+            vm.expect("eject done")
+            p.hutch("net", "connect", "red", "web:net1")
+            vm.send("eject\n")  # before it is asked to
+            p.hutch("net", "disconnect", "red", "web")
+            equal(p.hutch("net", "ports", "red", "--json"), [], "when it is over")
             vm.send("quit\n")
             vm.wait()
         p.hutch("net", "rm", "red", "blue")
