@@ -1,4 +1,5 @@
-/* What the files that make up a machine share: machine.c and hotplug.c.  Main thread. */
+/* What the files that make up a machine share.  Main thread, where nothing else is said.
+ */
 #pragma once
 
 #include "machine/board.h"
@@ -7,7 +8,7 @@
 
 typedef struct Hotplug Hotplug;
 
-/* ---- machine.c -------------------------------------------------------------------- */
+/* ---- machine.c ----------------------------------------------------------------- */
 
 struct Machine {
     const Config *config;
@@ -57,6 +58,32 @@ struct Machine {
 Hotplug *machine_hotplug(Machine *m);
 Board *machine_board(Machine *m);
 
+/* ---- end.c --------------------------------------------------------------------- */
+
+void machine_end_init(Machine *m);
+
+/* Before any thread starts, so that all inherit the mask and only signal_fd sees them. */
+bool machine_take_signals(Machine *m, GError **error);
+void machine_limit_time(Machine *m); /* --timeout begins now */
+
+/* Any thread: what ends the VM, unless something has before.  `number` is the guest's
+ * exit status or the signal; `text` a sentence, copied. */
+void machine_end_with(Machine *m, MachineEnd end, int number, const char *text);
+
+/* The event `name`, which is RESET or SHUTDOWN: was it the guest's own doing, and why. */
+void machine_tell_cause(Machine *m, const char *name, bool guest, const char *cause);
+
+/* What those who know no Machine call, on their threads; `opaque` is the Machine. */
+PlatformEvents machine_platform_events(Machine *m);
+void machine_on_vcpu_ended(void *opaque, Vcpu *c, VcpuEnd end, const char *text);
+void machine_on_device_event(void *opaque, const char *name, json_t *data);
+
+void machine_describe_result(const Machine *m, MachineResult *ret);
+
+/* ---- pause.c ------------------------------------------------------------------- */
+
+void machine_pause_init(Machine *m);
+
 /* Parks the vCPUs and nothing else, for straight code that changes the topology; devices
  * go on.  Harmless while the machine is paused.  Does not nest.  False: it cannot be now,
  * since a page of guest RAM cannot be read and a vCPU may sleep for it; nothing is parked
@@ -64,7 +91,20 @@ Board *machine_board(Machine *m);
 bool machine_park(Machine *m);
 void machine_unpark(Machine *m);
 
-/* ---- save.c ----------------------------------------------------------------------- */
+/* Everything as at power-on: devices, interrupt controllers, registers, RAM. */
+bool machine_power_on(Machine *m, GError **error);
+
+/* The guest begins, unless it is to begin paused.  A restored machine is paused as it was
+ * when it was saved. */
+void machine_begin(Machine *m);
+
+/* From now on the VM stops when guest RAM is lost; gm.lost must be there. */
+bool machine_watch_lost(Machine *m, GError **error);
+
+/* A device's I/O thread, or any other: its guest is to be stopped. */
+void machine_on_device_stop(void *opaque, const char *id);
+
+/* ---- save.c -------------------------------------------------------------------- */
 
 /* What is saved of the board's identity, and of the machine itself: the section
  * "machine".  Devices are in the order that hotplug_add_configured() makes them in. */
@@ -94,7 +134,7 @@ bool machine_load_identity(Machine *m, SavedMachine *ret, GError **error);
 /* The rest, when everything is made.  Refuses sections that nobody took. */
 bool machine_load(Machine *m, GError **error);
 
-/* ---- hotplug.c -------------------------------------------------------------------- */
+/* ---- hotplug.c ----------------------------------------------------------------- */
 
 Hotplug *hotplug_new(Machine *m, IoLoop *main, Board *board);
 /* `saved`, of a machine that is restored, says in which slots; NULL: as it comes. */
