@@ -64,7 +64,7 @@ static void update(PciHotplug *h)
     acpi_pm_set_gpe(h->acpi_pm, PCI_HOTPLUG_GPE, h->s.up || h->s.down);
 }
 
-/* ---- registers -------------------------------------------------------------------- */
+/* ---- registers ----------------------------------------------------------------- */
 
 static uint64_t take(PciHotplug *h, uint32_t *bits)
 {
@@ -110,7 +110,7 @@ static void hotplug_write(Device *d, uint64_t offset, unsigned size, uint64_t va
 
 static const BusOps hotplug_bus_ops = {hotplug_read, hotplug_write};
 
-/* ---- the machine's side ----------------------------------------------------------- */
+/* ---- the machine's side -------------------------------------------------------- */
 
 void pci_hotplug_on_eject(Device *d, void (*on_eject)(void *opaque), void *opaque)
 {
