@@ -15,63 +15,13 @@
  *
  * Registers: vCPU threads, under the device's lock.  The timer runs on the main loop and
  * takes it. */
-#include <time.h>
-
-#include "devices/platform.h"
 #include "devices/regs.h"
 #include "devices/rtc_calendar.h"
+#include "devices/rtc_private.h"
 #include "devices/state_private.h"
 #include "util/bits.h"
 
-enum { INDEX_PORT = 0x70, RTC_PORTS = 2, CMOS_SIZE = 128 };
-
-/* Data sheet, figure 10; century and the rest as PC firmware has them. */
-enum {
-    SECONDS = 0,
-    SECONDS_ALARM = 1,
-    MINUTES = 2,
-    MINUTES_ALARM = 3,
-    HOURS = 4,
-    HOURS_ALARM = 5,
-    WEEKDAY = 6,
-    DAY = 7,
-    MONTH = 8,
-    YEAR = 9,
-    REG_A = 10,
-    REG_B = 11,
-    REG_C = 12,
-    REG_D = 13,
-    EQUIPMENT = 0x14,
-    BASE_MEMORY = 0x15,
-    EXTENDED_MEMORY = 0x17,
-    CHECKSUM_FIRST = 0x10,
-    CHECKSUM = 0x2e,
-    EXTENDED_MEMORY_2 = 0x30,
-    CENTURY = 0x32,
-    MEMORY_ABOVE_16M = 0x34,
-    MEMORY_ABOVE_4G = 0x5b,
-};
-enum { A_UIP = 0x80, A_DIVIDER = 0x70, A_RATE = 0x0f, A_DEFAULT = 0x26 };
-enum { A_DIVIDER_RESET = 0x60 }; /* 110 and 111 hold the divider chain */
-enum { B_SET = 0x80, B_BINARY = 4, B_24H = 2 };
-enum { FLAG_PERIODIC = 0x40, FLAG_ALARM = 0x20, FLAG_UPDATE = 0x10, FLAG_ANY = 0x80 };
-enum { FLAGS = FLAG_PERIODIC | FLAG_ALARM | FLAG_UPDATE }; /* in C; the same bits in B */
-enum { D_VALID = 0x80 };
-enum { PM = 0x80, DONT_CARE = 0xc0 };
-
-/* Time is counted in ticks of 2^-20 s: the periods of a 32768 Hz clock are whole numbers
- * of them, and 64 bits hold any year that the registers can. */
-#define SECOND    (1ll << 20)
-#define NEVER     INT64_MAX
-#define CLOCK_MAX (1ll << 60) /* more than any year that the registers can show */
-#define UIP_TICKS (2228 * SECOND / 1000000) /* t_BUC + t_UC: data sheet, table 5 */
-
-typedef struct RtcState { /* guest-visible */
-    uint8_t cmos[CMOS_SIZE];
-    uint8_t index;
-    int64_t offset; /* guest's clock minus the host's */
-    int64_t seen;   /* guest's clock at the last catch-up */
-} RtcState;
+enum { INDEX_PORT = 0x70, RTC_PORTS = 2 };
 
 static const StateField rtc_fields[] = {
     STATE_INTS(RtcState, cmos, 1, U8, .help = "registers and CMOS RAM"),
@@ -116,203 +66,12 @@ typedef struct Rtc {
     uint64_t ram_below_4g, ram_above_4g;
 } Rtc;
 
-static int64_t host_clock(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return t.tv_sec * SECOND + t.tv_nsec * SECOND / 1000000000;
-}
+/* ---- the line and the timer ---------------------------------------------------- */
 
 /* Rounded up, so that a timer does not fire before its event. */
 static int64_t ticks_to_ns(int64_t ticks)
 {
     return ticks / SECOND * 1000000000 + (ticks % SECOND + 1) * 1000000000 / SECOND;
-}
-
-/* ---- the time registers ---------------------------------------------------- */
-
-static bool is_halted(const Rtc *r)
-{
-    const uint8_t *cmos = r->s.cmos;
-
-    return (cmos[REG_B] & B_SET) || (cmos[REG_A] & A_DIVIDER_RESET) == A_DIVIDER_RESET;
-}
-
-static int64_t guest_clock(const Rtc *r)
-{
-    return CLAMP(host_clock() + r->s.offset, 0,
-                 CLOCK_MAX); /* the host's may be set back */
-}
-
-static uint8_t encode(const Rtc *r, unsigned value)
-{
-    return r->s.cmos[REG_B] & B_BINARY ? value : value / 10 % 10 << 4 | value % 10;
-}
-
-static unsigned decode(const Rtc *r, uint8_t byte)
-{
-    return r->s.cmos[REG_B] & B_BINARY ? byte : (byte >> 4) * 10 + (byte & 15);
-}
-
-static uint8_t encode_hours(const Rtc *r, unsigned hours)
-{
-    if (r->s.cmos[REG_B] & B_24H)
-        return encode(r, hours);
-    return encode(r, hours % 12 ? hours % 12 : 12) | (hours >= 12 ? PM : 0);
-}
-
-static unsigned decode_hours(const Rtc *r, uint8_t byte)
-{
-    if (r->s.cmos[REG_B] & B_24H)
-        return decode(r, byte);
-    return decode(r, byte & ~PM) % 12 + (byte & PM ? 12 : 0);
-}
-
-/* What the time registers show at `clock` goes into the CMOS. */
-static void registers_store(Rtc *r, int64_t clock)
-{
-    uint8_t *cmos = r->s.cmos;
-    Calendar c = calendar_from_seconds(clock / SECOND);
-
-    cmos[SECONDS] = encode(r, c.second);
-    cmos[MINUTES] = encode(r, c.minute);
-    cmos[HOURS] = encode_hours(r, c.hour);
-    cmos[WEEKDAY] = encode(r, c.weekday + 1);
-    cmos[DAY] = encode(r, c.day);
-    cmos[MONTH] = encode(r, c.month);
-    cmos[YEAR] = encode(r, c.year % 100);
-    cmos[CENTURY] = encode(r, c.year / 100);
-}
-
-/* The guest may have written anything: a 77th month counts on from the year. */
-static int64_t registers_seconds(const Rtc *r)
-{
-    const uint8_t *cmos = r->s.cmos;
-    Calendar c = {
-        .year = decode(r, cmos[CENTURY]) * 100 + decode(r, cmos[YEAR]),
-        .month = decode(r, cmos[MONTH]),
-        .day = decode(r, cmos[DAY]),
-        .hour = decode_hours(r, cmos[HOURS]),
-        .minute = decode(r, cmos[MINUTES]),
-        .second = decode(r, cmos[SECONDS]),
-    };
-
-    return MAX(calendar_to_seconds(&c), 0);
-}
-
-/* From now on the clock shows what the registers say, `fraction` into that second. */
-static void clock_set(Rtc *r, int64_t fraction)
-{
-    r->s.seen = registers_seconds(r) * SECOND + fraction;
-    r->s.offset = r->s.seen - host_clock();
-}
-
-static bool is_time(unsigned index)
-{
-    return index == CENTURY || (index <= YEAR && index != SECONDS_ALARM &&
-                                index != MINUTES_ALARM && index != HOURS_ALARM);
-}
-
-/* ---- flags and interrupts -------------------------------------------------- */
-
-/* Ticks between periodic interrupts; 0: off.  Rates 1 and 2 of the 32 kHz time base are
- * those of 8 and 9 (data sheet, table 3). */
-static int64_t period(const Rtc *r)
-{
-    unsigned rate = r->s.cmos[REG_A] & A_RATE;
-
-    if (!rate || (r->s.cmos[REG_A] & A_DIVIDER_RESET) == A_DIVIDER_RESET)
-        return 0;
-    return SECOND >> 16 << (rate <= 2 ? rate + 7 : rate);
-}
-
-enum { ALARM_ANY = -1, ALARM_NEVER = -2 };
-
-/* The number that an alarm register waits for.  The chip compares bytes, so a byte that
- * no time is written as never matches. */
-static int alarm_number(const Rtc *r, unsigned index)
-{
-    uint8_t byte = r->s.cmos[index];
-    bool hours = index == HOURS_ALARM;
-    unsigned n = hours ? decode_hours(r, byte) : decode(r, byte);
-
-    if (byte >= DONT_CARE)
-        return ALARM_ANY;
-    if (n >= (hours ? 24 : 60) || byte != (hours ? encode_hours(r, n) : encode(r, n)))
-        return ALARM_NEVER;
-    return n;
-}
-
-static bool alarm_matches(int wanted, unsigned now)
-{
-    return wanted == ALARM_ANY || wanted == (int)now;
-}
-
-/* The first second after `second` at which the alarm goes off; -1: never.  The walk by
- * hours, minutes and seconds takes each at most twice round. */
-static int64_t next_alarm(const Rtc *r, int64_t second)
-{
-    int hour = alarm_number(r, HOURS_ALARM), minute = alarm_number(r, MINUTES_ALARM);
-    int sec = alarm_number(r, SECONDS_ALARM);
-    int64_t at = second + 1, end = at + SECONDS_PER_DAY;
-
-    if (hour == ALARM_NEVER || minute == ALARM_NEVER || sec == ALARM_NEVER)
-        return -1;
-    while (at < end) {
-        if (!alarm_matches(hour, at / 3600 % 24))
-            at += 3600 - at % 3600;
-        else if (!alarm_matches(minute, at / 60 % 60))
-            at += 60 - at % 60;
-        else if (!alarm_matches(sec, at % 60))
-            at++;
-        else
-            return at;
-    }
-    return -1;
-}
-
-static bool crossed(int64_t from, int64_t to, int64_t step)
-{
-    return step && from / step != to / step;
-}
-
-/* Sets the flags for what has happened by now. */
-static void catch_up(Rtc *r)
-{
-    uint8_t *cmos = r->s.cmos;
-    int64_t was = r->s.seen, now = guest_clock(r), alarm;
-
-    if (now < was)
-        was = now; /* the host's clock was set back */
-    r->s.seen = now;
-    if (crossed(was, now, period(r)))
-        cmos[REG_C] |= FLAG_PERIODIC;
-    if (is_halted(r) || !crossed(was, now, SECOND))
-        return;
-    cmos[REG_C] |= FLAG_UPDATE;
-    alarm = next_alarm(r, was / SECOND);
-    if (alarm >= 0 && alarm <= now / SECOND)
-        cmos[REG_C] |= FLAG_ALARM;
-}
-
-/* When the first of the enabled, not yet pending interrupts comes: guest's clock. */
-static int64_t next_event(const Rtc *r)
-{
-    const uint8_t *cmos = r->s.cmos;
-    uint8_t awaited = cmos[REG_B] & ~cmos[REG_C];
-    int64_t now = r->s.seen, next = NEVER, alarm;
-
-    if ((awaited & FLAG_PERIODIC) && period(r))
-        next = (now / period(r) + 1) * period(r);
-    if ((awaited & FLAG_UPDATE) && !is_halted(r))
-        next = MIN(next, (now / SECOND + 1) * SECOND);
-    if ((awaited & FLAG_ALARM) && !is_halted(r)) {
-        alarm = next_alarm(r, now / SECOND);
-        if (alarm >= 0)
-            next = MIN(next, alarm * SECOND);
-    }
-    return next;
 }
 
 /* Call after any change: the line is a function of B and C, the timer of those and the
@@ -322,13 +81,13 @@ static void update(Rtc *r)
     uint8_t *cmos = r->s.cmos;
     int64_t next, wanted;
 
-    catch_up(r);
+    rtc_catch_up(&r->s);
     cmos[REG_C] &= ~FLAG_ANY;
     if (cmos[REG_C] & cmos[REG_B] & FLAGS)
         cmos[REG_C] |= FLAG_ANY;
     irq_set(&r->irq, cmos[REG_C] & FLAG_ANY);
 
-    next = next_event(r);
+    next = rtc_next_event(&r->s);
     wanted = next == NEVER ? 0 : next - r->s.offset;
     if (wanted == r->wanted)
         return;
@@ -355,18 +114,18 @@ static void on_rearm(void *opaque)
         ioloop_timer_cancel(&r->timer);
         return;
     }
-    left = r->wanted - host_clock();
+    left = r->wanted - rtc_host_clock();
     left = CLAMP(left, 0, SECONDS_PER_DAY * SECOND); /* too early is put right then */
     ioloop_timer(r->main, &r->timer, clock_ns() + ticks_to_ns(left), on_timer, r);
 }
 
-/* ---- register accesses ----------------------------------------------------- */
+/* ---- register accesses --------------------------------------------------------- */
 
 static uint8_t read_a(const Rtc *r)
 {
     bool soon = r->s.seen % SECOND >= SECOND - UIP_TICKS;
 
-    return r->s.cmos[REG_A] | (soon && !is_halted(r) ? A_UIP : 0);
+    return r->s.cmos[REG_A] | (soon && !rtc_is_halted(&r->s) ? A_UIP : 0);
 }
 
 static uint8_t read_c(Rtc *r)
@@ -384,8 +143,8 @@ static uint8_t read_register(Rtc *r, unsigned index)
     update(r);
     if (index == REG_A)
         return read_a(r);
-    if (is_time(index) && !is_halted(r))
-        registers_store(r, r->s.seen);
+    if (rtc_is_time(index) && !rtc_is_halted(&r->s))
+        rtc_registers_store(&r->s, r->s.seen);
     if (index != REG_C)
         return r->s.cmos[index];
     value = read_c(r);
@@ -398,20 +157,20 @@ static uint8_t read_register(Rtc *r, unsigned index)
  * comes half a second later (data sheet, "Divider control"). */
 static void write_control(Rtc *r, unsigned index, uint8_t value)
 {
-    bool was_halted = is_halted(r);
-    bool was_held = (r->s.cmos[REG_A] & A_DIVIDER_RESET) == A_DIVIDER_RESET;
+    bool was_halted = rtc_is_halted(&r->s);
+    bool was_held = rtc_is_held(&r->s);
 
     if (!was_halted)
-        registers_store(r, r->s.seen); /* in the format that B has until now */
+        rtc_registers_store(&r->s, r->s.seen); /* in the format that B has until now */
     if (index == REG_B && value & B_SET)
         value &= ~FLAG_UPDATE; /* SET also clears UIE */
     r->s.cmos[index] = index == REG_A ? value & ~A_UIP : value;
-    if (was_held && (r->s.cmos[REG_A] & A_DIVIDER_RESET) != A_DIVIDER_RESET) {
+    if (was_held && !rtc_is_held(&r->s)) {
         r->s.seen += SECOND / 2 - r->s.seen % SECOND; /* also while SET still halts it */
-        r->s.offset = r->s.seen - host_clock();
+        r->s.offset = r->s.seen - rtc_host_clock();
     }
-    if (was_halted && !is_halted(r))
-        clock_set(r, r->s.seen % SECOND);
+    if (was_halted && !rtc_is_halted(&r->s))
+        rtc_clock_set(&r->s, r->s.seen % SECOND);
 }
 
 static void write_register(Rtc *r, unsigned index, uint8_t value)
@@ -419,10 +178,10 @@ static void write_register(Rtc *r, unsigned index, uint8_t value)
     update(r);
     if (index == REG_A || index == REG_B) {
         write_control(r, index, value);
-    } else if (is_time(index) && !is_halted(r)) {
-        registers_store(r, r->s.seen);
+    } else if (rtc_is_time(index) && !rtc_is_halted(&r->s)) {
+        rtc_registers_store(&r->s, r->s.seen);
         r->s.cmos[index] = value;
-        clock_set(r, r->s.seen % SECOND);
+        rtc_clock_set(&r->s, r->s.seen % SECOND);
     } else if (index != REG_C && index != REG_D) {
         r->s.cmos[index] = value;
     }
@@ -459,7 +218,7 @@ static void rtc_write(Device *d, uint64_t offset, unsigned size, uint64_t value)
 
 static const BusOps rtc_bus_ops = {rtc_read, rtc_write};
 
-/* ---- life ------------------------------------------------------------------ */
+/* ---- life ---------------------------------------------------------------------- */
 
 /* Sizes as old software reads them: KiB below 640 KiB and above 1 MiB, then 64 KiB units
  * above 16 MiB and above 4 GiB. */
@@ -490,7 +249,8 @@ static void rtc_reset(Device *d)
 
     LOCK_GUARD(&d->lock);
     update(r);
-    if (is_halted(r)) { /* as firmware does, lest the clock stand still for ever */
+    if (rtc_is_halted(
+            &r->s)) { /* as firmware does, lest the clock stand still for ever */
         write_control(r, REG_A, A_DEFAULT);
         write_control(r, REG_B, r->s.cmos[REG_B] & ~B_SET);
     }
@@ -560,7 +320,7 @@ Device *rtc_new(Bus *pio, IrqController *ic, unsigned gsi, IoLoop *main,
     r->s.cmos[REG_A] = A_DEFAULT;
     r->s.cmos[REG_B] = B_24H;
     r->s.cmos[REG_D] = D_VALID;
-    r->s.seen = guest_clock(r);
+    r->s.seen = rtc_guest_clock(&r->s);
     r->region = (BusRegion){.dev = &r->dev, .ops = &rtc_bus_ops, .size = RTC_PORTS};
     bus_map(pio, &r->region, INDEX_PORT);
     return &r->dev;
