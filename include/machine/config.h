@@ -1,6 +1,6 @@
 /* What a VM is made from: the Config.  It is data: the command line and a JSON file are
- * two notations of it, and both are read by the tables in src/machine/config.c and in
- * each virtio device. */
+ * two notations of it, and both are read by the tables in src/machine/config_options.c
+ * and in each virtio device. */
 #pragma once
 
 #include <jansson.h>
