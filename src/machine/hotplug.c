@@ -1,74 +1,33 @@
-/* See machine/hotplug.h.
- *
- * A device is in the list from when it is made until it is freed.  In between it may be
- * `leaving`: off the bus, so that no vCPU can reach it, while its I/O thread waits for
- * the backend.  That may last, and nobody else waits with it: neither a vCPU nor the
- * control socket.  Its id stays taken, and its image locked, until then.
- *
- * The machine is not paused to unplug a device: only the vCPUs are parked, because one of
- * them may be on its way into a BAR of the device, found in the bus map but not yet
- * locked.  Other devices go on. */
+/* The virtio devices of a machine and how they come; see hotplug_private.h. */
 #include "machine/hotplug.h"
 
-#include "machine_private.h"
-#include "util/counter.h"
-#include "util/log.h"
+#include "hotplug_private.h"
 #include "virtio/console.h"
 #include "virtio/devices.h"
 
-/* A request that nobody listened to is repeated for so long after it was taken. */
-enum { REPEATS = 30 };
-#define REPEAT_NS 1000000000ll
+/* ---- the list ------------------------------------------------------------------ */
 
-typedef struct Entry {
-    Hotplug *h;
-    VirtioDevice *v;
-    const VirtioOps *ops;
-    PciDevice *pci; /* NULL: on virtio-mmio */
-    void *options;  /* owned; NULL for the Config's devices */
-    bool added;
-    bool agent;     /* the port for a guest agent, which is no device of the Config's */
-    unsigned given; /* the Config's: how many of its kind stand before it there */
-    bool leaving;
-    IoPost retired;
-    IoTimer repeat; /* of a request for removal */
-    unsigned repeats;
-} Entry;
-
-struct Hotplug {
-    Machine *machine;
-    IoLoop *main;
-    Board *board;
-    Device *events;    /* devices/pci_hotplug.c; NULL: virtio-mmio, without hotplug */
-    IoLoop *shared_io; /* made when a device first needs it */
-    GPtrArray *entries;
-    IoPost ejected;
-};
-
-/* ---- the list --------------------------------------------------------------------- */
-
-static Entry *entry_at(const Hotplug *h, unsigned i)
+HotplugEntry *hotplug_entry(const Hotplug *h, unsigned i)
 {
     return h->entries->pdata[i];
 }
 
-static Entry *find(const Hotplug *h, const char *id)
+HotplugEntry *hotplug_find(const Hotplug *h, const char *id)
 {
     for (unsigned i = 0; i < h->entries->len; i++)
-        if (g_str_equal(entry_at(h, i)->v->id, id))
-            return entry_at(h, i);
+        if (g_str_equal(hotplug_entry(h, i)->v->id, id))
+            return hotplug_entry(h, i);
     return NULL;
 }
 
-static PciRemoval removal(const Entry *e)
+PciRemoval hotplug_removal(const HotplugEntry *e)
 {
     return e->pci ? pci_hotplug_removal(e->h->events, e->pci->slot) : PCI_REMOVAL_NONE;
 }
 
-/* The guest has not given it up. */
-static bool is_there(const Entry *e)
+bool hotplug_is_there(const HotplugEntry *e)
 {
-    return !e->leaving && removal(e) != PCI_REMOVAL_EJECTED;
+    return !e->leaving && hotplug_removal(e) != PCI_REMOVAL_EJECTED;
 }
 
 bool machine_device(Machine *m, unsigned n, MachineDevice *ret)
@@ -76,10 +35,10 @@ bool machine_device(Machine *m, unsigned n, MachineDevice *ret)
     const Hotplug *h = machine_hotplug(m);
 
     for (unsigned i = 0; i < h->entries->len; i++) {
-        const Entry *e = entry_at(h, i);
+        const HotplugEntry *e = hotplug_entry(h, i);
 
-        if (is_there(e) && n-- == 0) {
-            *ret = (MachineDevice){e->v, e->pci, e->added, removal(e)};
+        if (hotplug_is_there(e) && n-- == 0) {
+            *ret = (MachineDevice){e->v, e->pci, e->added, hotplug_removal(e)};
             return true;
         }
     }
@@ -88,9 +47,9 @@ bool machine_device(Machine *m, unsigned n, MachineDevice *ret)
 
 VirtioDevice *machine_find_device(Machine *m, const char *id)
 {
-    const Entry *e = find(machine_hotplug(m), id);
+    const HotplugEntry *e = hotplug_find(machine_hotplug(m), id);
 
-    return e && is_there(e) ? e->v : NULL;
+    return e && hotplug_is_there(e) ? e->v : NULL;
 }
 
 PciBus *machine_pci_bus(Machine *m)
@@ -98,184 +57,7 @@ PciBus *machine_pci_bus(Machine *m)
     return board_pci_bus(machine_board(m));
 }
 
-json_t *hotplug_counters(const Hotplug *h)
-{
-    json_t *all = json_object();
-
-    for (unsigned i = 0; i < h->entries->len; i++) {
-        const VirtioDevice *v = entry_at(h, i)->v;
-        json_int_t requests = 0, interrupts = 0, kicks = 0;
-
-        for (unsigned q = 0; q < v->n_queues; q++) {
-            requests += (json_int_t)counter_read(&v->queues[q].vq.count.requests);
-            interrupts += (json_int_t)counter_read(&v->queues[q].vq.count.interrupts);
-            kicks += (json_int_t)counter_read(&v->queues[q].vq.count.kicks);
-        }
-        json_object_set_new(all, v->id,
-                            json_pack("{s:I, s:I, s:I}", "requests", requests,
-                                      "interrupts", interrupts, "kicks", kicks));
-    }
-    return all;
-}
-
-/* ---- going ------------------------------------------------------------------------ */
-
-static void release(Entry *e)
-{
-    device_release(&e->pci->dev);
-    ioloop_unpost(e->h->main, &e->retired);
-}
-
-/* When the device is gone: it may have kept its options by reference. */
-static void entry_free(Entry *e)
-{
-    ioloop_timer_cancel(&e->repeat);
-    if (e->options)
-        param_free(e->ops->params, e->options);
-    g_free(e);
-}
-
-static void tell_deleted(Machine *m, const char *id)
-{
-    g_autofree char *path = g_strdup_printf("/machine/peripheral/%s", id);
-
-    machine_event(m, "DEVICE_DELETED",
-                  json_pack("{s:s, s:s}", "device", id, "path", path));
-}
-
-static void on_retired(void *opaque)
-{
-    Entry *e = opaque;
-    Hotplug *h = e->h;
-    g_autofree char *id = g_strdup(e->v->id);
-
-    release(e);
-    g_ptr_array_remove(h->entries, e);
-    entry_free(e);
-    tell_deleted(h->machine, id);
-}
-
-/* vCPUs parked. */
-static void unplug(Entry *e)
-{
-    unsigned slot = e->pci->slot;
-
-    ioloop_timer_cancel(&e->repeat);
-    pci_unplug(e->pci);
-    pci_hotplug_unplugged(e->h->events, slot);
-    e->leaving = true;
-    e->retired = (IoPost){.fn = on_retired, .opaque = e};
-    virtio_retire(e->v, &e->retired);
-}
-
-/* For each device with whose removal the guest is as far as that. */
-static void for_each_going(Hotplug *h, PciRemoval least, void (*fn)(Entry *e))
-{
-    for (unsigned i = 0; i < h->entries->len; i++) {
-        Entry *e = entry_at(h, i);
-
-        if (!e->leaving && removal(e) >= least)
-            fn(e);
-    }
-}
-
-static void silence(Entry *e)
-{
-    pci_silence(e->pci);
-}
-
-static void on_ejected(void *opaque)
-{
-    Hotplug *h = opaque;
-
-    for_each_going(h, PCI_REMOVAL_EJECTED, silence);
-    if (!machine_park(h->machine))
-        return; /* hotplug_thawed() */
-    for_each_going(h, PCI_REMOVAL_EJECTED, unplug);
-    machine_unpark(h->machine);
-}
-
-void hotplug_thawed(Hotplug *h)
-{
-    ioloop_post(h->main, &h->ejected);
-}
-
-/* A vCPU's write. */
-static void on_eject(void *opaque)
-{
-    Hotplug *h = opaque;
-
-    ioloop_post(h->main, &h->ejected);
-}
-
-void hotplug_reset(Hotplug *h)
-{
-    for_each_going(h, PCI_REMOVAL_ASKED, unplug);
-}
-
-void hotplug_quiesce(Hotplug *h)
-{
-    for (unsigned i = 0; i < h->entries->len; i++)
-        if (entry_at(h, i)->leaving)
-            virtio_wait_retired(entry_at(h, i)->v);
-}
-
-void hotplug_hurry(Hotplug *h)
-{
-    for (unsigned i = 0; i < h->entries->len; i++) {
-        VirtioDevice *v = entry_at(h, i)->v;
-
-        if (v->ops->hurry)
-            v->ops->hurry(v);
-    }
-}
-
-/* Linux takes events before it has looked for who may want them, and forgets those. */
-static void ask_again(void *opaque)
-{
-    Entry *e = opaque;
-    PciRemoval how_far = removal(e);
-
-    if (how_far == PCI_REMOVAL_EJECTED)
-        return;
-    if (how_far == PCI_REMOVAL_TAKEN) {
-        pci_hotplug_ask(e->h->events, e->pci->slot);
-        e->repeats--;
-    }
-    if (e->repeats)
-        ioloop_timer(e->h->main, &e->repeat, clock_ns() + REPEAT_NS, ask_again, e);
-}
-
-bool machine_device_remove(Machine *m, const char *id, bool *ret_heard, GError **error)
-{
-    const Hotplug *h = machine_hotplug(m);
-    Entry *e = find(h, id);
-    bool heard;
-
-    if (!e)
-        return fail(error, VM_ERROR_NOT_FOUND, "there is no device '%s'", id);
-    if (!e->pci)
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "%s: a virtio-mmio device cannot be removed while the VM runs; start "
-                    "it with --transport pci",
-                    id);
-    if (!is_there(e))
-        return fail(error, VM_ERROR_BUSY, "%s: it is being removed already", id);
-    pci_hotplug_ask(h->events, e->pci->slot);
-    heard = pci_hotplug_is_heard(h->events);
-    if (!heard) {
-        log_warn("%s: the guest does not listen to requests for removal yet; this one "
-                 "waits until it does, or for a reset",
-                 id);
-        e->repeats = REPEATS;
-        ioloop_timer(h->main, &e->repeat, clock_ns() + REPEAT_NS, ask_again, e);
-    }
-    if (ret_heard)
-        *ret_heard = heard;
-    return true;
-}
-
-/* ---- coming ----------------------------------------------------------------------- */
+/* ---- coming -------------------------------------------------------------------- */
 
 static bool needs_loop(Hotplug *h, const VirtioOps *ops, GError **error)
 {
@@ -299,20 +81,20 @@ static VirtioDevice *make(Hotplug *h, const VirtioOps *ops, const void *options,
                           const Spot *at, GError **error)
 {
     const VirtioCommonOptions *common = ops->params ? options : NULL;
-    const Entry *same;
+    const HotplugEntry *same;
     unsigned nth = at->nth;
     char id[32];
 
     do
         g_snprintf(id, sizeof(id), "%s%u", ops->option, nth++);
-    while (find(h, id));
+    while (hotplug_find(h, id));
     if (at->saved)
         g_strlcpy(id, at->saved->id, sizeof(id));
-    same = common && common->id ? find(h, common->id) : NULL;
+    same = common && common->id ? hotplug_find(h, common->id) : NULL;
     if (same) {
         fail(error, VM_ERROR_INVALID, "id '%s' is that of another device%s", common->id,
-             is_there(same) ? "; give this one a different one"
-                            : ", which is still being removed; try again later");
+             hotplug_is_there(same) ? "; give this one a different one"
+                                    : ", which is still being removed; try again later");
         return NULL;
     }
     return needs_loop(h, ops, error)
@@ -321,18 +103,18 @@ static VirtioDevice *make(Hotplug *h, const VirtioOps *ops, const void *options,
 }
 
 /* Takes over `options` if it succeeds. */
-static Entry *add(Hotplug *h, const VirtioOps *ops, const void *options, const Spot *at,
-                  GError **error)
+static HotplugEntry *add(Hotplug *h, const VirtioOps *ops, const void *options,
+                         const Spot *at, GError **error)
 {
     VirtioDevice *v = make(h, ops, options, at, error);
     int slot = at->saved && at->saved->slot != SAVED_NO_SLOT ? (int)at->saved->slot : -1;
     PciDevice *pci = NULL;
-    Entry *e;
+    HotplugEntry *e;
 
     if (!v || !board_plug(h->board, v, slot, at->running, &pci, error))
         return NULL;
-    e = g_new0(Entry, 1);
-    *e = (Entry){.h = h, .v = v, .ops = ops, .pci = pci, .given = at->nth};
+    e = g_new0(HotplugEntry, 1);
+    *e = (HotplugEntry){.h = h, .v = v, .ops = ops, .pci = pci, .given = at->nth};
     g_ptr_array_add(h->entries, e);
     if (pci)
         pci_hotplug_plugged(h->events, pci->slot, at->running);
@@ -344,7 +126,7 @@ bool machine_device_add(Machine *m, const VirtioOps *ops, void *options,
 {
     Hotplug *h = machine_hotplug(m);
     bool running = machine_state(m) != STATE_PRELAUNCH;
-    Entry *e = NULL;
+    HotplugEntry *e = NULL;
 
     if (h->events)
         e = add(h, ops, options, &(Spot){.running = running}, error);
@@ -369,7 +151,7 @@ static bool add_agent_port(Hotplug *h, char *socket, const Spot *at, GError **er
     ConsoleOptions options = {.common = {.id = (char[]){"agent"}, .packed = true},
                               .chardev.socket = socket,
                               .port = (char[]){"org.qemu.guest_agent.0"}};
-    Entry *e = add(h, &virtio_console_ops, &options, at, error);
+    HotplugEntry *e = add(h, &virtio_console_ops, &options, at, error);
 
     if (e)
         e->agent = true;
@@ -424,88 +206,7 @@ bool hotplug_add_configured(Hotplug *h, const Config *config, const SavedMachine
                 saved->device[n].kind, saved->device[n].id);
 }
 
-/* ---- saving -----------------------------------------------------------------------
- */
-
-/* The i-th of a kind, agent ports apart. */
-static void for_each_of(const Hotplug *h, const VirtioOps *ops,
-                        void (*fn)(const Entry *e, void *opaque), void *opaque)
-{
-    for (unsigned i = 0; i < h->entries->len; i++) {
-        const Entry *e = entry_at(h, i);
-
-        if (e->ops == ops && !e->agent && is_there(e))
-            fn(e, opaque);
-    }
-}
-
-static void save_one(const Entry *e, void *opaque)
-{
-    SavedMachine *s = opaque;
-    SavedDevice *d = &s->device[s->n_devices++];
-
-    g_strlcpy(d->id, e->v->id, sizeof(d->id));
-    g_strlcpy(d->kind, e->ops->option, sizeof(d->kind));
-    d->slot = e->pci ? e->pci->slot : SAVED_NO_SLOT;
-}
-
-G_STATIC_ASSERT((int)SAVED_DEVICES >= (int)PCI_MAX_SLOTS);
-
-void hotplug_save_list(const Hotplug *h, SavedMachine *ret)
-{
-    for (const VirtioOps *const *ops = virtio_table; *ops; ops++)
-        for_each_of(h, *ops, save_one, ret);
-    for (unsigned i = 0; i < h->entries->len; i++)
-        if (entry_at(h, i)->agent && is_there(entry_at(h, i)))
-            save_one(entry_at(h, i), ret);
-}
-
-char *hotplug_pinned(const Hotplug *h)
-{
-    for (unsigned i = 0; i < h->entries->len; i++) {
-        const Entry *e = entry_at(h, i);
-        const char *why = e->pci && is_there(e) ? device_pinned(&e->pci->dev) : NULL;
-
-        if (why)
-            return g_strdup_printf("%s: %s", e->v->id, why);
-    }
-    return NULL;
-}
-
-typedef struct CurrentConfig {
-    json_t *was, *now; /* arrays */
-} CurrentConfig;
-
-static void describe_one(const Entry *e, void *opaque)
-{
-    CurrentConfig *c = opaque;
-    json_t *option = !e->ops->params ? json_true()
-                     : e->added      ? param_to_json(e->ops->params, e->options)
-                                     : json_deep_copy(json_array_get(c->was, e->given));
-
-    if (json_is_object(option)) {
-        json_object_set_new(option, "id", json_string(e->v->id));
-        if (e->ops->describe)
-            e->ops->describe(e->v, option);
-    }
-    json_array_append_new(c->now, option);
-}
-
-void hotplug_current_config(const Hotplug *h, json_t *config)
-{
-    for (const VirtioOps *const *ops = virtio_table; *ops; ops++) {
-        CurrentConfig c = {json_object_get(config, (*ops)->option), json_array()};
-
-        for_each_of(h, *ops, describe_one, &c);
-        if (json_array_size(c.now))
-            json_object_set(config, (*ops)->option, c.now);
-        else
-            json_object_del(config, (*ops)->option);
-        json_decref(c.now);
-    }
-}
-
-/* ---- life-cycle ------------------------------------------------------------------- */
+/* ---- life-cycle ---------------------------------------------------------------- */
 
 Hotplug *hotplug_new(Machine *m, IoLoop *main, Board *board)
 {
@@ -516,9 +217,9 @@ Hotplug *hotplug_new(Machine *m, IoLoop *main, Board *board)
     h->board = board;
     h->events = board_pci_hotplug(board);
     h->entries = g_ptr_array_new();
-    h->ejected = (IoPost){.fn = on_ejected, .opaque = h};
+    h->ejected = (IoPost){.fn = hotplug_on_ejected, .opaque = h};
     if (h->events)
-        pci_hotplug_on_eject(h->events, on_eject, h);
+        pci_hotplug_on_eject(h->events, hotplug_on_eject, h);
     return h;
 }
 
@@ -532,8 +233,8 @@ void hotplug_finish(Hotplug *h)
         pci_hotplug_on_eject(h->events, NULL, NULL);
     ioloop_unpost(h->main, &h->ejected);
     for (unsigned i = 0; i < h->entries->len; i++)
-        if (entry_at(h, i)->leaving)
-            release(entry_at(h, i));
+        if (hotplug_entry(h, i)->leaving)
+            hotplug_release(hotplug_entry(h, i));
 }
 
 void hotplug_free(Hotplug *h)
@@ -541,7 +242,7 @@ void hotplug_free(Hotplug *h)
     if (!h)
         return;
     for (unsigned i = 0; i < h->entries->len; i++)
-        entry_free(entry_at(h, i));
+        hotplug_entry_free(hotplug_entry(h, i));
     g_ptr_array_free(h->entries, true);
     ioloop_free(h->shared_io);
     g_free(h);
