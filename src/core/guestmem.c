@@ -15,10 +15,32 @@
 
 #define HUGE_PAGE (2 * MIB)
 
+/* Address space for `size` bytes whose addresses are those of the guest but for a
+ * multiple of 2 MiB: only then can KVM map a huge page of ours as one of the guest's.
+ * Kernels before 6.7 align no mapping by themselves. */
+static uint8_t *reserve(uint64_t size)
+{
+    /* Of a size that would wrap around mmap says itself that it is too large. */
+    uint64_t more = size > UINT64_MAX - HUGE_PAGE ? 0 : HUGE_PAGE, before;
+    uint8_t *all = mmap(NULL, size + more, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (all == MAP_FAILED)
+        return MAP_FAILED;
+    before = align_up((uintptr_t)all, HUGE_PAGE) - (uintptr_t)all;
+    if (before)
+        munmap(all, before);
+    munmap(all + before + size, HUGE_PAGE - before);
+    return all + before;
+}
+
 static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
 {
     /* Huge pages are reserved: one that is missing later is a bus error. */
-    int flags = (o->hugepages ? 0 : MAP_NORESERVE) | (o->prealloc ? MAP_POPULATE : 0);
+    int flags = MAP_FIXED | (o->hugepages ? 0 : MAP_NORESERVE) |
+                (o->prealloc ? MAP_POPULATE : 0);
+    uint8_t *at;
+    void *base;
 
     if (o->shared) {
         gm->fd = fd_memory("guest-ram", o->size,
@@ -29,7 +51,13 @@ static void *map_ram(GuestMem *gm, const GuestMemOptions *o)
     } else {
         flags |= MAP_PRIVATE | MAP_ANONYMOUS | (o->hugepages ? MAP_HUGETLB : 0);
     }
-    return mmap(NULL, o->size, PROT_READ | PROT_WRITE, flags, gm->fd, 0);
+    at = reserve(o->size);
+    if (at == MAP_FAILED)
+        return MAP_FAILED;
+    base = mmap(at, o->size, PROT_READ | PROT_WRITE, flags, gm->fd, 0);
+    if (base == MAP_FAILED)
+        munmap(at, o->size);
+    return base;
 }
 
 /* Both are advice: a kernel built without either works as well, only slower.  The lowest

@@ -1,6 +1,7 @@
 /* Guest RAM. */
 #include "core/guestmem.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "util/bits.h"
@@ -43,6 +44,49 @@ static void only_ranges_wholly_in_one_region_have_an_address(void)
         g_assert_cmpint(gm_at(&gm, cases[i].gpa, cases[i].len) != NULL, ==, cases[i].ok);
     gm_finish(&gm);
     gm_finish(&gm);
+}
+
+/* A huge page of the host can be one of the guest's only if both begin at the same place
+ * in 2 MiB: KVM maps it by small pages else, with an exit for each. */
+static void host_addresses_are_the_guests_but_for_whole_huge_pages(void)
+{
+    for (int shared = 0; shared < 2; shared++) {
+        for (uint64_t size = 1 * MIB; size < 8 * MIB; size += 1 * MIB + GM_PAGE_SIZE) {
+            GuestMemOptions o = {.size = size, .shared = shared};
+            GuestMem gm;
+
+            g_assert_true(gm_init(&gm, &o, NULL));
+            g_assert_true(gm_add(&gm, 0, size, NULL));
+            g_assert_cmpuint((uintptr_t)gm_at(&gm, 0, size) % (2 * MIB), ==, 0);
+            gm_finish(&gm);
+        }
+    }
+}
+
+/* What is reserved to find an aligned place in it is given back: `size` more is mapped.
+ */
+static uint64_t mapped_bytes(void)
+{
+    g_autofree char *text = NULL;
+    uint64_t pages = 0;
+
+    g_assert_true(g_file_get_contents("/proc/self/statm", &text, NULL, NULL));
+    g_assert_cmpint(sscanf(text, "%" G_GUINT64_FORMAT, &pages), ==, 1);
+    return pages * GM_PAGE_SIZE;
+}
+
+static void no_address_space_is_kept_that_is_not_ram(void)
+{
+    GuestMemOptions o = {.size = 64 * MIB};
+    GuestMem gm;
+    uint64_t before = mapped_bytes();
+
+    for (int i = 0; i < 100; i++) {
+        g_assert_true(gm_init(&gm, &o, NULL));
+        g_assert_cmpuint(mapped_bytes(), <=, before + o.size + 1 * MIB);
+        gm_finish(&gm);
+        g_assert_cmpuint(mapped_bytes(), <=, before + 1 * MIB);
+    }
 }
 
 static void what_is_written_is_read_back_and_cleared(void)
@@ -119,6 +163,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 #define TEST(name) g_test_add_func("/guestmem/" #name, name)
     TEST(only_ranges_wholly_in_one_region_have_an_address);
+    TEST(host_addresses_are_the_guests_but_for_whole_huge_pages);
+    TEST(no_address_space_is_kept_that_is_not_ram);
     TEST(what_is_written_is_read_back_and_cleared);
     TEST(our_own_writes_are_logged_once_each_page);
     TEST(sizes_that_are_no_pages_or_too_large_are_errors);
