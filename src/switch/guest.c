@@ -1,24 +1,35 @@
-/* Monitors that have connected and say who they are: from there to a port. */
+/* Monitors that have connected and say who they are: from there to a port.
+ *
+ * They do so at once.  Of those that do not there is a bounded number, of one process and
+ * of all, and they take a bounded number of bytes; beyond that those go that have waited
+ * longest.  So nobody who says nothing keeps away who does. */
 #include <errno.h>
 #include <jansson.h>
 #include <sys/socket.h>
 
 #include "src/switch/gateway.h"
 #include "src/switch/guard.h"
+#include "src/switch/peer.h"
 #include "src/switch/rules.h"
 #include "src/switch/vm_link.h"
 #include "util/fd.h"
 #include "util/log.h"
 
-enum { HELLO_MS = 10000, MAX_GUESTS = 512 };
+enum {
+    HELLO_MS = 10000,
+    MAX_GUESTS = 512,
+    MAX_OF_PROCESS = 32, /* as many as a VM has slots for cards */
+    MAX_BYTES = 16 << 20,
+};
 
 typedef struct Guest {
     Switch *sw;
     int fd;
+    pid_t pid; /* 0: not to be seen from here */
     IoWatch watch;
     IoTimer timer;
     Lines lines;
-    struct Guest *next;
+    struct Guest *next; /* it came before this one */
 } Guest;
 
 static void guest_free(Guest *g)
@@ -172,6 +183,52 @@ static bool welcome(Guest *g, const char *line, GError **error)
     return fine;
 }
 
+/* ---- how many ---------------------------------------------------------------------- */
+
+typedef struct Crowd {
+    unsigned n, n_of_process;
+    size_t bytes;
+    Guest *oldest, *oldest_of_process; /* but the one that is asked for */
+} Crowd;
+
+static Crowd crowd_of(Switch *sw, const Guest *asked)
+{
+    Crowd c = {0};
+
+    for (Guest *g = sw->guests; g; g = g->next) {
+        c.n++;
+        c.bytes += g->lines.room;
+        if (g != asked)
+            c.oldest = g;
+        if (g->pid != asked->pid)
+            continue;
+        c.n_of_process++;
+        if (g != asked)
+            c.oldest_of_process = g;
+    }
+    return c;
+}
+
+/* For one that has come, or has sent something. */
+static void make_room(Guest *g)
+{
+    static LogLimit limit;
+    Crowd c = crowd_of(g->sw, g);
+
+    while (c.n > MAX_GUESTS || c.n_of_process > MAX_OF_PROCESS || c.bytes > MAX_BYTES) {
+        bool many = c.n_of_process > MAX_OF_PROCESS;
+        Guest *goes = many ? c.oldest_of_process : c.oldest;
+
+        if (log_limit(&limit))
+            log_warn("network %s: process %d has connected, has not said who it is, and "
+                     "is hung up on for others",
+                     g->sw->name, (int)goes->pid);
+        guest_free(goes);
+        c = crowd_of(g->sw, g);
+    }
+}
+_Static_assert((int)MAX_BYTES > (int)PORT_MAX_LINE, "one alone has room");
+
 /* ---- the socket -------------------------------------------------------------------- */
 
 static void on_line(Guest *g, const char *line)
@@ -194,6 +251,8 @@ static void on_socket(void *opaque, uint32_t events)
         on_line(g, line);
     else if (result == LINES_END || result == LINES_LONG)
         guest_free(g);
+    else
+        make_room(g);
 }
 
 static void on_late(void *opaque)
@@ -207,12 +266,13 @@ void port_vm_accept(Switch *sw, int fd)
 
     g->sw = sw;
     g->fd = fd;
+    g->pid = peer_pid(fd);
     g->lines.max = PORT_MAX_LINE;
     g->next = sw->guests;
     sw->guests = g;
     ioloop_timer(sw->loop, &g->timer, clock_ns() + HELLO_MS * 1000000ll, on_late, g);
-    if (port_vm_waiting(sw) > MAX_GUESTS ||
-        !ioloop_watch(sw->loop, &g->watch, fd, EPOLLIN, on_socket, g, NULL))
+    make_room(g);
+    if (!ioloop_watch(sw->loop, &g->watch, fd, EPOLLIN, on_socket, g, NULL))
         guest_free(g);
     else if (sw->users_changed)
         sw->users_changed(sw);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hutch-switch, with ports that this program plays: docs/networks.md.  Foreign ports are a real QEMU and a
 real passt, too."""
+import contextlib
 import json
 import os
 import random
@@ -220,6 +221,55 @@ def test_hellos_that_are_none_are_answered_and_hung_up_on():
             except (BrokenPipeError, ConnectionResetError):
                 pass
         talk(a, b)
+
+
+@contextlib.contextmanager
+def crowd(net, count, data):
+    """A process that has connected so often and says no more than this."""
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            kept = [socket.socket(socket.AF_UNIX) for _ in range(count)]
+            for sock in kept:
+                sock.connect(str(net.folder / "port.sock"))
+                try:
+                    sock.settimeout(SAY_S)
+                    sock.sendall(data)
+                except OSError:  # it was hung up on
+                    pass
+            os.write(ready[1], b"x")
+            os.close(done[1])
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.close(ready[1])
+    try:
+        os.read(ready[0], 1)
+        yield
+    finally:
+        for fd in (ready[0], *done):
+            os.close(fd)
+        os.waitpid(child, 0)
+
+
+SAY_S = 10 * PATIENCE
+
+
+def test_a_flood_of_hellos_keeps_nobody_away_and_takes_bounded_memory():
+    with Network() as net, contextlib.ExitStack() as stack, net.vm("a", 2) as a:
+        before = memory_of(net.process.pid)
+        stack.enter_context(crowd(net, 100, b"[" * (900 << 10)))  # of one process
+        for _ in range(18):  # of many
+            stack.enter_context(crowd(net, 32, b"{"))
+        for number in range(3, 40):
+            with net.vm(f"vm{number}", number) as vm:
+                talk(vm, a)
+        grown = memory_of(net.process.pid) - before
+        if not hutch.sanitized():
+            check(grown < 24, f"it grew by {grown:.1f} MiB")
+        check("has not said who it is" in net.log(), net.log())
+        check(len(net.log().splitlines()) < 50, "it logs at their word")
 
 
 def test_streams_that_do_not_keep_to_the_format_are_hung_up_on():
