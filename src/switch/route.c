@@ -1,20 +1,17 @@
-/* Connections to the switches of other networks (route.h).
- *
- * The first message in each direction is JSON: {"hutch-route": 1, "network": NAME, "to":
- * NAME, "subnet": PREFIX, "subnet6": PREFIX}, the second of them the answer, or {"error":
- * SENTENCE}.  All after that are packets: a VnetHdr, and a frame whose Ethernet addresses
- * mean nothing. */
+/* Connections to the switches of other networks (route.h).  Each begins with a hello in
+ * both directions (route_hello.h), or {"error": SENTENCE} as an answer.  All after that
+ * are packets: a VnetHdr, and a frame whose Ethernet addresses mean nothing. */
 #include "src/switch/route.h"
 
 #include <sys/socket.h>
 
 #include "network/place.h"
+#include "src/switch/route_hello.h"
 #include "src/switch/route_link.h"
 #include "util/log.h"
 #include "util/unixsocket.h"
 
 enum {
-    ROUTE_VERSION = 1,
     MAX_STRANGERS = 16, /* have connected and not yet said who they are */
     MAX_HELLO = 4096,
     BACKLOG = 64,
@@ -132,14 +129,6 @@ static bool leads_to(const Route *r, const Ip *ip)
 /* ---- who is who ----------------------------------------------------------------------
  */
 
-static void set_prefix(json_t *hello, const char *key, const IpPrefix *p)
-{
-    char text[IP_TEXT + 4];
-
-    if (p->bits)
-        json_object_set_new(hello, key, json_string(ip_prefix_text(p, text)));
-}
-
 static void send_json(RouteLink *link, json_t *message)
 {
     g_autofree char *text = json_dumps(message, JSON_COMPACT);
@@ -151,28 +140,7 @@ static void send_json(RouteLink *link, json_t *message)
 
 static void say_hello(Routes *all, RouteLink *link, const char *to)
 {
-    json_t *hello = json_pack("{si ss ss}", "hutch-route", ROUTE_VERSION, "network",
-                              all->sw->name, "to", to);
-
-    set_prefix(hello, "subnet", &all->subnets.v4);
-    set_prefix(hello, "subnet6", &all->subnets.v6);
-    send_json(link, hello);
-}
-
-/* What the other says of itself; false: not a thing that we could do with. */
-static bool get_prefix(const Routes *all, json_t *hello, const char *key, bool v6,
-                       IpPrefix *ret)
-{
-    const char *text = json_string_value(json_object_get(hello, key));
-    const IpPrefix *own = v6 ? &all->subnets.v6 : &all->subnets.v4;
-    IpPrefix p = {0};
-
-    if (text &&
-        (!ip_prefix_parse(text, &p, NULL) || ip_is_v4(&p.ip) == v6 ||
-         p.bits <= (v6 ? 0 : IP_V4_BITS) || (own->bits && ip_prefixes_overlap(&p, own))))
-        return false;
-    *ret = p;
-    return true;
+    send_json(link, route_hello_new(all->sw->name, to, &all->subnets));
 }
 
 static json_t *parse_hello(const uint8_t *bytes, size_t len)
@@ -180,25 +148,37 @@ static json_t *parse_hello(const uint8_t *bytes, size_t len)
     return len <= MAX_HELLO ? json_loadb((const char *)bytes, len, 0, NULL) : NULL;
 }
 
-/* Takes what a hello says of the network at the other end; else `ret_why` is the reason.
- */
-static bool take_hello(Route *r, json_t *hello, const char **ret_why)
+static bool overlap(const IpPrefix *a, const IpPrefix *b)
 {
-    const char *to = json_string_value(json_object_get(hello, "to"));
+    return a->bits && b->bits && ip_prefixes_overlap(a, b);
+}
+
+/* Takes what a hello says of the network at the other end. */
+static bool take_hello(Route *r, json_t *hello, GError **error)
+{
+    const Routes *all = r->all;
     IpPrefix v4, v6;
 
-    if (json_integer_value(json_object_get(hello, "hutch-route")) != ROUTE_VERSION ||
-        !to || !g_str_equal(to, r->all->sw->name))
-        *ret_why = "it speaks another version of the protocol";
-    else if (!get_prefix(r->all, hello, "subnet", false, &v4) ||
-             !get_prefix(r->all, hello, "subnet6", true, &v6))
-        *ret_why = "its subnet overlaps with that of this network";
-    else {
-        r->v4 = v4;
-        r->v6 = v6;
-        return true;
+    if (!route_hello_take(hello, r->network, all->sw->name, &all->subnets, &v4, &v6,
+                          error))
+        return false;
+    for (unsigned i = 0; i < all->list->len; i++) {
+        const Route *other = all->list->pdata[i];
+
+        if (other != r && other->up &&
+            (overlap(&v4, &other->v4) || overlap(&v6, &other->v6)))
+            return fail(error, VM_ERROR_BUSY, "its subnet overlaps that of %s",
+                        other->network);
     }
-    return false;
+    r->v4 = v4;
+    r->v6 = v6;
+    return true;
+}
+
+static void log_refusal(Route *r, const char *why)
+{
+    if (log_limit(&r->limit))
+        log_warn("network %s: no route to %s: %s", r->all->sw->name, r->network, why);
 }
 
 /* ---- packets -------------------------------------------------------------------------
@@ -228,7 +208,8 @@ static void take_packet(Route *r, uint8_t *bytes, size_t len)
 static bool on_message(void *opaque, uint8_t *bytes, size_t len)
 {
     Route *r = opaque;
-    const char *why = "its answer makes no sense", *said;
+    g_autoptr(GError) why = NULL;
+    const char *said;
     json_t *hello;
 
     if (r->up) {
@@ -239,9 +220,7 @@ static bool on_message(void *opaque, uint8_t *bytes, size_t len)
     said = json_string_value(json_object_get(hello, "error"));
     r->up = !said && take_hello(r, hello, &why);
     if (!r->up) {
-        if (log_limit(&r->limit))
-            log_info("network %s: no route to %s: %s", r->all->sw->name, r->network,
-                     said ? said : why);
+        log_refusal(r, said ? said : why->message);
         hang_up(r);
     }
     json_decref(hello);
@@ -282,9 +261,22 @@ static void dial(Route *r)
     say_hello(r->all, r->link, r->network);
 }
 
-static void refuse(RouteLink *link, const char *why)
+/* Whether the one who has connected is that route; `ret` is the one that it says it is.
+ */
+static bool is_welcome(Routes *all, json_t *hello, Route **ret, GError **error)
 {
-    send_json(link, json_pack("{ss}", "error", why));
+    const char *name = json_string_value(json_object_get(hello, "network"));
+    Route *r = name ? find(all, name) : NULL;
+
+    *ret = r;
+    if (!r)
+        return fail(error, VM_ERROR_NOT_FOUND, "that network has no route back");
+    if (r->link && r->dialed && strcmp(all->sw->name, r->network) < 0)
+        return fail(error, VM_ERROR_BUSY, "there is a connection already");
+    if (take_hello(r, hello, error))
+        return true;
+    log_refusal(r, (*error)->message);
+    return false;
 }
 
 /* Who has connected says who it is.  The link goes over to its route, or is hung up with
@@ -294,23 +286,18 @@ static bool on_stranger(void *opaque, uint8_t *bytes, size_t len)
     Stranger *s = opaque;
     Routes *all = s->all;
     json_t *hello = parse_hello(bytes, len);
-    const char *name = json_string_value(json_object_get(hello, "network"));
-    const char *why = NULL;
-    Route *r = name ? find(all, name) : NULL;
+    g_autoptr(GError) why = NULL;
+    Route *r;
 
-    if (!r)
-        why = "that network has no route back";
-    else if (r->link && r->dialed && strcmp(all->sw->name, r->network) < 0)
-        why = "there is a connection already";
-    else if (take_hello(r, hello, &why)) {
+    if (is_welcome(all, hello, &r, &why)) {
         hang_up(r);
         r->link = g_steal_pointer(&s->link);
         r->up = true;
         route_link_set_opaque(r->link, &route_ops, r);
         say_hello(all, r->link, r->network);
+    } else {
+        send_json(s->link, json_pack("{ss}", "error", why->message));
     }
-    if (why)
-        refuse(s->link, why);
     json_decref(hello);
     g_ptr_array_remove_fast(all->strangers, s);
     return !why; /* its route reads what comes next, in the same turn */
@@ -465,8 +452,8 @@ json_t *routes_json(Routes *all)
                               "sent", (json_int_t)r->sent, "received",
                               (json_int_t)r->received, "dropped", (json_int_t)r->dropped);
 
-        set_prefix(o, "subnet", &r->v4);
-        set_prefix(o, "subnet6", &r->v6);
+        route_set_prefix(o, "subnet", &r->v4);
+        route_set_prefix(o, "subnet6", &r->v6);
         json_array_append_new(list, o);
     }
     return list;

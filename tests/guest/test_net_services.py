@@ -8,6 +8,7 @@ of the switch, so that real stacks and real programs (dig, ping) speak; or frame
 they would not say."""
 import contextlib
 import hashlib
+import json
 import os
 import select
 import socket
@@ -576,6 +577,7 @@ def test_networks_that_name_each_other_are_routed():
 def test_rules_know_the_networks_that_packets_are_routed_to():
     with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, \
             one.vm("raw", 8, ip=["10.5.0.8", "fd00:5::8"]) as raw, socket.socket(socket.AF_UNIX) as link:
+        configure(root, "n2", **TWO)
         link.settimeout(20 * PATIENCE)
         link.connect(str(one.folder / "route.sock"))
         hello = b'{"hutch-route": 1, "network": "n2", "to": "n1", "subnet": "10.6.0.0/24", "subnet6": "fd00:6::/64"}'
@@ -617,6 +619,14 @@ def test_rules_know_the_networks_that_packets_are_routed_to():
                 equal((bool(comes(*pair)), bool(goes(*pair))), (into, out), f"{rules}: {pair}")
 
 
+def configure(root, name, **config):
+    """A network whose switch does not run."""
+    path = os.path.join(root, "networks", name)
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, "config.json"), "w", encoding="ascii") as f:
+        json.dump(config, f)
+
+
 def read_routed(link):
     """The next frame with UDP that a switch sends over a route."""
     def read(n):
@@ -634,6 +644,7 @@ def read_routed(link):
 
 def test_who_speaks_for_another_network_is_not_heard():
     with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, one.vm("raw", 8) as raw:
+        configure(root, "n2", **TWO)
         with socket.socket(socket.AF_UNIX) as link:
             link.connect(str(one.folder / "route.sock"))
             hello = b'{"hutch-route": 1, "network": "n2", "to": "n1", "subnet": "10.6.0.0/24"}'
@@ -667,6 +678,63 @@ def test_who_speaks_for_another_network_is_not_heard():
                 check(b"error" in link.recv(1000), hello)
                 equal(link.recv(1000), b"")
         equal(routes(one), {"n2": False})
+
+
+def route_hello(link, to, network, subnet=None, subnet6=None, **more):
+    """What a switch answers, a hello or an error."""
+    hello = {"hutch-route": 1, "network": network, "to": to, "subnet": subnet, "subnet6": subnet6, **more}
+    hello = json.dumps({key: value for key, value in hello.items() if value is not None}).encode()
+    link.settimeout(20 * PATIENCE)
+    link.sendall(struct.pack(">I", len(hello)) + hello)
+    return json.loads(link.recv(5000)[4:])
+
+
+def test_a_neighbour_has_the_subnet_of_its_config_and_no_other():
+    """It is played here: a program of the user that says it is another network's switch."""
+    own = {**ONE, "mode": "routed", "subnet": "10.5.0.0/24"}
+    with folder() as root, contextlib.ExitStack() as stack:
+        configure(root, "n2", **TWO)
+        configure(root, "n3", mode="routed", subnet="10.6.0.128/25")
+        configure(root, "n4", mode="routed", subnet="10.5.0.0/16")
+        configure(root, "n5", mode="isolated", dhcp=False, dns=False)
+        others = ["n2", "n3", "n4", "n5", "n6"]
+        one = stack.enter_context(switch(root, "n1", route=others, **own))
+
+        def says(network, *subnets, **more):
+            link = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
+            link.connect(str(one.folder / "route.sock"))
+            return route_hello(link, "n1", network, *subnets, **more)
+
+        for network, subnets, words in (
+                ("n2", ["0.0.0.0/0"], ["0.0.0.0/0", "10.6.0.0/24"]), ("n2", ["8.8.8.0/24"], ["8.8.8.0/24"]),
+                ("n2", ["10.6.0.0/23"], ["10.6.0.0/23"]), ("n2", ["10.6.0.0/24", "fd00::/16"], ["fd00::/16", "fd00:6::/64"]),
+                ("n2", ["fd00:6::/64"], ["fd00:6::/64"]), ("n2", ["10.6.0.0/24\n"], ["makes no sense"]),
+                ("n5", ["10.8.0.0/24"], ["10.8.0.0/24", "none"]), ("n6", ["10.9.0.0/24"], ["no network 'n6'"]),
+                ("n4", ["10.5.0.0/16"], ["10.5.0.0/16", "overlaps"])):
+            told = says(network, *subnets)
+            for word in words:
+                check(word in told.get("error", ""), f"{network} {subnets}: {told}")
+        equal(routes(one), dict.fromkeys(others, False))
+        log = (one.folder / "log").read_text()
+        check("no route to n2: it says that its subnet is 0.0.0.0/0" in log and "no route to n6" in log, log)
+        equal(says("n2", "10.6.0.0/24", "fd00:6::/64")["network"], "n1")
+        told = says("n3", "10.6.0.128/25")  # two configs that somebody wrote by hand
+        check("overlaps that of n2" in told["error"], told)
+        # And when it is we who connect.
+        place = one.folder.parent / "n5"
+        place.mkdir(mode=0o700)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(place / "route.sock"))
+            server.listen()
+            server.settimeout(20 * PATIENCE)
+            one.configure(route=["n2"], **own)
+            one.call("reconfigure")
+            one.configure(route=["n2", "n5"], **own)
+            one.call("reconfigure")
+            link = stack.enter_context(server.accept()[0])
+            equal(route_hello(link, "n1", "n5", "10.8.0.0/24")["to"], "n5", "what it said itself")
+            equal(link.recv(1000), b"")
+        equal(routes(one), {"n2": True, "n5": False})
 
 
 def test_nothing_leaves_an_isolated_network():
