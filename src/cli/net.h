@@ -2,7 +2,7 @@
  *
  *     net.c          the table of verbs; whom a command is for; asking a switch
  *     net_rows.c     tables for people
- *     net_config.c   create, set, rm
+ *     net_config.c   create, set, route, rm
  *     net_list.c     ls, inspect, ports, flows, forwards, routes, names, log
  *     net_leases.c   leases
  *     net_wire.c     limit, impair, port: what one port's wire is like
@@ -76,6 +76,7 @@ char *net_cell(const json_t *row, const char *key);
 bool net_act_create(void *, char **, int *, GError **); /* net_config.c */
 bool net_act_set(void *, char **, int *, GError **);
 bool net_act_rm(void *, char **, int *, GError **);
+bool net_act_route(void *, char **, int *, GError **);
 extern const ParamTable net_create_args, net_set_args, net_rm_args;
 
 bool net_act_ls(void *, char **, int *, GError **); /* net_list.c */
@@ -84,6 +85,7 @@ bool net_act_ports(void *, char **, int *, GError **);
 bool net_act_flows(void *, char **, int *, GError **);
 bool net_act_forwards(void *, char **, int *, GError **);
 bool net_act_routes(void *, char **, int *, GError **);
+bool net_list_routes(char *network, bool json, GError **error);
 bool net_act_names(void *, char **, int *, GError **);
 bool net_act_log(void *, char **, int *, GError **);
 extern const ParamTable net_ls_args, net_list_args;

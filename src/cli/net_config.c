@@ -1,4 +1,4 @@
-/* hutch net create, set, rm: what a network is. */
+/* hutch net create, set, route, rm: what a network is. */
 #include <stdio.h>
 #include <string.h>
 
@@ -251,6 +251,54 @@ bool net_act_set(void *options, char **names, int *status, GError **error)
     return ok;
 }
 
+/* ---- route ----------------------------------------------------------------------------
+ */
+
+static bool has_route(const NetworkConfig *config, const char *other)
+{
+    return config->routes && g_strv_contains((const char *const *)config->routes, other);
+}
+
+static bool change_route(const char *name, NetworkConfig *config, bool add,
+                         const char *other, GError **error)
+{
+    g_autofree char *pair = g_strdup_printf("route%c=%s", add ? '+' : '-', other);
+    NetworkConfig *there = add ? network_load(other, error) : NULL;
+    bool known = !add || there;
+
+    param_free(&network_params, there);
+    if (known && add && has_route(config, other))
+        return fail(error, VM_ERROR_BUSY, "network '%s' has a route to '%s' already",
+                    name, other);
+    return known && set_pair(config, pair, error);
+}
+
+static bool change_routes(const char *name, bool add, char **others, GError **error)
+{
+    NetworkConfig *config = network_load(name, error);
+    bool ok = config != NULL;
+
+    for (; ok && *others; others++)
+        ok = change_route(name, config, add, *others, error);
+    ok = ok && apply(name, config, error);
+    param_free(&network_params, config);
+    return ok;
+}
+
+bool net_act_route(void *options, char **names, int *status, GError **error)
+{
+    static const char *const ways[] = {"ls", "add", "rm", NULL};
+    const SetArgs *args = options;
+    const bool ls = g_str_equal(names[1], ways[0]);
+
+    if (!g_strv_contains(ways, names[1]) || ls != !names[2])
+        return fail(error, VM_ERROR_INVALID,
+                    "'%s': give ls, or add or rm and the networks", names[1]);
+    if (!ls && !change_routes(names[0], g_str_equal(names[1], ways[1]), names + 2, error))
+        return false;
+    return !(ls || args->json) || net_list_routes(names[0], args->json, error);
+}
+
 /* ---- rm -------------------------------------------------------------------------------
  */
 
@@ -308,8 +356,7 @@ static bool check_routes(const char *name, GError **error)
 
     for (char **n = names; n && *n; n++) {
         NetworkConfig *other = network_load(*n, NULL);
-        bool has = other && other->routes &&
-                   g_strv_contains((const char *const *)other->routes, name);
+        bool has = other && has_route(other, name);
 
         param_free(&network_params, other);
         if (has)

@@ -164,11 +164,10 @@ static void add_rules(json_t *all, const char *name)
 
 bool net_act_inspect(void *options, char **names, int *status, GError **error)
 {
-    static const char *const queries[][2] = {{"status", "query-status"},
-                                             {"ports", "query-ports"},
-                                             {"leases", "query-leases"},
-                                             {"forwards", "query-forwards"},
-                                             {"limits", "query-limits"}};
+    static const char *const queries[][2] = {
+        {"status", "query-status"},     {"ports", "query-ports"},
+        {"leases", "query-leases"},     {"routes", "query-routes"},
+        {"forwards", "query-forwards"}, {"limits", "query-limits"}};
     json_t *config = config_of(names[0], error), *all;
     bool up = config && network_is_up(names[0]);
 
@@ -296,9 +295,17 @@ static const NetColumn route_columns[] = {
     {"DROPPED", "dropped", true}, {0},
 };
 
+bool net_list_routes(char *network, bool json, GError **error)
+{
+    ListArgs args = {.json = json};
+    char *names[] = {network, NULL};
+
+    return list(&args, names, "query-routes", route_columns, error);
+}
+
 bool net_act_routes(void *options, char **names, int *status, GError **error)
 {
-    return list(options, names, "query-routes", route_columns, error);
+    return net_list_routes(names[0], ((const ListArgs *)options)->json, error);
 }
 
 static const NetColumn name_columns[] = {

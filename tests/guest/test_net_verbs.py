@@ -196,6 +196,14 @@ def test_what_cannot_be_is_told_in_one_sentence_and_changes_nothing():
                 (["set", "nobody", "mtu=1"], ["'nobody'", "blue, red"]),
                 (["rm", "blue"], ["'red'", "route-=blue"]),
                 (["rm", "reds"], ["'reds'"]),
+                (["route", "red"], ["hutch net route NETWORK"]),
+                (["route", "red", "ad", "blue"], ["'ad'", "add"]),
+                (["route", "red", "add"], ["'add'"]),
+                (["route", "red", "ls", "blue"], ["'ls'"]),
+                (["route", "red", "add", "blue"], ["'blue'", "already"]),
+                (["route", "red", "add", "bleu"], ["'bleu'", "blue, red"]),
+                (["route", "red", "add", "red"], ["itself"]),
+                (["route", "red", "rm", "blue", "green"], ["'green'"]),
                 (["inspect", "../blue"], ["'../blue'"]),
                 (["capture", "blue"], ["'blue'", "no VM"]),
                 (["limit", "blue", "web", "--rate", "x"], ["--rate"]),
@@ -275,6 +283,24 @@ def test_a_program_is_joined_and_left_by_its_socket():
             p.hutch("net", "disconnect", "blue", "--stream", path)
             equal(p.hutch("net", "ports", "blue", "--json"), [])
             p.refused("net", "disconnect", "blue", "--stream", path, words=["'" + path + "'"])
+
+
+def test_routes_come_and_go_by_a_verb():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--routed", "--subnet", "10.9.0.0/24")
+        p.hutch("net", "create", "red", "--routed", "--subnet", "10.8.0.0/24")
+        p.hutch("net", "route", "red", "add", "blue")
+        equal(p.hutch("net", "route", "red", "ls", "--json"), [], "it is down")
+        with p.switch("red"), p.switch("blue"):
+            p.hutch("net", "route", "red", "ls", words=["blue", " down ", "10.9.0.0/24"])
+            p.hutch("net", "route", "blue", "add", "red", "--json")
+            end = time.monotonic() + 30 * PATIENCE
+            while not p.hutch("net", "route", "red", "ls", "--json")[0]["up"]:
+                check(time.monotonic() < end, "the route")
+            equal(json.loads(p.hutch("net", "inspect", "blue"))["routes"][0]["subnet"], "10.8.0.0/24")
+            p.hutch("net", "route", "red", "rm", "blue")
+            equal(p.hutch("net", "route", "red", "ls", "--json"), [])
+        equal(p.hutch("net", "set", "red", "--json")["route"], [])
 
 
 def test_force_removes_a_network_under_its_vms():
