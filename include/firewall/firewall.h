@@ -27,7 +27,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Firewall, firewall_unref)
 
 char *firewall_text(const Firewall *fw);      /* a new string; parses to the same */
 json_t *firewall_to_json(const Firewall *fw); /* a new reference; with rules' counters */
-unsigned firewall_rules(const Firewall *fw);
 
 /* New sets: with a rule put before number `at` (counting from 0; UINT_MAX: at the end),
  * and without rule `at`.  Counters of rules that stay go on. */
@@ -66,6 +65,7 @@ typedef enum {
 
 typedef struct FwVerdict {
     bool allow, log; /* log: the rule says so, and its rate allows it */
+    bool reject;     /* who sent it is to be told that it may not pass */
     FwReason reason;
     const Firewall *set; /* not a reference; NULL: none */
     unsigned rule;       /* index in it; UINT_MAX: none */

@@ -71,3 +71,7 @@ bool packet_parse(const uint8_t *frame, size_t len, Packet *ret);
  * too little is quoted.  A redirect is none.  Only kind, from, to, proto, ports,
  * icmp_type, icmp_code and icmp_id are set. */
 bool packet_parse_quoted(const Packet *p, const uint8_t *frame, size_t len, Packet *ret);
+
+/* Whether the checksum of a TCP segment that is here as a whole is right: RFC 9293, 3.1;
+ * RFC 8200, 8.1. */
+bool packet_tcp_sum_ok(const Packet *p, const uint8_t *frame);

@@ -244,7 +244,8 @@ static json_t *ask_rules(const NetTarget *t, NetworkConfig *config, const Questi
                  b.len, 0, &v);
     text = fw_verdict_text(&v);
     fw_gate_free(gate);
-    return json_pack("{s:b, s:s}", "allow", v.allow, "text", text);
+    return json_pack("{s:b, s:b, s:s}", "allow", v.allow, "reject", v.reject, "text",
+                     text);
 }
 
 /* ---- with one -------------------------------------------------------------------------

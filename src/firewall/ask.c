@@ -8,7 +8,7 @@ enum {
 
 bool decision_refuse(Decision *d, FwReason reason, const char *detail)
 {
-    d->v.allow = false;
+    d->v.allow = d->v.reject = false;
     d->v.reason = reason;
     d->v.detail = detail;
     d->v.set = NULL;
@@ -41,12 +41,14 @@ static bool ask_set(const FwGate *gate, unsigned which, const Subject *s, Decisi
     d->v.set = fw;
     d->v.rule = number;
     d->v.allow = rule->allow;
+    d->v.reject = rule->reject;
     d->v.reason = number == UINT_MAX ? FW_BY_DEFAULT : FW_BY_RULE;
     if (number == UINT_MAX && !rule->allow && fw->names && is_dns_port(s, DNS_PORT) &&
         is_own_dns(gate, s->p)) {
         d->by[which] = NULL;
         d->v.reason = FW_BY_DNS;
         d->v.allow = true;
+        d->v.reject = false;
     } else {
         d->v.log |= rule->log;
     }

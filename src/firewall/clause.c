@@ -44,13 +44,25 @@ static const struct {
     WhoKind kind;
 } whos[] = {{"vm", WHO_VM}, {"group", WHO_GROUP}, {"net", WHO_NET}, {"name", WHO_NAME}};
 
+bool clause_is_action(const Lexer *lex)
+{
+    return lexer_is(lex, "allow") || lexer_is(lex, "deny") || lexer_is(lex, "reject");
+}
+
 bool clause_action(Lexer *lex, Rule *rule, GError **error)
 {
-    if (!lexer_is(lex, "allow") && !lexer_is(lex, "deny"))
-        return lexer_fail(lex, error, "%s stands where 'allow' or 'deny' has to",
+    if (!clause_is_action(lex))
+        return lexer_fail(lex, error,
+                          "%s stands where 'allow', 'deny' or 'reject' has to",
                           lexer_said(lex));
     rule->allow = lexer_is(lex, "allow");
+    rule->reject = lexer_is(lex, "reject");
     return lexer_next(lex, error);
+}
+
+const char *clause_action_text(const Rule *rule)
+{
+    return rule->allow ? "allow" : rule->reject ? "reject" : "deny";
 }
 
 bool clause_direction(Lexer *lex, Rule *rule, GError **error)

@@ -65,7 +65,7 @@ static bool allow_by_flow(const FwGate *gate, const uint16_t rule[2],
                           FwDirection direction, Decision *d)
 {
     d->v.allow = true;
-    d->v.log = false;
+    d->v.log = d->v.reject = false;
     d->v.reason = FW_BY_FLOW;
     d->v.direction = direction;
     for (unsigned i = 0; i < 2; i++) {

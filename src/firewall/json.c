@@ -129,7 +129,7 @@ static Rule *read_rule(const char *where, json_t *object, GError **error)
     return NULL;
 }
 
-/* "deny", or {"action": "deny", "log": true} */
+/* "deny", "reject", or {"action": "deny", "log": true} */
 static Rule *read_default(const char *where, FwDirection direction, json_t *value,
                           GError **error)
 {
@@ -141,8 +141,8 @@ static Rule *read_default(const char *where, FwDirection direction, json_t *valu
     rule->is_default = true;
     rule->direction = direction;
     if (!json_is_string(action)) {
-        fail(error, VM_ERROR_INVALID, "%s: \"allow\" or \"deny\" has to stand here",
-             where);
+        fail(error, VM_ERROR_INVALID,
+             "%s: \"allow\", \"deny\" or \"reject\" has to stand here", where);
         return NULL;
     }
     json_object_foreach(json_is_object(value) ? value : NULL, key, member)
@@ -284,7 +284,7 @@ static json_t *rule_json(const Rule *rule)
 {
     json_t *object = json_object();
 
-    set_text(object, "action", g_strdup(rule->allow ? "allow" : "deny"));
+    set_text(object, "action", g_strdup(clause_action_text(rule)));
     if (!rule->is_default)
         set_text(object, "direction", g_strdup(fw_direction_names[rule->direction]));
     set_text(object, "proto", clause_proto_text(rule));

@@ -77,10 +77,9 @@ Rule *rule_parse_line(const char *where, unsigned line, const char *text, const 
     Lexer lex;
     bool ok = lexer_init(&lex, where, line, text, end, error);
 
-    if (ok && !lexer_is(&lex, "allow") && !lexer_is(&lex, "deny") &&
-        !lexer_is(&lex, "default"))
+    if (ok && !clause_is_action(&lex) && !lexer_is(&lex, "default"))
         ok = lexer_fail(&lex, error,
-                        "%s stands where 'allow', 'deny' or 'default' has to",
+                        "%s stands where 'allow', 'deny', 'reject' or 'default' has to",
                         lexer_said(&lex));
     else if (ok && lexer_is(&lex, "default"))
         ok = parse_default(&lex, rule, error);

@@ -34,7 +34,7 @@ static void print_list(const Rule *rule, const char *clause, const GArray *array
 
 void rule_print(const Rule *rule, GString *to)
 {
-    const char *action = rule->allow ? "allow" : "deny";
+    const char *action = clause_action_text(rule);
     g_autofree char *proto = clause_proto_text(rule);
 
     if (rule->is_default)

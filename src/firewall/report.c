@@ -16,7 +16,7 @@ static char *who_decided(const FwVerdict *v)
 
 char *fw_verdict_text(const FwVerdict *v)
 {
-    const char *fate = v->allow ? "allowed" : "denied";
+    const char *fate = v->allow ? "allowed" : v->reject ? "rejected" : "denied";
     g_autofree char *who = v->set ? who_decided(v) : NULL;
 
     switch (v->reason) {

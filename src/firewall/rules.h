@@ -49,6 +49,7 @@ typedef struct RuleCount {
 typedef struct Rule {
     int refs;
     bool allow, log, is_default;
+    bool reject; /* what is not allowed is answered */
     FwDirection direction;
     int proto;
     GArray *who[ENDS];   /* Who; NULL: anyone */
@@ -127,6 +128,7 @@ const char *lexer_said(const Lexer *lex);
 /* ---- clause.c: each begins at the token after the clause's name ----------------------
  */
 
+bool clause_is_action(const Lexer *lex);
 bool clause_action(Lexer *lex, Rule *rule, GError **error);
 bool clause_direction(Lexer *lex, Rule *rule, GError **error);
 /* False without an error: it is no protocol. */
@@ -148,6 +150,7 @@ extern const Clause clauses[]; /* but for action, direction, protocol and log */
 /* What only the whole rule shows; NULL: all is well. */
 const char *rule_wrong(const Rule *rule);
 
+const char *clause_action_text(const Rule *rule);
 char *clause_proto_text(const Rule *rule); /* NULL: any */
 char *clause_who_text(const Who *who);
 char *clause_ports_text(const Ports *ports);

@@ -114,11 +114,6 @@ void firewall_unref(Firewall *fw)
     g_free(fw);
 }
 
-unsigned firewall_rules(const Firewall *fw)
-{
-    return fw->rules->len;
-}
-
 bool firewall_has_names(const Firewall *fw)
 {
     return fw->names;

@@ -1,5 +1,5 @@
-/* Frames put together from their headers (build.h): RFCs 791, 768, 8200, 4443.  Lengths
- * and checksums are known last, and so are written last. */
+/* Frames put together from their headers (build.h): RFCs 791, 768, 8200, 4443, 9293.
+ * Lengths and checksums are known last, and so are written last. */
 #include "packet/build.h"
 
 #include "packet/offload.h"
@@ -8,6 +8,8 @@
 enum {
     IPV4_HEADER = 20,
     UDP_HEADER = 8,
+    TCP_HEADER = 20,
+    TCP_MSS = 2, /* the option, of four bytes */
     TTL_DEFAULT = 64,
     V4_LENGTH = 2,
     V4_DONT_FRAGMENT = 0x4000,
@@ -111,6 +113,23 @@ void build_udp(Builder *b, uint16_t from_port, uint16_t to_port)
     build_u32(b, 0); /* length and checksum */
 }
 
+void build_tcp(Builder *b, uint16_t from_port, uint16_t to_port, uint32_t seq,
+               uint32_t ack, uint8_t flags, uint16_t window, uint16_t mss)
+{
+    unsigned header = TCP_HEADER + (mss ? 4 : 0);
+
+    build_u16(b, from_port);
+    build_u16(b, to_port);
+    build_u32(b, seq);
+    build_u32(b, ack);
+    build_u8(b, (uint8_t)(header / 4 << 4));
+    build_u8(b, flags);
+    build_u16(b, window);
+    build_u32(b, 0); /* checksum, urgent */
+    if (mss)
+        build_u32(b, TCP_MSS << 24 | 4 << 16 | mss);
+}
+
 /* The sum of the pseudo header: RFC 768; RFC 8200, 8.1. */
 static uint32_t pseudo_header(const uint8_t *addresses, size_t len, uint8_t proto,
                               size_t n)
@@ -124,6 +143,7 @@ static uint32_t pseudo_header(const uint8_t *addresses, size_t len, uint8_t prot
 static size_t checksum_at(uint8_t proto)
 {
     return proto == IPPROTO_UDP                               ? 6
+           : proto == IPPROTO_TCP                             ? 16
            : proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6 ? 2
                                                               : 0;
 }
@@ -137,7 +157,7 @@ static bool end_transport(Builder *b, uint8_t proto, uint32_t pseudo)
 
     if (!at)
         return true;
-    if (len < UDP_HEADER) /* of ICMP too */
+    if (len < (proto == IPPROTO_TCP ? TCP_HEADER : UDP_HEADER)) /* of ICMP too */
         return false;
     if (proto == IPPROTO_UDP)
         store_be16(header + 4, len);

@@ -9,6 +9,7 @@
  * 2.5.5.2), which rules would take for IPv4. */
 #include "packet/packet.h"
 
+#include "packet/offload.h"
 #include "util/bits.h"
 
 enum {
@@ -277,4 +278,15 @@ bool packet_parse_quoted(const Packet *p, const uint8_t *frame, size_t len, Pack
     }
     *ret = q;
     return true;
+}
+
+bool packet_tcp_sum_ok(const Packet *p, const uint8_t *frame)
+{
+    bool v6 = p->kind == PACKET_IPV6;
+    size_t len = p->end - p->transport;
+    uint8_t rest[] = {0, IPPROTO_TCP, (uint8_t)(len >> 8), (uint8_t)len};
+    uint32_t sum = checksum_add(0, frame + p->net + (v6 ? 8 : 12), v6 ? 32 : 8);
+
+    sum = checksum_add(sum, rest, sizeof(rest));
+    return checksum_end(checksum_add(sum, frame + p->transport, len)) == 0;
 }

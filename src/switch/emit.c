@@ -12,6 +12,8 @@ enum {
     MAX_QUOTE6 = 1280 - 40 - 8,
 };
 
+#define NS_PER_S 1000000000ll
+
 /* Type and code of each, by family. */
 static const struct {
     uint8_t type4, code4, type6, code6;
@@ -45,6 +47,14 @@ static bool is_icmp_error(const Packet *p)
     default:
         return false;
     }
+}
+
+bool refusal_may(int64_t *bucket_ns, int64_t now_ns)
+{
+    if (*bucket_ns > now_ns + NS_PER_S)
+        return false;
+    *bucket_ns = MAX(*bucket_ns, now_ns) + NS_PER_S / REFUSALS_PER_S;
+    return true;
 }
 
 bool build_refusal(Builder *b, const Frame *f, const Ip *from, Refusal why, unsigned mtu)

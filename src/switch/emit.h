@@ -17,6 +17,11 @@ typedef enum {
     REFUSED_TTL,        /* it was on its way for too long */
 } Refusal;
 
+/* Whether one may be sent.  Who gets them has a bucket, zero at first: REFUSALS_PER_S,
+ * and as many at once, so that nobody has others' share. */
+enum { REFUSALS_PER_S = 200 };
+bool refusal_may(int64_t *bucket_ns, int64_t now_ns);
+
 /* An ICMP error from `from` to the sender of a packet, as an IP packet in an Ethernet
  * frame without addresses.  False: none is due: about errors, fragments but the first,
  * group addresses (RFC 1122, 3.2.2; RFC 4443, 2.4). */

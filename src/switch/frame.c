@@ -39,3 +39,9 @@ bool frame_parse(Frame *f)
     vnet_finish_checksum(&f->hdr, f->data, f->len);
     return packet_parse(f->data, f->len, &f->p);
 }
+
+bool frame_tcp_sum_ok(const Frame *f)
+{
+    return f->hdr.flags & (VNET_NEEDS_CSUM | VNET_DATA_VALID) ||
+           packet_tcp_sum_ok(&f->p, f->data);
+}

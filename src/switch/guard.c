@@ -58,11 +58,6 @@ static void take_away(Guard *guard, Address *a)
     *a = guard->address[--guard->n];
 }
 
-bool guard_has(const Guard *guard, const Ip *ip)
-{
-    return find(guard, ip) != NULL;
-}
-
 void guard_remove_lease(Guard *guard, const Ip *ip)
 {
     Address *a = find(guard, ip);

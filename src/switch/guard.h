@@ -22,7 +22,6 @@ bool guard_check(Port *port, const Frame *f);
 bool guard_add(Guard *guard, const Ip *ip, GError **error);
 bool guard_add_lease(Guard *guard, const Ip *ip, GError **error);
 void guard_remove_lease(Guard *guard, const Ip *ip); /* stays if it is by hand, too */
-bool guard_has(const Guard *guard, const Ip *ip);
 /* The first that was given by hand, of IPv4 or IPv6; false: there is none. */
 bool guard_by_hand(const Guard *guard, bool v6, Ip *ret);
 /* The port may use the address: it has it, or has now learned it. */

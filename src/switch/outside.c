@@ -16,9 +16,7 @@
 #include "src/switch/route.h"
 #include "util/bits.h"
 
-enum { REFUSALS_PER_S = 200, V4_TTL = 8, V4_CHECKSUM = 10, V6_HOP_LIMIT = 7 };
-
-#define NS_PER_S 1000000000ll
+enum { V4_TTL = 8, V4_CHECKSUM = 10, V6_HOP_LIMIT = 7 };
 
 struct Outside {
     Switch *sw;
@@ -29,35 +27,23 @@ struct Outside {
     Nat *nat; /* NULL: not in this mode */
     Forwards *forwards;
     IoPost follow;       /* addresses of VMs have changed */
-    int64_t refusals_ns; /* when the bucket of ICMP errors will be empty */
-    uint64_t refused;
+    int64_t refusals_ns; /* of other networks: emit.h */
 };
 
 /* ---- ICMP errors ---------------------------------------------------------------------
  */
 
-static bool may_refuse(Outside *o)
-{
-    const int64_t each_ns = NS_PER_S / REFUSALS_PER_S;
-    int64_t now_ns = o->sw->now_ns;
-
-    o->refused++;
-    if (o->refusals_ns > now_ns + NS_PER_S)
-        return false;
-    o->refusals_ns = MAX(o->refusals_ns, now_ns) + each_ns;
-    return true;
-}
-
 /* from NULL: it came over a route. */
-static void refuse(Outside *o, Port *from, const Frame *f, Refusal why)
+static void tell(Outside *o, Port *from, const Frame *f, Refusal why)
 {
     const NetworkSubnets *s = &o->sw->subnets;
     bool v4 = f->p.kind == PACKET_IPV4;
     Builder b;
 
-    if (!(v4 ? s->v4.bits : s->v6.bits) || !may_refuse(o) ||
+    if (!(v4 ? s->v4.bits : s->v6.bits) ||
         !build_refusal(&b, f, v4 ? &s->gateway4 : &s->gateway6, why,
-                       (unsigned)o->sw->config->mtu))
+                       (unsigned)o->sw->config->mtu) ||
+        !refusal_may(from ? &from->refusals_ns : &o->refusals_ns, o->sw->now_ns))
         return;
     if (from) {
         memcpy(b.data, f->p.src.b, sizeof(f->p.src.b));
@@ -115,15 +101,15 @@ static void leave(Outside *o, Port *from, Frame *f)
     case ROUTE_SENT:
         return;
     case ROUTE_DOWN:
-        refuse(o, from, f, REFUSED_NO_ROUTE);
+        tell(o, from, f, REFUSED_NO_ROUTE);
         return;
     case ROUTE_NONE:
         break;
     }
     if (!o->nat)
-        refuse(o, from, f, REFUSED_NO_ROUTE);
+        tell(o, from, f, REFUSED_NO_ROUTE);
     else if (!nat_input(o->nat, f))
-        refuse(o, from, f, REFUSED_PROHIBITED);
+        tell(o, from, f, REFUSED_PROHIBITED);
 }
 
 /* To the gateway itself: replies to connections that the host has made, or what nobody is
@@ -135,7 +121,7 @@ static void input_for_gateway(Outside *o, Port *from, Frame *f)
     if (dns_input(o->dns, from, f) || !ports)
         return;
     if (!o->nat || !nat_input(o->nat, f))
-        refuse(o, from, f, REFUSED_PORT);
+        tell(o, from, f, REFUSED_PORT);
 }
 
 static bool input(Gateway *gw, Port *from, Frame *f)
@@ -152,12 +138,24 @@ static bool input(Gateway *gw, Port *from, Frame *f)
              ip_is_link_local(&p->to) || ip_is_link_local(&p->from))
         ; /* not for routers: RFC 4291, 2.5.6; RFC 3927, 7 */
     else if (!hop(f))
-        refuse(o, from, f, REFUSED_TTL);
+        tell(o, from, f, REFUSED_TTL);
     else if (is_here(o, &p->to))
         gateway_to_host(gw, f);
     else
         leave(o, from, f);
     return true;
+}
+
+void outside_send_back(Gateway *gw, Frame *f)
+{
+    Outside *o = gw->outside;
+
+    if (!packet_parse(f->data, f->len, &f->p))
+        return;
+    if (is_here(o, &f->p.to) && !gateway_is(gw, &f->p.to))
+        gateway_to_host(gw, f);
+    else if (routes_send(o->routes, f, &f->p.to) == ROUTE_NONE && o->nat)
+        nat_input(o->nat, f);
 }
 
 /* In place, of any size: addresses turned round leave the IP checksum as it is, and the
@@ -189,15 +187,15 @@ static void from_route(void *opaque, Frame *f)
     bool icmp = f->p.proto == IPPROTO_ICMP || f->p.proto == IPPROTO_ICMPV6;
 
     if (!is_here(o, &f->p.to)) /* routes lead to one network, and not through it */
-        refuse(o, NULL, f, REFUSED_NO_ROUTE);
+        tell(o, NULL, f, REFUSED_NO_ROUTE);
     else if (!hop(f))
-        refuse(o, NULL, f, REFUSED_TTL);
+        tell(o, NULL, f, REFUSED_TTL);
     else if (gateway_is(o->gw, &f->p.to) && icmp)
         answer_echo(o, f);
     else if (gateway_is(o->gw, &f->p.to))
-        refuse(o, NULL, f, REFUSED_PORT);
+        tell(o, NULL, f, REFUSED_PORT);
     else if (packet_len(f) > o->sw->config->mtu)
-        refuse(o, NULL, f, REFUSED_TOO_BIG);
+        tell(o, NULL, f, REFUSED_TOO_BIG);
     else
         gateway_to_host(o->gw, f);
 }

@@ -16,6 +16,10 @@ void outside_addresses_changed(Gateway *gw);
 bool outside_is_network(Gateway *gw, const char *network, const Ip *ip);
 bool outside_is_name(Gateway *gw, const char *pattern, const Ip *ip);
 
+/* What a VM, or we in its name, has to say to who sent it something by the gateway.  If
+ * there is no way back it is lost; f->p is set by this. */
+void outside_send_back(Gateway *gw, Frame *f);
+
 /* Commands. */
 json_t *outside_query_names(Switch *sw, json_t *arguments, GError **error);
 json_t *outside_query_forwards(Switch *sw, json_t *arguments, GError **error);

@@ -1,6 +1,8 @@
 /* See rules.h. */
 #include "src/switch/rules.h"
 
+#include "src/switch/refuse.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -175,5 +177,7 @@ bool rules_pass(Port *port, Direction direction, const Frame *f)
                          f->len, port->sw->now_ns, &verdict);
     if (!allow || verdict.log)
         rules_note(port, direction, &verdict, &f->p);
+    if (verdict.reject)
+        refuse(port, direction, f);
     return allow;
 }

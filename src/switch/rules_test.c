@@ -30,7 +30,7 @@ static const char *const reasons[] = {
     [FW_BY_FLOW] = "flow", [FW_BY_INVALID] = "invalid", [FW_BY_FULL] = "full",
     [FW_BY_DNS] = "dns"};
 
-enum { SOME_PORT = 40000, TCP_WINDOW = 65535, TCP_WORDS = 5, ECHO = 8, ECHO6 = 128 };
+enum { SOME_PORT = 40000, TCP_WINDOW = 65535, ECHO = 8, ECHO6 = 128 };
 
 /* ---- arguments --------------------------------------------------------------------- */
 
@@ -145,23 +145,11 @@ static bool read_question(Switch *sw, const json_t *arguments, Question *q,
 
 /* ---- the frame --------------------------------------------------------------------- */
 
-static void build_tcp(Builder *b, const Question *q)
-{
-    build_u16(b, q->from_port);
-    build_u16(b, q->to_port);
-    build_u32(b, 1); /* sequence number */
-    build_u32(b, 0);
-    build_u8(b, TCP_WORDS << 4);
-    build_u8(b, PACKET_TCP_SYN);
-    build_u16(b, TCP_WINDOW);
-    build_u32(b, 0); /* checksum, urgent */
-}
-
 static void build_transport(Builder *b, const Question *q)
 {
     switch (q->proto) {
     case IPPROTO_TCP:
-        build_tcp(b, q);
+        build_tcp(b, q->from_port, q->to_port, 1, 0, PACKET_TCP_SYN, TCP_WINDOW, 0);
         break;
     case IPPROTO_UDP:
         build_udp(b, q->from_port, q->to_port);
@@ -183,8 +171,8 @@ static void build_transport(Builder *b, const Question *q)
 static json_t *answer(Switch *sw, const Question *q, const FwVerdict *v)
 {
     g_autofree char *text = fw_verdict_text(v);
-    json_t *json = json_pack("{s:b, s:s, s:s}", "allow", v->allow, "reason",
-                             reasons[v->reason], "text", text);
+    json_t *json = json_pack("{s:b, s:b, s:s, s:s}", "allow", v->allow, "reject",
+                             v->reject, "reason", reasons[v->reason], "text", text);
 
     if (v->set)
         json_object_set_new(json, "set",

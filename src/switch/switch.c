@@ -52,13 +52,13 @@ static void emit(Port *to, Frame *f)
     }
 }
 
-static void deliver(Port *to, Frame *f)
+static void deliver_as(Port *to, Frame *f, bool ask_rules)
 {
     if (!to->link || to->unplugged || to->gone) {
         count_drop(to, TO_VM, NULL);
         return;
     }
-    if (!rules_pass(to, TO_VM, f)) {
+    if (ask_rules && !rules_pass(to, TO_VM, f)) {
         count_drop(to, TO_VM, &to->count[TO_VM].denied);
         return;
     }
@@ -68,6 +68,11 @@ static void deliver(Port *to, Frame *f)
     }
     if (!to->impair[TO_VM] || impair_pass(to->impair[TO_VM], f))
         emit(to, f);
+}
+
+static void deliver(Port *to, Frame *f)
+{
+    deliver_as(to, f, true);
 }
 
 /* ---- to where it belongs ----------------------------------------------------------- */
@@ -210,6 +215,12 @@ void switch_send_to(Port *to, Frame *f)
 {
     if (look_at_own(to->sw, f))
         deliver(to, f);
+}
+
+void switch_answer(Port *to, Frame *f)
+{
+    if (look_at_own(to->sw, f))
+        deliver_as(to, f, false);
 }
 
 void switch_flush(Switch *sw)

@@ -45,6 +45,8 @@ enum { FRAME_ROOM = 16, SWITCH_MAX_PORTS = 2048, VLAN_MAX = 4094 };
  * filled in that is not the one of its TCP, UDP or ICMPv6 is filled in now, so that it is
  * judged with it.  False: it is to be dropped. */
 bool frame_parse(Frame *f);
+/* The checksum of a TCP segment is right, or will be when somebody fills it in. */
+bool frame_tcp_sum_ok(const Frame *f);
 
 typedef enum { TO_VM, FROM_VM, DIRECTIONS } Direction;
 
@@ -110,8 +112,9 @@ struct Port {
     uint64_t held_from;
     uint16_t oldest, newest; /* what was learned at it (fdb.c); 0: nothing */
     unsigned learned;
-    int64_t note_ns;  /* rules_log.c's */
-    int64_t storm_ns; /* storm control's bucket */
+    int64_t note_ns;     /* rules_log.c's */
+    int64_t refusals_ns; /* of what it is refused: emit.h */
+    int64_t storm_ns;    /* storm control's bucket */
     uint64_t storm_left;
 };
 
@@ -170,6 +173,9 @@ void switch_resume(Port *port, Direction direction, Frame *f);
 void switch_send(Switch *sw, Frame *f);
 /* To one port, whatever its destination says. */
 void switch_send_to(Port *to, Frame *f);
+
+/* Likewise, and its rules are not asked: an answer to what they refused. */
+void switch_answer(Port *to, Frame *f);
 
 /* Calls every port's flush that has something; at the end of a turn, and by who sends
  * outside of one. */

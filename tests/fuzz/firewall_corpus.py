@@ -14,6 +14,8 @@ RULES = (
     "deny in tcp port 22 log\nallow in\nallow out from any to 10.5.0.0/24, fd00::/8",
     "allow in from vm web, group front, net other, vm \"a b\"\nallow out to name *.example.org, name x.y",
     "allow in icmp type echo-request, unreachable\nallow in icmp4 type 3\nallow in icmp6 type 128",
+    "reject in tcp port 22 log\nreject out udp\ndefault in reject log\ndefault out reject",
+    '{"default": {"in": "reject", "out": {"action": "reject"}}, "rules": [{"action": "reject", "direction": "in"}]}',
     "allow in proto 47\nallow in port 53 from-port 1-2,3\nallow in gre # comment",
     "allow in match \"tcp port 80 and ip[0] & 0xf == 5\"\nallow in match \"ip proto \\\\udp\" log",
     '{"default": {"in": "allow", "out": {"action": "deny", "log": true}}, "rules": [{"action": "allow", '

@@ -53,7 +53,7 @@ static void check_round_trips(const Firewall *fw)
     twice = firewall_text(by_text);
     through = firewall_text(by_json);
     check(strcmp(text, twice) == 0 && strcmp(text, through) == 0);
-    check(firewall_rules(fw) == firewall_rules(by_json));
+    check(fw->rules->len == by_json->rules->len);
     check(firewall_has_names(fw) == firewall_has_names(by_json));
     g_free(text);
     g_free(twice);
@@ -70,7 +70,8 @@ static void check_verdict(const FwVerdict *v, const FwVerdict *test, bool allow)
 
     check(text && *text);
     check(v->allow == allow && test->allow == allow && test->reason == v->reason &&
-          test->rule == v->rule && test->set == v->set);
+          test->rule == v->rule && test->set == v->set && test->reject == v->reject &&
+          !(allow && v->reject));
     check(allow || (v->reason != FW_BY_NONE && v->reason != FW_BY_FLOW));
     g_free(text);
 }

@@ -336,6 +336,43 @@ print(s.recv(100).decode(), flush=True)
         equal(n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=53)["reason"], "dns")
 
 
+# ---- what is rejected ------------------------------------------------------------------------------
+
+
+DATAGRAM = """
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(20)
+s.connect((sys.argv[1], int(sys.argv[2])))
+s.send(b"x")
+try:
+    print(s.recv(100))
+except OSError as e:
+    print(e.strerror or e)
+"""
+
+
+def test_real_stacks_hear_at_once_what_is_rejected_both_ways_and_over_routes():
+    rules = "reject in tcp port 22\nreject in udp\nreject in icmp\nreject out tcp port 25\nreject out udp port 514\n" \
+            "default in allow\ndefault out allow\n"
+    with folder() as root, switch(root, "n1", route=["n2"], **ONE) as one, \
+            switch(root, "n2", route=["n1"], **TWO) as two, \
+            Guest(one, "web", "10.5.0.7/24", "fd00:5::7/64", gateways="10.5.0.1,fd00:5::1", rules=rules) as web, \
+            Guest(one, "lab", "10.5.0.8/24", "fd00:5::8/64", rules="default out allow\n") as lab, \
+            Guest(two, "db", "10.6.0.9/24", "fd00:6::9/64", gateways="10.6.0.1,fd00:6::1") as db:
+        wait_until(lambda: routes(one)["n2"] and routes(two)["n1"], "the route")
+        for who in (lab, db):
+            for address in ("10.5.0.7", "fd00:5::7"):
+                equal(who.python(CONNECT, address, "22"), "Connection refused", f"{who.vm} to {address}")
+                equal(who.python(DATAGRAM, address, "7"), "Connection refused", f"{who.vm} to {address}")
+                check("rohibited" in who.run("ping", "-c1", f"-W{20 * PATIENCE:.0f}", address, status=1).replace(
+                    "Packet filtered", "prohibited"), "an ICMP error")
+        for address in ("10.5.0.8", "fd00:5::8", "10.6.0.9", "fd00:6::9"):
+            equal(web.python(CONNECT, address, "25"), "Connection refused", f"out to {address}")
+            equal(web.python(DATAGRAM, address, "514"), "Connection refused", f"out to {address}")
+        denied = {p["vm"]: (p["in"]["denied"], p["out"]["denied"]) for p in one.call("query-ports")}
+        check(denied["web"][0] >= 12 and denied["web"][1] == 8, denied)
+
+
 # ---- NAT -------------------------------------------------------------------------------------------
 
 

@@ -486,6 +486,7 @@ default out allow
 allow in tcp from 10.0.0.0/8, vm db port 22, 80-99
 allow in icmp type echo-request
 deny out udp to 192.0.2.0/24 port 53
+reject in tcp port 113
 """
 
 
@@ -508,6 +509,7 @@ def test_rules_of_a_network_that_is_down_are_set_shown_changed_and_tested():
                 ("in tcp from db port 99", True, "rule 1"),
                 ("in tcp from 192.0.2.1 port 22", False, "default"),
                 ("in tcp from 10.1.2.3 port 100", False, "default"),
+                ("in tcp from 10.1.2.3 port 113", None, "rule 4"),
                 ("in icmp from 192.0.2.1", True, "rule 2"),
                 ("in udp from 10.1.2.3 port 22", False, "default"),
                 ("in tcp from fd00::1 to fd00::2 port 22", False, "default"),
@@ -515,13 +517,16 @@ def test_rules_of_a_network_that_is_down_are_set_shown_changed_and_tested():
                 ("out udp from db to 192.0.3.9 port 53", True, "default"),
                 ("out 47 to 192.0.2.9", True, "default")):
             said = p.hutch("firewall", "test", "blue", *words.split(), status=0 if passes else 1)
-            check(rule in said and ("allowed" if passes else "denied") in said, f"{words}: {said}")
+            fate = {True: "allowed", False: "denied", None: "rejected"}[passes]
+            check(rule in said and fate in said, f"{words}: {said}")
+        equal([p.hutch("firewall", "test", "blue", *f"in tcp from 10.1.2.3 port {port}".split(), "--json", status=1)["reject"]
+               for port in (100, 113)], [False, True])
 
         p.hutch("firewall", "add", "blue", "deny in tcp port 22", "--at", "1")
         p.hutch("firewall", "test", "blue", *"in tcp from 10.1.2.3 port 22".split(), status=1, words=["rule 1"])
         p.hutch("firewall", "add", "blue", "allow in tcp port 100")
         p.hutch("firewall", "rm", "blue", "1")
-        p.hutch("firewall", "test", "blue", *"in tcp port 100".split(), words=["rule 4"])
+        p.hutch("firewall", "test", "blue", *"in tcp port 100".split(), words=["rule 5"])
         p.hutch("firewall", "set", "blue", "--none")
         equal(p.hutch("firewall", "test", "blue", *"in tcp port 1".split()), "allowed: there are no rules\n")
         p.hutch("firewall", "set", "blue", "-", stdin="")
@@ -534,8 +539,8 @@ def test_a_rule_that_does_not_parse_is_told_with_line_and_column():
         p.hutch("net", "create", "blue", "--lease", "db=10.5.0.8", "--subnet", "10.5.0.0/24")
         p.hutch("firewall", "add", "blue", "allow in tcp port 80")
         for arguments, words in (
-                (["check", bad], ["bad.rules:6:14", "'prot'"]),
-                (["set", "blue", bad], ["bad.rules:6:14", "'prot'"]),
+                (["check", bad], ["bad.rules:7:14", "'prot'"]),
+                (["set", "blue", bad], ["bad.rules:7:14", "'prot'"]),
                 (["set", "blue", p.folder + "/none.rules"], ["none.rules"]),
                 (["set", "blue"], ["--none"]),
                 (["set", "blue/web", p.write("good.rules", RULES)], ["--net blue,firewall=FILE"]),
@@ -553,7 +558,7 @@ def test_a_rule_that_does_not_parse_is_told_with_line_and_column():
                 (["test", "blue", "in", "tcp", "from", "::1", "to", "10.5.0.9", "port", "1"], ["::1"]),
                 (["log", "blue"], ["'blue'"])):
             p.refused("firewall", *arguments, words=words)
-        p.refused("net", "create", "green", "--firewall", bad, words=["bad.rules:6:14"])
+        p.refused("net", "create", "green", "--firewall", bad, words=["bad.rules:7:14"])
         equal(p.hutch("net", "ls", "--quiet"), "blue\n")
 
 
@@ -570,26 +575,26 @@ def test_rules_of_a_network_that_is_up_change_what_passes_and_are_counted_and_lo
             ask(80)
             equal(web.expect(lambda f: f.tcp).tcp.to_port, 80)
             rules = p.hutch("firewall", "show", "blue/web:net0", "--json")["rules"]
-            equal([r["packets"] for r in rules], [1, 0, 0, 1])
+            equal([r["packets"] for r in rules], [1, 0, 0, 0, 1])
             flow, = p.hutch("net", "flows", "blue", "web", "--json")
             equal((flow["vm"], flow["from"], flow["to-port"], flow["packets"]), ("web", "10.9.0.8", 80, 1))
             p.hutch("net", "flows", "blue", words=["web:net0", "10.9.0.8"])
             logged = p.hutch("firewall", "log", "blue/web")
             equal(len(logged.splitlines()), 1, logged)
-            check("web:net0" in logged and "rule 4" in logged and "10.9.0.8" in logged, logged)
+            check("web:net0" in logged and "rule 5" in logged and "10.9.0.8" in logged, logged)
             equal(json.loads(p.hutch_lines("firewall", "log", "blue", "--json")[0])["allow"], False)
 
             for words, status in (("in tcp from db port 80", 0), ("in tcp from db port 100", 1),
                                   ("in tcp port 80", 1), ("out tcp port 443", 0)):
                 p.hutch("firewall", "test", "blue/web", *words.split(), status=status)
             told = p.hutch("firewall", "test", "blue/web", *"in tcp from db port 100".split(), "--json", status=1)
-            equal((told["allow"], told["set"], told["rule"]), (False, "vm", 3))
+            equal((told["allow"], told["set"], told["rule"]), (False, "vm", 4))
 
             equal(p.hutch("firewall", "show", "blue"), "no rules: everything passes\n")
             p.hutch("firewall", "add", "blue", "allow in tcp port 100")
             p.hutch("firewall", "add", "blue", "default out allow")
             ask(80)  # of a flow that the network's rules do not allow any more
-            p.hutch("firewall", "rm", "blue/web", "4")
+            p.hutch("firewall", "rm", "blue/web", "5")
             p.hutch("firewall", "add", "blue/web", "allow in tcp port 100", "--at", "1")
             ask(100)
             equal(web.expect(lambda f: f.tcp).tcp.to_port, 100)

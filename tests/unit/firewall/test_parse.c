@@ -2,12 +2,15 @@
  * same. */
 #include "gate.h"
 
+#include "src/firewall/rules.h"
+
 /* What is wrong, where, and what could stand there. */
 static const struct {
     const char *text, *says;
 } bad[] = {
     /* lines */
-    {"alow in tcp", "x.rules:1:1: 'alow' stands where 'allow', 'deny' or 'default'"},
+    {"alow in tcp",
+     "x.rules:1:1: 'alow' stands where 'allow', 'deny', 'reject' or 'default'"},
     {"\n\n  pass in", "x.rules:3:3: 'pass' stands where 'allow'"},
     {"allow", "x.rules:1:6: the end of the line stands where 'in' (to the VM) or 'out'"},
     {"allow both", "x.rules:1:7: 'both' stands where 'in'"},
@@ -23,7 +26,8 @@ static const struct {
     {"allow in proto", "x.rules:1:15: the end of the line is no protocol"},
     /* defaults */
     {"default", "x.rules:1:8: the end of the line stands where 'in'"},
-    {"default in", "x.rules:1:11: the end of the line stands where 'allow' or 'deny'"},
+    {"default in",
+     "x.rules:1:11: the end of the line stands where 'allow', 'deny' or 'reject'"},
     {"default in deny tcp", "x.rules:1:17: 'tcp' stands where a default ends"},
     {"default in deny\ndefault in allow",
      "x.rules:2:1: there is a default of 'in' already"},
@@ -90,7 +94,8 @@ static const struct {
      "x.rules: default.both: there are two directions"},
     {"{\"default\": {\"in\": \"no\"}}",
      "x.rules: default.in.action: 'no' stands where 'allow'"},
-    {"{\"default\": {\"in\": 1}}", "x.rules: default.in: \"allow\" or \"deny\" has to"},
+    {"{\"default\": {\"in\": 1}}",
+     "x.rules: default.in: \"allow\", \"deny\" or \"reject\" has to"},
     {"{\"default\": {\"in\": {\"action\": \"deny\", \"port\": 1}}}",
      "x.rules: default.in: there is no \"port\""},
     {"{\"rules\": [7]}",
@@ -228,7 +233,7 @@ static void lists_and_sets_have_a_bound(void)
     for (unsigned i = 0; i < 4096; i++)
         g_string_append(text, "allow in\n");
     g_autoptr(Firewall) many = firewall_parse(text->str, "x", &error);
-    g_assert_cmpuint(firewall_rules(many), ==, 4096);
+    g_assert_cmpuint(many->rules->len, ==, 4096);
     g_assert_null(firewall_with(many, 0, "allow in", &error));
     g_clear_error(&error);
     g_string_append(text, "allow out");

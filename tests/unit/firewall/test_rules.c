@@ -188,6 +188,7 @@ static const char *one_of(GRand *r, const char *const *of, unsigned n)
 static void add_random_rule(GRand *r, GString *to)
 {
     static const char *const protos[] = {"", " tcp", " udp", " icmp", " gre"};
+    static const char *const actions[] = {"allow", "deny", "reject"};
     static const char *const whos[] = {
         "10.5.0.8",    "10.5.0.0/24", "10.5.0.0/29, fd00::/8", "0.0.0.0/0",  "::/0",
         "fd00:5::8",   "vm web",      "10.5.0.9, vm db",       "10.0.0.0/8", "any",
@@ -196,7 +197,7 @@ static void add_random_rule(GRand *r, GString *to)
     bool ports = !*proto || g_str_equal(proto, " tcp") || g_str_equal(proto, " udp");
     int first = g_rand_int_range(r, 0, 40);
 
-    g_string_append_printf(to, "%s %s%s", g_rand_boolean(r) ? "allow" : "deny",
+    g_string_append_printf(to, "%s %s%s", one_of(r, actions, G_N_ELEMENTS(actions)),
                            g_rand_boolean(r) ? "in" : "out", proto);
     if (g_rand_boolean(r))
         g_string_append_printf(to, " from %s", one_of(r, whos, G_N_ELEMENTS(whos)));

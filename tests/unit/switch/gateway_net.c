@@ -35,6 +35,11 @@ void switch_send_to(Port *to, Frame *f)
     note(to, f);
 }
 
+void switch_answer(Port *to, Frame *f)
+{
+    note(to, f);
+}
+
 void switch_flush(Switch *sw)
 {
 }
@@ -229,4 +234,14 @@ bool net_input(Port *port, Builder *b)
 void net_clear(void)
 {
     net.n_sent = 0;
+}
+
+bool net_has(const Port *port, const Ip *ip)
+{
+    Ip all[64];
+    unsigned n = guard_list(port->guard, all, G_N_ELEMENTS(all));
+
+    while (n && !ip_equal(&all[n - 1], ip))
+        n--;
+    return n;
 }

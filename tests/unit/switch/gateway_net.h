@@ -51,6 +51,7 @@ extern bool net_taken;
 void net_clear(void);
 
 Ip net_ip(const char *text);
+bool net_has(const Port *port, const Ip *ip); /* it is one of the port's addresses */
 #define assert_ip(ip_, text_)                                                            \
     do {                                                                                 \
         char shown_[IP_TEXT];                                                            \

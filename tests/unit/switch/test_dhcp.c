@@ -45,14 +45,14 @@ static void four_messages_make_a_lease(void)
     g_assert_cmpuint(dhcp_ask(web, DISCOVER, &(DhcpOptions){0}, &ip), ==, OFFER);
     g_assert_true(net_taken);
     g_assert_true(ip_within(&ip, &net.sw.subnets.v4));
-    g_assert_false(guard_has(web->guard, &ip)); /* it may not use it yet */
+    g_assert_false(net_has(web, &ip)); /* it may not use it yet */
     ip_text(&ip, text);
     g_assert_cmpuint(dhcp_ask(web, REQUEST,
                               &(DhcpOptions){.requested = text, .server = "10.5.0.1"},
                               &again),
                      ==, ACK);
     g_assert_true(ip_equal(&ip, &again));
-    g_assert_true(guard_has(web->guard, &ip));
+    g_assert_true(net_has(web, &ip));
     /* RFC 2131, 4.1: to its address, at its station, before it has it. */
     g_assert_true(ip_equal(&s->p.to, &ip));
     g_assert_true(mac_equal(&s->p.dst, &web->mac));
@@ -206,9 +206,9 @@ static void release_takes_the_right_to_the_address_and_keeps_the_lease(void)
     g_assert_cmpuint(
         dhcp_ask(web, RELEASE, &(DhcpOptions){.ciaddr = first, .renew = true}, &none), ==,
         0);
-    g_assert_false(guard_has(web->guard, &ip));
+    g_assert_false(net_has(web, &ip));
     g_assert_cmpstr(dhcp_lease(web), ==, first);
-    g_assert_true(guard_has(web->guard, &ip));
+    g_assert_true(net_has(web, &ip));
     net_end();
 }
 

@@ -173,11 +173,11 @@ static void four_messages_make_a_lease(void)
     begin(NAT);
     g_assert_cmpuint(ask(SOLICIT, &(Asked){.n_ia = 1}, &ip, &status), ==, ADVERTISE);
     g_assert_true(ip_within(&ip, &net.sw.subnets.v6));
-    g_assert_false(guard_has(web->guard, &ip));
+    g_assert_false(net_has(web, &ip));
     g_assert_cmpuint(
         ask(REQUEST, &(Asked){.server_id = true, .n_ia = 1}, &again, &status), ==, REPLY);
     g_assert_true(ip_equal(&ip, &again));
-    g_assert_true(guard_has(web->guard, &ip));
+    g_assert_true(net_has(web, &ip));
     g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "web");
     net_end();
 }
@@ -192,7 +192,7 @@ static void one_message_makes_a_lease_where_it_is_wanted(void)
     g_assert_cmpuint(ask(SOLICIT, &(Asked){.rapid = true, .n_ia = 1}, &ip, &status), ==,
                      REPLY);
     g_assert_nonnull(option(14, &len));
-    g_assert_true(guard_has(web->guard, &ip));
+    g_assert_true(net_has(web, &ip));
     net_end();
 }
 
@@ -206,7 +206,7 @@ static void the_address_is_the_vms_over_restarts(void)
     net_restart();
     web = net_port("web", 9, NULL);
     ip = net_ip(first);
-    g_assert_true(guard_has(web->guard, &ip));
+    g_assert_true(net_has(web, &ip));
     g_assert_cmpstr(lease(), ==, first);
     net_end();
 }
@@ -286,7 +286,7 @@ static void each_message_has_its_answer(void)
             g_assert_true(ip_is_unspecified(&ip));
     }
     ip = net_ip(own);
-    g_assert_false(guard_has(web->guard, &ip)); /* released at last */
+    g_assert_false(net_has(web, &ip)); /* released at last */
     net_end();
 }
 
@@ -327,7 +327,7 @@ static void declined_addresses_are_exchanged(void)
                          &status),
                      ==, REPLY);
     ip = net_ip(first);
-    g_assert_false(guard_has(web->guard, &ip));
+    g_assert_false(net_has(web, &ip));
     g_assert_cmpstr(lease(), !=, first);
     net_end();
 }

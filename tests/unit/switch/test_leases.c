@@ -48,7 +48,7 @@ static void a_vm_has_its_address_whenever_it_runs(void)
     /* Its flows go on before it has asked for anything. */
     port = net_port("web", 77, NULL);
     ip = net_ip(web);
-    g_assert_true(guard_has(port->guard, &ip));
+    g_assert_true(net_has(port, &ip));
     g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "web");
     ip = net_ip(db); /* which does not run */
     g_assert_cmpstr(gateway_vm_of(net.sw.gateway, &ip), ==, "db");
@@ -295,7 +295,7 @@ static void leases_are_shown_and_given_up(void)
     json_decref(command("lease-release", "{\"vm\": \"web\"}", &error));
     g_assert_no_error(error);
     ip = net_ip(web);
-    g_assert_false(guard_has(port->guard, &ip));
+    g_assert_false(net_has(port, &ip));
     g_assert_null(gateway_vm_of(net.sw.gateway, &ip));
     g_assert_null(command("lease-release", "{\"address\": \"10.5.0.77\"}", &error));
     g_assert_error(error, VM_ERROR, VM_ERROR_NOT_FOUND);
@@ -316,9 +316,9 @@ static void a_new_subnet_ends_leases_of_the_old_one(void)
     web = g_strdup(dhcp_lease(port));
     ip = net_ip(web);
     net_set(NAT ",mtu=1400"); /* what did not change goes on */
-    g_assert_true(guard_has(port->guard, &ip));
+    g_assert_true(net_has(port, &ip));
     net_set("nat,subnet=10.9.0.0/24");
-    g_assert_false(guard_has(port->guard, &ip));
+    g_assert_false(net_has(port, &ip));
     g_assert_cmpuint(dhcp_ask(port, REQUEST, &(DhcpOptions){.requested = web}, &ip), ==,
                      NAK);
     ip = net_ip(dhcp_lease(port));
