@@ -68,3 +68,9 @@ int network_join(const char *name, const char *socket, GError **error);
  * does not run. */
 json_t *network_call(const char *name, bool start, const char *command, json_t *arguments,
                      GError **error);
+
+/* The same command, which takes no arguments, to `n` networks at once: what each returned
+ * goes to `ret`, which has room for them; NULL: it is not in use, refused, or did not
+ * answer within limit_ms, of which one that hangs costs all of them no more. */
+void network_ask(char *const *names, unsigned n, const char *command, int limit_ms,
+                 json_t **ret);

@@ -48,8 +48,7 @@ bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns)
     return n > 0;
 }
 
-/* ---- which ----------------------------------------------------------------------------
- */
+/* ---- which --------------------------------------------------------------------- */
 
 static char **all_of(unsigned states, GError **error)
 {
@@ -108,8 +107,7 @@ bool fleet_each(const FleetArgs *args, char **vms, FleetDo *fn, GError **error)
     return false;
 }
 
-/* ---- how they are ---------------------------------------------------------------------
- */
+/* ---- how they are -------------------------------------------------------------- */
 
 /* By its lock: "starting" until a VM that runs was asked. */
 static bool look(FleetVm *vm, GError **error)

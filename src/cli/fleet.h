@@ -47,7 +47,7 @@ typedef struct FleetArgs {
         .desc = (const ParamDesc[]){__VA_ARGS__, {0}},                                   \
     }
 
-/* ---- fleet.c: which VMs, and what is known of them --------------------------------- */
+/* ---- fleet.c: which VMs, and what is known of them ----------------------------- */
 
 /* The VMs a verb is for, a new list: those that are named (names or sockets' paths), or
  * with --all those of the states in `states`, bits BIT(PlaceState). */
@@ -74,6 +74,18 @@ bool fleet_look(char **names, FleetVm *ret, GError **error);
 
 /* A file of a run folder, as JSON; NULL: not there, or not that. */
 json_t *fleet_read(const char *name, const char *file);
+
+/* ---- fleet_networks.c ---------------------------------------------------------- */
+
+/* Of an array of objects with a VM's "name" and, if it runs, "pid": adds to those that
+ * run "networks", an array of {"network", "id", "mac", "addresses"} of their cards on
+ * named networks.  Switches that do not answer cost a second altogether. */
+void fleet_add_networks(const json_t *vms);
+
+/* "blue 10.5.0.2, red", a new string; "-": on none. */
+char *fleet_networks_text(const json_t *vm);
+
+/* ---- waiting ------------------------------------------------------------------- */
 
 /* Until the process behind a pidfd has ended; false: the time (-1: none) is over. */
 bool fleet_wait_pidfd(int pidfd, int64_t deadline_ns);

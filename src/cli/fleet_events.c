@@ -105,8 +105,7 @@ static bool print_events(const Events *e, Source *s)
     return !error;
 }
 
-/* ---- --follow -------------------------------------------------------------------------
- */
+/* ---- --follow ------------------------------------------------------------------ */
 
 static void look_for_new(Events *e)
 {
@@ -137,8 +136,7 @@ static bool begin_to_follow(Events *e, GError **error)
            fail_errno(error, "watch '%s'", parent);
 }
 
-/* ---- all together ---------------------------------------------------------------------
- */
+/* ---- all together -------------------------------------------------------------- */
 
 static bool wait_for_events(Events *e)
 {

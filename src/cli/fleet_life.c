@@ -29,8 +29,7 @@ FLEET_TABLE(fleet_force_args, FLEET_ROW_JSON,
                       "all that have ended, or died; with --force all VMs"),
             FLEET_ROW("force", 'f', PARAM_BOOL, force, "a VM that runs as well"));
 
-/* ---- by the control socket ------------------------------------------------------------
- */
+/* ---- by the control socket ----------------------------------------------------- */
 
 static bool tell(const char *vm, const char *command, json_t *ret, GError **error)
 {
@@ -146,8 +145,7 @@ bool fleet_act_rename(void *options, char **names, int *status, GError **error)
     return true;
 }
 
-/* ---- by force -------------------------------------------------------------------------
- */
+/* ---- by force ------------------------------------------------------------------ */
 
 static bool kill_pidfd(int pidfd, const char *vm, GError **error)
 {
@@ -179,8 +177,7 @@ bool fleet_act_kill(void *options, char **names, int *status, GError **error)
     return with_each(options, names, BIT(PLACE_RUNNING), do_kill, error);
 }
 
-/* ---- rm -------------------------------------------------------------------------------
- */
+/* ---- rm ------------------------------------------------------------------------ */
 
 /* Well if possible: a monitor that ends itself writes out what disks have, and takes its
  * helpers with it. */

@@ -10,8 +10,7 @@
 
 enum { AGENT_MS = 500 };
 
-/* ---- one VM as data -------------------------------------------------------------------
- */
+/* ---- one VM as data ------------------------------------------------------------ */
 
 static uint64_t memory_of(const json_t *config)
 {
@@ -98,24 +97,29 @@ static char *origin_text(const json_t *vm)
                 : NULL;
 }
 
-static void print_row(const json_t *vm, int width)
+/* Of the columns whose texts differ most. */
+typedef struct Widths {
+    int name, networks;
+} Widths;
+
+static void print_row(const json_t *vm, const Widths *w)
 {
     g_autofree char *memory = image_size_text(
         (uint64_t)json_integer_value(json_object_get(vm, "memory")));
     g_autofree char *last = last_column(vm);
     g_autofree char *origin = origin_text(vm);
+    g_autofree char *networks = fleet_networks_text(vm);
     json_t *pid = json_object_get(vm, "pid");
     g_autofree char *number = pid ? g_strdup_printf("%d", (int)json_integer_value(pid))
                                   : g_strdup("-");
 
-    printf("%-*s  %-12s %8s %4d %10s  %s%s%s\n", width, json_get_text(vm, "name"),
+    printf("%-*s  %-12s %8s %4d %10s  %-*s  %s%s%s\n", w->name, json_get_text(vm, "name"),
            json_get_text(vm, "state"), number,
-           (int)json_integer_value(json_object_get(vm, "cpus")), memory, last,
-           origin ? ", " : "", origin ? origin : "");
+           (int)json_integer_value(json_object_get(vm, "cpus")), memory, w->networks,
+           networks, last, origin ? ", " : "", origin ? origin : "");
 }
 
-/* ---- ps -------------------------------------------------------------------------------
- */
+/* ---- ps ------------------------------------------------------------------------ */
 
 FLEET_TABLE(fleet_ps_args, FLEET_ROW_JSON,
             FLEET_ROW("quiet", 'q', PARAM_BOOL, quiet, "print names only"),
@@ -124,15 +128,20 @@ FLEET_TABLE(fleet_ps_args, FLEET_ROW_JSON,
 
 static void print_table(json_t *all)
 {
-    int width = 12;
+    Widths w = {12, (int)strlen("NETWORKS")};
     json_t *vm;
     size_t i;
 
     json_array_foreach(all, i, vm)
-        width = MAX(width, (int)strlen(json_get_text(vm, "name")));
-    printf("%-*s  %-12s %8s %4s %10s  %s\n", width, "NAME", "STATE", "PID", "CPUS",
-           "MEMORY", "SINCE, OR END");
-    json_array_foreach(all, i, vm) print_row(vm, width);
+    {
+        g_autofree char *networks = fleet_networks_text(vm);
+
+        w.name = MAX(w.name, (int)strlen(json_get_text(vm, "name")));
+        w.networks = MAX(w.networks, (int)strlen(networks));
+    }
+    printf("%-*s  %-12s %8s %4s %10s  %-*s  %s\n", w.name, "NAME", "STATE", "PID", "CPUS",
+           "MEMORY", w.networks, "NETWORKS", "SINCE, OR END");
+    json_array_foreach(all, i, vm) print_row(vm, &w);
 }
 
 /* Without a look at how they are: completion asks at each key. */
@@ -168,6 +177,7 @@ bool fleet_act_ps(void *options, char **names, int *status, GError **error)
         if (vms[i].info.state == PLACE_RUNNING ||
             (vms[i].info.state != PLACE_NONE && !args->running))
             json_array_append_new(all, describe(&vms[i]));
+    fleet_add_networks(all);
     if (args->json) {
         cli_print_json(all);
         return true;
@@ -177,8 +187,7 @@ bool fleet_act_ps(void *options, char **names, int *status, GError **error)
     return true;
 }
 
-/* ---- status ---------------------------------------------------------------------------
- */
+/* ---- status -------------------------------------------------------------------- */
 
 FLEET_TABLE(fleet_json_args, FLEET_ROW_JSON);
 
@@ -214,8 +223,7 @@ bool fleet_act_status(void *options, char **names, int *status, GError **error)
     return true;
 }
 
-/* ---- inspect --------------------------------------------------------------------------
- */
+/* ---- inspect ------------------------------------------------------------------- */
 
 /* What a command returns, as a member; left out if it fails. */
 static void add_answer(ControlClient *c, json_t *json, const char *key,
@@ -258,7 +266,10 @@ static void add_files(json_t *json, const char *name)
 static json_t *inspect(const FleetVm *vm)
 {
     json_t *json = describe(vm), *config = fleet_read(vm->name, PLACE_CONFIG);
+    json_t *alone = json_pack("[O]", json);
 
+    fleet_add_networks(alone);
+    json_decref(alone);
     if (config) {
         json_object_set_new(config, "name", json_string(vm->name)); /* as it is now */
         json_object_set_new(json, "config", config);
@@ -318,6 +329,7 @@ static void print_inspection(const json_t *json)
     g_autofree char *memory = image_size_text(
         (uint64_t)json_integer_value(json_object_get(json, "memory")));
     g_autofree char *last = last_column(json), *origin = origin_text(json);
+    g_autofree char *networks = fleet_networks_text(json);
     const char *file;
     json_t *value;
 
@@ -336,6 +348,8 @@ static void print_inspection(const json_t *json)
            (int)json_integer_value(json_object_get(json, "cpus")), "memory", memory);
     print_ids("threads", json_object_get(json, "vcpus"), "thread-id", NULL);
     print_ids("devices", json_object_get(json, "devices"), "id", "network");
+    if (json_array_size(json_object_get(json, "networks")))
+        printf("%-10s %s\n", "networks", networks);
     print_addresses(json_object_get(json, "addresses"));
     json_object_foreach(json_object_get(json, "files"), file, value)
         printf("%-10s %s\n", "file", json_string_value(value));

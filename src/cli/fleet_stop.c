@@ -23,8 +23,7 @@ enum {
 };
 #define MS 1000000ll
 
-/* ---- stop -----------------------------------------------------------------------------
- */
+/* ---- stop ---------------------------------------------------------------------- */
 
 FLEET_TABLE(fleet_stop_args, FLEET_ROW_JSON,
             FLEET_ROW("all", 'a', PARAM_BOOL, all, "all VMs that run"),
@@ -214,8 +213,7 @@ bool fleet_act_stop(void *options, char **names, int *status, GError **error)
     return ok;
 }
 
-/* ---- wait -----------------------------------------------------------------------------
- */
+/* ---- wait ---------------------------------------------------------------------- */
 
 FLEET_TABLE(fleet_wait_args, FLEET_ROW_JSON,
             FLEET_ROW("timeout", 't', PARAM_UINT, timeout_s,

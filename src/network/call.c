@@ -1,4 +1,4 @@
-/* One command to a switch; see network_call() in network/place.h. */
+/* Commands to switches; see network_call() and network_ask() in network/place.h. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -56,9 +56,8 @@ static bool send_all(int fd, const char *text)
 }
 
 /* One line; false with errno: 0 for a switch that hung up. */
-static bool receive_line(int fd, GString *line)
+static bool receive_line(int fd, int64_t deadline_ns, GString *line)
 {
-    int64_t deadline_ns = clock_ns() + CALL_MS * 1000000ll;
     char piece[PIECE];
 
     while (line->len < MAX_REPLY) {
@@ -103,7 +102,7 @@ static json_t *exchange(int fd, const char *name, const char *line, GError **err
 {
     g_autoptr(GString) reply = g_string_new(NULL);
 
-    if (send_all(fd, line) && receive_line(fd, reply))
+    if (send_all(fd, line) && receive_line(fd, clock_ns() + CALL_MS * 1000000ll, reply))
         return result_of(name, reply->str, error);
     if (errno && errno != ECONNRESET && errno != EPIPE)
         fail_errno(error, "network '%s': ask its switch", name);
@@ -120,4 +119,39 @@ json_t *network_call(const char *name, bool start, const char *command, json_t *
                       : connect_running(name, error);
 
     return fd < 0 ? NULL : exchange(fd, name, line, error);
+}
+
+/* ---- many at once -------------------------------------------------------------- */
+
+static int begin(const char *name, const char *line)
+{
+    g_autofree char *path = network_place(name, NETWORK_CONTROL, NULL);
+    autofd fd = path ? unix_connect_now(path, NULL) : -1;
+
+    return fd >= 0 && send_all(fd, line) ? fd_steal(&fd) : -1;
+}
+
+static json_t *hear(int fd, const char *name, int64_t deadline_ns)
+{
+    g_autoptr(GString) reply = g_string_new(NULL);
+    g_autoptr(GError) why = NULL;
+
+    return fd >= 0 && receive_line(fd, deadline_ns, reply)
+               ? result_of(name, reply->str, &why)
+               : NULL;
+}
+
+void network_ask(char *const *names, unsigned n, const char *command, int limit_ms,
+                 json_t **ret)
+{
+    g_autofree char *line = make_line(command, NULL);
+    int64_t deadline_ns = clock_ns() + (int64_t)limit_ms * 1000000;
+    g_autofree int *fds = g_new(int, n);
+
+    for (unsigned i = 0; i < n; i++)
+        fds[i] = begin(names[i], line);
+    for (unsigned i = 0; i < n; i++) {
+        ret[i] = hear(fds[i], names[i], deadline_ns);
+        fd_close(&fds[i]);
+    }
 }

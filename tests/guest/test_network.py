@@ -153,6 +153,36 @@ def test_two_vms_reach_each_other_and_their_gateway():
         equal(card["network"], "blue")
 
 
+def test_ps_tells_networks_and_addresses_also_beside_a_switch_that_hangs():
+    with lab() as l:
+        l.network("blue")
+        l.network("red", subnet="10.6.0.0/24")
+        l.station("a", "blue,ip=10.5.0.2", "--net", "red,ip=10.6.0.2", words=["ip=10.5.0.2"])
+        l.station("b", None, words=["wait=1"])
+
+        def listed():
+            rows = {row["name"]: row for row in json.loads(l("ps", "--json"))}
+            equal(rows["b"]["networks"], [])
+            equal(sorted(rows), ["a", "b"])
+            return rows["a"]["networks"]
+
+        blue, red = listed()
+        equal((blue["network"], blue["id"], blue["addresses"]), ("blue", "net0", ["10.5.0.2"]))
+        equal((red["network"], red["id"]), ("red", "net1"))
+        equal(blue["mac"], l.ports("blue")["a"]["mac"])
+        head, of_a, of_b = l("ps").splitlines()
+        at = head.index("NETWORKS")
+        check(of_a[at:].startswith("blue 10.5.0.2, red 10.6.0.2  "), of_a)
+        check(of_b[at:].startswith("-  "), of_b)
+        check("networks   blue 10.5.0.2, red 10.6.0.2\n" in l("inspect", "a"), "inspect is silent")
+        hung = l.switch_pid("blue")
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            equal([card["network"] for card in listed()], ["red"])
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
 def test_a_networks_mtu_is_offered_to_the_guest():
     with lab() as l:
         l.network("blue", "--isolated", "--mtu", "1400")

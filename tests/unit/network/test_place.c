@@ -274,6 +274,36 @@ static void nobody_joins_one_that_is_about_to_go(void)
     end(&s);
 }
 
+static void many_are_asked_at_once_and_those_that_do_not_answer_are_told_apart(void)
+{
+    char *names[] = {(char *)"nobody", (char *)"blue"};
+    json_t *reply[2];
+    UnixListener l;
+    Scene s;
+
+    begin(&s, "serves");
+    json_decref(call("about"));
+    network_ask(names, 2, "about", 10000, reply);
+    g_assert_null(reply[0]);
+    g_assert_true(json_is_integer(json_object_get(reply[1], "fds")));
+    json_decref(reply[1]);
+    {
+        g_autofree char *path = network_place("nobody", NETWORK_CONTROL, NULL);
+
+        g_assert_true(network_make_place("nobody", NULL));
+        g_assert_true(unix_listen(&l, path, 16, NULL)); /* and says nothing */
+    }
+    network_ask(names, 2, "about", 1000, reply);
+    g_assert_null(reply[0]);
+    g_assert_nonnull(reply[1]);
+    json_decref(reply[1]);
+    network_ask(names + 1, 1, "fail", 10000, reply);
+    g_assert_null(reply[0]);
+    unix_unlisten(&l);
+    hang_up();
+    end(&s);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && g_getenv("HUTCH_FAKE"))
@@ -284,5 +314,7 @@ int main(int argc, char **argv)
     g_test_add_func("/place/what_is_wrong_is_said", what_is_wrong_is_said);
     g_test_add_func("/place/commands", a_switch_that_fails_a_command_says_why);
     g_test_add_func("/place/going", nobody_joins_one_that_is_about_to_go);
+    g_test_add_func("/place/many",
+                    many_are_asked_at_once_and_those_that_do_not_answer_are_told_apart);
     return g_test_run();
 }
