@@ -123,6 +123,8 @@ static const struct {
     {NET_OFFLOAD_TSO4, NET_F_HOST_TSO4, NET_F_GUEST_TSO4},
     {NET_OFFLOAD_TSO6, NET_F_HOST_TSO6, NET_F_GUEST_TSO6},
     {NET_OFFLOAD_ECN, NET_F_HOST_ECN, NET_F_GUEST_ECN},
+    {NET_OFFLOAD_USO4, NET_F_HOST_USO, NET_F_GUEST_USO4},
+    {NET_OFFLOAD_USO6, NET_F_HOST_USO, NET_F_GUEST_USO6},
 };
 
 unsigned net_offloads_of(uint64_t features, bool guest)
@@ -201,7 +203,10 @@ static void open_on_loop(void *opaque)
     OpenCall *call = opaque;
     Net *n = call->net;
 
-    n->nd = net_open_wire(n, call->options, call->error);
+    NetDev *nd = net_open_wire(n, call->options, call->error);
+
+    if (nd)
+        net_plug(n, nd);
 }
 
 static void close_on_loop(void *opaque)
@@ -230,6 +235,9 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
     OpenCall call = {n, &o->net, error};
 
     n->max_pairs = (uint16_t)CLAMP(o->net.queues, 1, NET_MAX_PAIRS);
+    n->pair = g_new0(NetPair, n->max_pairs);
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        n->pair[i] = (NetPair){.net = n, .index = i};
     v->n_queues = 2u * n->max_pairs + 1;
     if (n->max_pairs == 1) /* as it was before there were several: snapshots know it */
         v->config_size = offsetof(NetConfig, speed);
@@ -247,6 +255,7 @@ static void net_release(VirtioDevice *v)
 {
     if (v->loop)
         ioloop_call(v->loop, close_on_loop, net_of(v));
+    g_free(net_of(v)->pair);
 }
 
 void net_set_offloads(Net *n, unsigned offloads)
@@ -275,6 +284,7 @@ static bool net_activate(VirtioDevice *v, GError **error)
     net_set_mac(n, n->mac);
     net_rx_start(n);
     net_steering_reset(n);
+    net_steering_wire(n);
     return true;
 }
 
@@ -285,7 +295,7 @@ static void net_handle(VirtioDevice *v, Virtqueue *vq)
     if (vq->index == net_ctrl_queue(n))
         net_ctrl_run(n);
     else if (vq->index % 2 == NET_RXQ)
-        net_rx_run(n);
+        net_rx_run(n, vq->index / 2);
     else
         net_tx_run(n, vq->index / 2);
 }
@@ -303,6 +313,7 @@ static void net_reset(VirtioDevice *v)
     net_rx_reset(n);
     net_tx_reset(n);
     n->steering = (NetSteering){0};
+    netdev_use_queues(n->nd, 1);
     net_set_offloads(n, 0);
     net_set_mac(n, n->own_mac);
 }
@@ -320,6 +331,8 @@ static void net_resume(VirtioDevice *v)
         return;
     net_set_offloads(n, n->offloads);
     net_set_mac(n, n->mac);
+    netdev_expect(n->nd, net_offloads_of(v->features, false));
+    net_steering_wire(n);
     netdev_restored(n->nd);
     net_announce(n);
 }
@@ -348,7 +361,9 @@ const VirtioOps virtio_net_ops = {
     .load = net_load,
     .kept_features = BIT64(NET_F_GUEST_CSUM) | BIT64(NET_F_GUEST_TSO4) |
                      BIT64(NET_F_GUEST_TSO6) | BIT64(NET_F_GUEST_ECN) |
-                     BIT64(NET_F_CTRL_GUEST_OFFLOADS) | BIT64(NET_F_MTU),
+                     BIT64(NET_F_GUEST_USO4) | BIT64(NET_F_GUEST_USO6) |
+                     BIT64(NET_F_HOST_USO) | BIT64(NET_F_CTRL_GUEST_OFFLOADS) |
+                     BIT64(NET_F_MTU),
 };
 
 bool virtio_net_macs(const VirtioDevice *v, uint8_t ret_now[6], uint8_t ret_own[6])
@@ -362,19 +377,23 @@ bool virtio_net_macs(const VirtioDevice *v, uint8_t ret_now[6], uint8_t ret_own[
     return true;
 }
 
-static NetCounters read_counters(const NetCounters *c)
+static void add_counters(NetCounters *sum, const NetCounters *c)
 {
-    return (NetCounters){.frames = counter_read(&c->frames),
-                         .bytes = counter_read(&c->bytes),
-                         .dropped = counter_read(&c->dropped)};
+    sum->frames += counter_read(&c->frames);
+    sum->bytes += counter_read(&c->bytes);
+    sum->dropped += counter_read(&c->dropped);
 }
 
 bool virtio_net_stats(const VirtioDevice *v, NetStats *ret)
 {
     const Net *n = (const Net *)v;
 
-    if (v->ops != &virtio_net_ops)
+    if (v->ops->id != virtio_net_ops.id)
         return false;
-    *ret = (NetStats){read_counters(&n->rx_count), read_counters(&n->tx_count)};
+    *ret = (NetStats){0};
+    for (unsigned i = 0; i < n->max_pairs; i++) {
+        add_counters(&ret->rx, &n->pair[i].rx.count);
+        add_counters(&ret->tx, &n->pair[i].tx.count);
+    }
     return true;
 }

@@ -96,7 +96,8 @@ static bool ctrl_announce(Net *n, uint8_t command, const CtrlData *d)
 static bool ctrl_offloads(Net *n, uint8_t command, const CtrlData *d)
 {
     const uint64_t known = BIT64(NET_F_GUEST_CSUM) | BIT64(NET_F_GUEST_TSO4) |
-                           BIT64(NET_F_GUEST_TSO6) | BIT64(NET_F_GUEST_ECN);
+                           BIT64(NET_F_GUEST_TSO6) | BIT64(NET_F_GUEST_ECN) |
+                           BIT64(NET_F_GUEST_USO4) | BIT64(NET_F_GUEST_USO6);
     uint64_t set;
 
     if (!virtio_has_feature(&n->v, NET_F_CTRL_GUEST_OFFLOADS) ||
@@ -185,8 +186,10 @@ static bool ctrl_mq(Net *n, uint8_t command, const CtrlData *d)
 {
     bool ok = set_steering(n, command, d);
 
-    if (ok)
-        net_rx_run(n);
+    if (ok) {
+        net_steering_wire(n);
+        net_rx_run_all(n);
+    }
     return ok;
 }
 

@@ -109,7 +109,7 @@ bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
 
 static void on_network_link(void *opaque, bool up)
 {
-    set_cut(opaque, CUT_BY_NETWORK, !up);
+    set_cut(((const NetPair *)opaque)->net, CUT_BY_NETWORK, !up);
 }
 
 uint16_t net_status_to_save(Net *n)
@@ -144,17 +144,21 @@ void net_announce(Net *n)
 
 static void on_readable(void *opaque)
 {
-    net_rx_run(opaque);
+    const NetPair *p = opaque;
+
+    net_rx_run(p->net, p->index);
 }
 
 static void on_writable(void *opaque)
 {
-    net_tx_writable(opaque);
+    const NetPair *p = opaque;
+
+    net_tx_writable(p->net, p->wire);
 }
 
 static void on_answered(void *opaque, uint16_t port)
 {
-    Net *n = opaque;
+    const Net *n = ((const NetPair *)opaque)->net;
 
     if (n->v.env->event)
         n->v.env->event(n->v.env->opaque, "X_HUTCH_PORT_OPEN",
@@ -172,7 +176,8 @@ NetDev *net_open_wire(Net *n, const NetDevOptions *options, GError **error)
     if (!nd)
         return NULL;
     n->wire_mac = n->own_mac;
-    netdev_set_handlers(nd, on_readable, on_writable, n);
+    for (unsigned i = 0; i < netdev_queues(nd); i++)
+        netdev_set_handlers(netdev_queue(nd, i), on_readable, on_writable, &n->pair[i]);
     netdev_set_answered(nd, on_answered);
     netdev_set_link_handler(nd, on_network_link);
     set_cut(n, CUT_BY_NETWORK, !netdev_link(nd));
@@ -185,6 +190,16 @@ static void on_moved(void *opaque)
 
     set_cut(n, CUT_BY_MOVE, false);
     net_announce(n);
+}
+
+void net_plug(Net *n, NetDev *nd)
+{
+    n->nd = nd;
+    for (unsigned i = 0; i < n->max_pairs; i++) {
+        NetDev *own = netdev_queue(nd, i);
+
+        n->pair[i].wire = own ? own : nd;
+    }
 }
 
 typedef struct MoveCall {
@@ -206,16 +221,20 @@ static void move_on_loop(void *opaque)
         return;
     set_cut(n, CUT_BY_MOVE, true);
     ioloop_timer(n->v.loop, &n->link.moved, clock_ns() + MOVE_NS, on_moved, n);
-    netdev_set_reading(old, false);
-    n->nd = nd;
+    for (unsigned i = 0; i < netdev_queues(old); i++)
+        netdev_set_reading(netdev_queue(old, i), false);
+    net_plug(n, nd);
+    if (n->v.live)
+        net_steering_wire(n);
     netdev_expect(nd, net_offloads_of(n->v.features, false));
     netdev_set_offloads(nd, n->offloads);
     tell_network(n);
     net_set_mac(n, __atomic_load_n(&n->mac, __ATOMIC_RELAXED));
     netdev_close(old);
-    net_tx_writable(n);
+    for (unsigned i = 0; i < netdev_queues(nd); i++)
+        net_tx_writable(n, netdev_queue(nd, i));
     if (n->v.live && !n->v.quiesced)
-        net_rx_run(n);
+        net_rx_run_all(n);
 }
 
 bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, GError **error)

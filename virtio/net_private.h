@@ -20,7 +20,7 @@ enum {
     NET_MAX_PAIRS = NETDEV_MAX_QUEUES,
 };
 
-/* 5.1.3 */
+/* 5.1.3; USO is virtio 1.3's */
 enum {
     NET_F_CSUM = 0,
     NET_F_GUEST_CSUM = 1,
@@ -40,6 +40,9 @@ enum {
     NET_F_GUEST_ANNOUNCE = 21,
     NET_F_MQ = 22,
     NET_F_CTRL_MAC_ADDR = 23,
+    NET_F_GUEST_USO4 = 54,
+    NET_F_GUEST_USO6 = 55,
+    NET_F_HOST_USO = 56,
     NET_F_HASH_REPORT = 57,
     NET_F_RSS = 60,
 };
@@ -110,17 +113,26 @@ typedef struct RxReq {
     size_t bytes;
 } RxReq;
 
-/* Of one queue. */
+/* Of one queue.  A frame that waits for buffers is held: so much of it as held_at in the
+ * staged buffers, the rest in spill. */
 typedef struct NetRx {
     size_t bytes; /* staged */
     unsigned first_req, end_req, first_iov, end_iov;
     unsigned filled; /* requests filled since the last flush */
+    size_t want;     /* bytes of buffers to offer to the next frame */
+    size_t held;     /* its length with a header of ours; 0: none */
+    size_t held_at;
+    NetCounters count;
     RxReq req[RX_REQS];
     struct iovec iov[RX_IOVS];
+    struct iovec list[RX_IOVS + 1];
+    VqReq scratch;
+    uint8_t spill[NET_MAX_FRAME]; /* last: big, and seldom touched */
 } NetRx;
 
 /* Of one queue. */
 typedef struct NetTx {
+    NetCounters count;
     bool waiting; /* req is popped, and the host cannot take it yet */
     size_t len;   /* of the frame in iov, without the header */
     VnetHdr hdr;  /* our copy: the guest's may change after it was checked */
@@ -128,6 +140,17 @@ typedef struct NetTx {
     struct iovec iov[VQ_MAX_SIZE + 1];
     VqReq req;
 } NetTx;
+
+/* A pair of queues and what is at their other end: a queue of the wire of its own, if it
+ * has several, else the only one. */
+typedef struct Net Net;
+typedef struct NetPair {
+    Net *net;
+    unsigned index;
+    NetDev *wire;
+    NetTx tx;
+    NetRx rx;
+} NetPair;
 
 enum { NET_FLOWS = 1024 };
 
@@ -141,9 +164,9 @@ typedef struct NetLink {
     bool changed;    /* main thread: they are not those the card was made with */
 } NetLink;
 
-typedef struct Net {
+struct Net {
     VirtioDevice v;
-    NetDev *nd;
+    NetDev *nd; /* the wire */
     NetLink link;
     uint64_t mac;      /* atomic; the low six bytes, first byte lowest */
     uint16_t status;   /* atomic; NET_S_* */
@@ -153,35 +176,27 @@ typedef struct Net {
     uint16_t max_pairs;
     unsigned offloads; /* NET_OFFLOAD_*: what the driver takes now */
     bool mac_given;    /* by the user, and not made up */
-    NetCounters rx_count, tx_count;
 
     /* What features and commands come to; net_steer.c. */
     NetSteering steering;
-    bool steered;            /* a frame's queue is known only after a look at it */
+    bool steered;            /* a frame's queue is known only after a look at it: all
+                                come by the wire's first, and the pairs share it */
     unsigned rx_pairs;       /* so many receive queues may get frames */
     unsigned hdr_len;        /* of the driver's header */
     NetToeplitz toeplitz;    /* of steering.key */
     uint8_t flow[NET_FLOWS]; /* where the flow was sent from last, and one; 0: nowhere */
 
-    /* Receiving.  A frame that waits for buffers is held: so much of it as held_at in
-     * the staged buffers of the first queue, the rest in spill. */
     bool mergeable;
-    size_t want; /* bytes of buffers to offer to the next frame */
-    size_t held; /* its length with a header of ours; 0: none */
-    size_t held_at;
+
+    /* Steered: the frame held, if one is, is in the first pair's spill, and for this. */
     unsigned held_pair;
     uint32_t held_hash;
     uint16_t held_report;
     IoTimer held_timer; /* it has waited long enough */
 
     unsigned tx_first; /* the queue that was asked first when the host was ready again */
-
-    NetTx tx[NET_MAX_PAIRS];
-    NetRx rx[NET_MAX_PAIRS];
-    struct iovec list[RX_IOVS + 1];
-    VqReq scratch;
-    uint8_t spill[NET_MAX_FRAME]; /* last: big, and seldom touched */
-} Net;
+    NetPair *pair;     /* max_pairs of them */
+};
 
 static inline Net *net_of(VirtioDevice *v)
 {
@@ -233,6 +248,9 @@ void net_set_mac(Net *n, uint64_t mac);
 bool net_steering_valid(const Net *n, const NetSteering *s);
 void net_steering_set(Net *n, const NetSteering *s);
 void net_steering_reset(Net *n);
+
+/* On the loop: what was taken is made true of the wire, which may be another now. */
+void net_steering_wire(Net *n);
 unsigned net_steer(Net *n, const uint8_t *frame, size_t len, uint32_t *ret_hash,
                    uint16_t *ret_report);
 void net_steer_sent(Net *n, unsigned pair, const struct iovec *iov, unsigned n_iov);
@@ -242,6 +260,7 @@ void net_link_finish(Net *n); /* on the loop */
 
 /* On the loop: a new end of the cable, with all that it calls back. */
 NetDev *net_open_wire(Net *n, const NetDevOptions *options, GError **error);
+void net_plug(Net *n, NetDev *nd); /* from here on it is the pairs' other end */
 void net_describe(VirtioDevice *v, json_t *option);
 
 /* The status as a snapshot keeps it. */
@@ -251,14 +270,15 @@ void net_status_load(Net *n, uint16_t status);
 /* The card is at another place: the network and the guest are told. */
 void net_announce(Net *n);
 
-void net_rx_start(Net *n);    /* the driver is there: `features` are final */
-void net_rx_run(Net *n);      /* frames may be waiting, or there are buffers again */
+void net_rx_start(Net *n);              /* the driver is there: `features` are final */
+void net_rx_run(Net *n, unsigned pair); /* frames may be waiting, or it has buffers */
+void net_rx_run_all(Net *n);
 void net_rx_steering(Net *n); /* is about to change: what is on its way is given up */
 void net_rx_quiesce(Net *n);  /* gives staged buffers back to the ring */
 void net_rx_reset(Net *n);    /* forgets them */
 
 void net_tx_run(Net *n, unsigned pair);
-void net_tx_writable(Net *n);
+void net_tx_writable(Net *n, const NetDev *wire); /* takes frames again */
 void net_tx_quiesce(Net *n);
 void net_tx_reset(Net *n);
 

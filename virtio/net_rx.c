@@ -55,8 +55,8 @@ static bool make_room(NetRx *rx)
 /* Stages until there are `want` bytes: false if the ring or the room ends before. */
 static bool stage(Net *n, unsigned pair, size_t want)
 {
-    NetRx *rx = &n->rx[pair];
-    VqReq *req = &n->scratch;
+    NetRx *rx = &n->pair[pair].rx;
+    VqReq *req = &rx->scratch;
 
     while (rx->bytes < want) {
         size_t bytes;
@@ -82,32 +82,34 @@ static bool is_full(Net *n, unsigned pair)
 {
     const Virtqueue *vq = net_rxq(n, pair);
 
-    return !make_room(&n->rx[pair]) || vq->held >= vq->cfg.size;
+    return !make_room(&n->pair[pair].rx) || vq->held >= vq->cfg.size;
 }
 
 /* The staged request again, as vq_fill() and vq_unpop() know it. */
-static const VqReq *as_req(Net *n, const RxReq *r, const struct iovec *iov)
+static const VqReq *as_req(NetRx *rx, const RxReq *r, const struct iovec *iov)
 {
-    n->scratch.id = r->id;
-    n->scratch.n_desc = r->n_desc;
-    n->scratch.n_read = 0;
-    n->scratch.read_bytes = 0;
-    n->scratch.n_write = r->n_iov;
-    memcpy(n->scratch.iov, iov, r->n_iov * sizeof(*iov));
-    return &n->scratch;
+    VqReq *req = &rx->scratch;
+
+    req->id = r->id;
+    req->n_desc = r->n_desc;
+    req->n_read = 0;
+    req->read_bytes = 0;
+    req->n_write = r->n_iov;
+    memcpy(req->iov, iov, r->n_iov * sizeof(*iov));
+    return req;
 }
 
 static void flush(Net *n, unsigned pair)
 {
     vq_flush(net_rxq(n, pair));
-    n->rx[pair].filled = 0;
+    n->pair[pair].rx.filled = 0;
     vq_notify(net_rxq(n, pair));
 }
 
 /* Gives `len` bytes of frame, which lie in the oldest staged buffers, to the driver. */
 static void give(Net *n, unsigned pair, size_t len)
 {
-    NetRx *rx = &n->rx[pair];
+    NetRx *rx = &n->pair[pair].rx;
     const struct iovec *iov = rx->iov + rx->first_iov;
     unsigned n_iov = rx->end_iov - rx->first_iov;
     uint16_t n_bufs = 0;
@@ -124,107 +126,111 @@ static void give(Net *n, unsigned pair, size_t len)
         RxReq *r = &rx->req[rx->first_req++];
         uint32_t written = (uint32_t)MIN(len, r->bytes);
 
-        vq_fill(net_rxq(n, pair), as_req(n, r, rx->iov + rx->first_iov), written);
+        vq_fill(net_rxq(n, pair), as_req(rx, r, rx->iov + rx->first_iov), written);
         rx->filled++;
         rx->first_iov += r->n_iov;
         rx->bytes -= r->bytes;
         len -= written;
     }
-    counter_add(&n->rx_count.frames, 1);
-    counter_add(&n->rx_count.bytes, frame);
+    counter_add(&rx->count.frames, 1);
+    counter_add(&rx->count.bytes, frame);
     if (rx->filled >= RX_FLUSH)
         flush(n, pair);
 }
 
-static void lose_held(Net *n)
+static void lose_held(Net *n, unsigned pair)
 {
-    if (n->held)
-        counter_add(&n->rx_count.dropped, 1);
-    n->held = 0;
-    ioloop_timer_cancel(&n->held_timer);
+    NetRx *rx = &n->pair[pair].rx;
+
+    if (rx->held)
+        counter_add(&rx->count.dropped, 1);
+    rx->held = 0;
+    if (!pair)
+        ioloop_timer_cancel(&n->held_timer);
 }
 
 /* The link is down: what the host has for us is taken from it and lost. */
-static RxVerdict drop(Net *n)
+static RxVerdict drop(NetPair *p)
 {
-    const struct iovec spill = {n->spill, sizeof(n->spill)};
-    bool held = n->held;
+    const struct iovec spill = {p->rx.spill, sizeof(p->rx.spill)};
+    bool held = p->rx.held;
 
-    n->held = 0;
-    if (!held && !netdev_receive(n->nd, &spill, 1))
+    p->rx.held = 0;
+    if (!held && !netdev_receive(p->wire, &spill, 1))
         return RX_IDLE;
-    counter_add(&n->rx_count.dropped, 1);
+    counter_add(&p->rx.count.dropped, 1);
     return RX_MORE;
 }
 
-/* ---- one queue -------------------------------------------------------------------- */
+/* ---- a queue with a wire ----------------------------------------------------------- */
 
 /* The list that the next frame is read into; *ret_room is what of it is guest memory. */
-static unsigned make_list(Net *n, size_t *ret_room)
+static unsigned make_list(const Net *n, NetRx *rx, size_t *ret_room)
 {
-    NetRx *rx = &n->rx[0];
     unsigned n_list = 0;
 
     *ret_room = 0;
-    for (unsigned r = rx->first_req; r < rx->end_req && *ret_room < n->want; r++) {
+    for (unsigned r = rx->first_req; r < rx->end_req && *ret_room < rx->want; r++) {
         *ret_room += rx->req[r].bytes;
         n_list += rx->req[r].n_iov;
     }
-    memcpy(n->list, rx->iov + rx->first_iov, n_list * sizeof(n->list[0]));
+    memcpy(rx->list, rx->iov + rx->first_iov, n_list * sizeof(rx->list[0]));
     if (n->mergeable && *ret_room < NET_MAX_FRAME)
-        n->list[n_list++] = (struct iovec){n->spill, sizeof(n->spill)};
+        rx->list[n_list++] = (struct iovec){rx->spill, sizeof(rx->spill)};
     return n_list;
 }
 
-static RxVerdict give_held(Net *n)
+static RxVerdict give_held(Net *n, unsigned pair)
 {
-    NetRx *rx = &n->rx[0];
-    size_t len = n->held;
+    NetRx *rx = &n->pair[pair].rx;
+    size_t len = rx->held;
 
-    if (!stage(n, 0, len)) {
-        if (!is_full(n, 0))
+    if (!stage(n, pair, len)) {
+        if (!is_full(n, pair))
             return RX_STARVED;
-        lose_held(n); /* all that the driver can ever offer is too little for it */
+        lose_held(n, pair); /* all that the driver can ever offer is too little for it */
         return RX_MORE;
     }
-    iov_from_buf(rx->iov + rx->first_iov, rx->end_iov - rx->first_iov, n->held_at,
-                 n->spill, len - n->held_at);
-    n->held = 0;
-    give(n, 0, len);
+    iov_from_buf(rx->iov + rx->first_iov, rx->end_iov - rx->first_iov, rx->held_at,
+                 rx->spill, len - rx->held_at);
+    rx->held = 0;
+    give(n, pair, len);
     return RX_MORE;
 }
 
-static RxVerdict receive(Net *n)
+static RxVerdict receive(Net *n, unsigned pair)
 {
+    NetRx *rx = &n->pair[pair].rx;
     unsigned n_list;
     size_t room;
     ssize_t len;
 
-    if (n->held)
-        return give_held(n);
-    stage(n, 0, n->want);
-    if (!staged_reqs(&n->rx[0]) || virtio_is_broken(&n->v))
+    if (rx->held)
+        return give_held(n, pair);
+    stage(n, pair, rx->want);
+    if (!staged_reqs(rx) || virtio_is_broken(&n->v))
         return RX_STARVED;
-    n_list = make_list(n, &room);
-    len = netdev_receive(n->nd, n->list, n_list);
+    n_list = make_list(n, rx, &room);
+    len = netdev_receive(n->pair[pair].wire, rx->list, n_list);
     if (!len)
         return RX_IDLE;
     if (len < NET_HDR_LEN) {
-        counter_add(&n->rx_count.dropped, 1);
+        counter_add(&rx->count.dropped, 1);
         return RX_MORE;
     }
     if (n->mergeable)
-        n->want = (size_t)len > RX_SMALL ? NET_MAX_FRAME : RX_SMALL;
+        rx->want = (size_t)len > RX_SMALL ? NET_MAX_FRAME : RX_SMALL;
     if ((size_t)len > room) {
-        n->held = (size_t)len;
-        n->held_at = room;
-        return give_held(n);
+        rx->held = (size_t)len;
+        rx->held_at = room;
+        return give_held(n, pair);
     }
-    give(n, 0, (size_t)len);
+    give(n, pair, (size_t)len);
     return RX_MORE;
 }
 
-/* ---- several queues, or hashes ---------------------------------------------------- */
+/* ---- a wire that several share, or hashes -------------------------------------------
+ */
 
 static RxVerdict wait_for_buffers(Net *n)
 {
@@ -238,8 +244,9 @@ static RxVerdict wait_for_buffers(Net *n)
 static RxVerdict give_steered(Net *n)
 {
     unsigned pair = n->held_pair;
-    NetRx *rx = &n->rx[pair];
-    size_t body = n->held - NET_HDR_LEN, len = n->hdr_len + body;
+    NetRx *rx = &n->pair[pair].rx;
+    NetRx *from = &n->pair[0].rx;
+    size_t body = from->held - NET_HDR_LEN, len = n->hdr_len + body;
     NetHashHdr h = {.hash_value = n->held_hash, .hash_report = n->held_report};
     const struct iovec *iov;
     unsigned n_iov;
@@ -247,19 +254,19 @@ static RxVerdict give_steered(Net *n)
     if (!stage(n, pair, n->mergeable ? len : 1)) {
         if (virtio_is_broken(&n->v) || !is_full(n, pair))
             return wait_for_buffers(n);
-        lose_held(n);
+        lose_held(n, 0);
         return RX_MORE;
     }
     if (!n->mergeable && rx->req[rx->first_req].bytes < len) {
-        lose_held(n);
+        lose_held(n, 0);
         return RX_MORE;
     }
-    memcpy(&h.h, n->spill, sizeof(h.h));
+    memcpy(&h.h, from->spill, sizeof(h.h));
     iov = rx->iov + rx->first_iov;
     n_iov = rx->end_iov - rx->first_iov;
     iov_from_buf(iov, n_iov, 0, &h, n->hdr_len);
-    iov_from_buf(iov, n_iov, n->hdr_len, n->spill + NET_HDR_LEN, body);
-    n->held = 0;
+    iov_from_buf(iov, n_iov, n->hdr_len, from->spill + NET_HDR_LEN, body);
+    from->held = 0;
     ioloop_timer_cancel(&n->held_timer);
     give(n, pair, len);
     return RX_MORE;
@@ -267,39 +274,40 @@ static RxVerdict give_steered(Net *n)
 
 static RxVerdict receive_steered(Net *n)
 {
-    const struct iovec spill = {n->spill, sizeof(n->spill)};
+    NetRx *from = &n->pair[0].rx;
+    const struct iovec spill = {from->spill, sizeof(from->spill)};
     ssize_t len;
 
-    if (n->held)
+    if (from->held)
         return give_steered(n);
     if (virtio_is_broken(&n->v))
         return RX_STARVED;
-    len = netdev_receive(n->nd, &spill, 1);
+    len = netdev_receive(n->pair[0].wire, &spill, 1);
     if (!len)
         return RX_IDLE;
     if (len < NET_HDR_LEN) {
-        counter_add(&n->rx_count.dropped, 1);
+        counter_add(&from->count.dropped, 1);
         return RX_MORE;
     }
-    n->held = (size_t)len;
-    n->held_pair = net_steer(n, n->spill + NET_HDR_LEN, n->held - NET_HDR_LEN,
+    from->held = (size_t)len;
+    n->held_pair = net_steer(n, from->spill + NET_HDR_LEN, from->held - NET_HDR_LEN,
                              &n->held_hash, &n->held_report);
     return give_steered(n);
 }
 
 /* ---- either ----------------------------------------------------------------------- */
 
-static RxVerdict receive_one(Net *n)
+static RxVerdict receive_one(Net *n, unsigned pair)
 {
     if (!net_link_is_up(n))
-        return drop(n);
-    return n->steered ? receive_steered(n) : receive(n);
+        return drop(&n->pair[pair]);
+    return n->steered ? receive_steered(n) : receive(n, pair);
 }
 
 /* The queue whose buffers ran out; true: they have not, by now. */
-static bool look_again(Net *n)
+static bool look_again(Net *n, unsigned pair)
 {
-    Virtqueue *vq = net_rxq(n, n->steered && n->held ? n->held_pair : 0);
+    Virtqueue *vq = net_rxq(n, n->steered && n->pair[0].rx.held ? n->held_pair : pair);
     bool again = vq_enable_kicks(vq);
 
     if (again)
@@ -307,75 +315,92 @@ static bool look_again(Net *n)
     return again;
 }
 
-void net_rx_run(Net *n)
+/* One turn at a pair's wire, for the queues `pair` to `end` - 1. */
+static void run(Net *n, unsigned pair, unsigned end)
 {
     bool starved = false;
 
-    for (unsigned i = 0; i < n->rx_pairs; i++) /* while there are buffers we need not
-                                                  hear of more */
+    for (unsigned i = pair; i < end; i++) /* while there are buffers we need not hear of
+                                             more */
         vq_disable_kicks(net_rxq(n, i));
     for (unsigned i = 0; i < RX_BATCH && !starved; i++) {
-        RxVerdict verdict = receive_one(n);
+        RxVerdict verdict = receive_one(n, pair);
 
         if (verdict == RX_IDLE)
             break;
-        starved = verdict == RX_STARVED && !look_again(n);
+        starved = verdict == RX_STARVED && !look_again(n, pair);
     }
-    for (unsigned i = 0; i < n->rx_pairs; i++)
+    for (unsigned i = pair; i < end; i++)
         flush(n, i);
-    netdev_set_reading(n->nd, !starved && !virtio_is_broken(&n->v));
+    netdev_set_reading(n->pair[pair].wire, !starved && !virtio_is_broken(&n->v));
+}
+
+void net_rx_run(Net *n, unsigned pair)
+{
+    if (n->steered)
+        run(n, 0, n->rx_pairs);
+    else if (pair < n->rx_pairs)
+        run(n, pair, pair + 1);
+}
+
+void net_rx_run_all(Net *n)
+{
+    for (unsigned i = 0; i < (n->steered ? 1 : n->rx_pairs); i++)
+        net_rx_run(n, i);
 }
 
 static void held_too_long(void *opaque)
 {
     Net *n = opaque;
 
-    lose_held(n);
-    net_rx_run(n);
+    lose_held(n, 0);
+    net_rx_run(n, 0);
 }
 
 void net_rx_start(Net *n)
 {
     n->mergeable = virtio_has_feature(&n->v, NET_F_MRG_RXBUF);
-    n->want = n->mergeable ? RX_SMALL : 1;
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        n->pair[i].rx.want = n->mergeable ? RX_SMALL : 1;
     n->held_timer.fn = held_too_long;
 }
 
 void net_rx_steering(Net *n)
 {
-    lose_held(n);
+    for (unsigned i = 0; i < n->max_pairs; i++)
+        lose_held(n, i);
 }
 
 static void unstage(Net *n, unsigned pair)
 {
-    NetRx *rx = &n->rx[pair];
+    NetRx *rx = &n->pair[pair].rx;
 
     while (rx->end_req > rx->first_req) {
         const RxReq *r = &rx->req[--rx->end_req];
 
         rx->end_iov -= r->n_iov;
-        vq_unpop(net_rxq(n, pair), as_req(n, r, rx->iov + rx->end_iov));
+        vq_unpop(net_rxq(n, pair), as_req(rx, r, rx->iov + rx->end_iov));
     }
 }
 
 void net_rx_quiesce(Net *n)
 {
-    netdev_set_reading(n->nd, false);
-    for (unsigned i = 0; i < n->max_pairs; i++)
+    for (unsigned i = 0; i < n->max_pairs; i++) {
+        netdev_set_reading(n->pair[i].wire, false);
         unstage(n, i);
-    lose_held(n); /* its first part may have been in them */
+        lose_held(n, i); /* its first part may have been in them */
+    }
     net_rx_reset(n);
 }
 
 void net_rx_reset(Net *n)
 {
     for (unsigned i = 0; i < n->max_pairs; i++) {
-        NetRx *rx = &n->rx[i];
+        NetRx *rx = &n->pair[i].rx;
 
+        netdev_set_reading(n->pair[i].wire, false);
         rx->first_req = rx->end_req = rx->first_iov = rx->end_iov = rx->filled = 0;
-        rx->bytes = 0;
+        rx->bytes = rx->held = 0;
     }
-    n->held = 0;
     ioloop_timer_cancel(&n->held_timer);
-    netdev_set_reading(n->nd, false);
 }

@@ -1,4 +1,5 @@
-/* Which of a network card's receive queues a frame is for (virtio 1.2, 5.1.6.5.5).
+/* Which of a network card's receive queues a frame is for (virtio 1.2, 5.1.6.5.5), where
+ * the wire has not decided that by queues of its own.
  *
  * RSS: the driver's table says, by the frame's hash.  Otherwise a frame goes where its
  * flow was sent from last, because there the guest's CPU is that waits for it
@@ -66,10 +67,23 @@ void net_steering_set(Net *n, const NetSteering *s)
     n->steering = *s;
     n->rx_pairs = pairs_of(s);
     n->hdr_len = report ? sizeof(NetHashHdr) : sizeof(VnetHdr);
-    n->steered = report || n->rx_pairs > 1;
     if (s->hash_types)
         net_toeplitz_init(&n->toeplitz, s->key, s->key_len);
     memset(n->flow, 0, sizeof(n->flow));
+    n->steered = report || n->rx_pairs > 1;
+}
+
+/* A wire with several queues knows flows as we do, but neither the driver's table nor its
+ * hashes: then all frames come by the first, and we look at each. */
+void net_steering_wire(Net *n)
+{
+    bool report = virtio_has_feature(&n->v, NET_F_HASH_REPORT);
+    bool looked_at = report || has_rss(&n->steering);
+    bool spread = netdev_use_queues(n->nd, looked_at ? 1 : n->rx_pairs);
+
+    n->steered = report || (n->rx_pairs > 1 && (looked_at || !spread));
+    for (unsigned i = n->steered ? 1 : n->rx_pairs; i < netdev_queues(n->nd); i++)
+        netdev_set_reading(netdev_queue(n->nd, i), false);
 }
 
 void net_steering_reset(Net *n)

@@ -18,6 +18,8 @@ static bool gso_allowed(const Net *n, uint8_t gso_type)
         return virtio_has_feature(&n->v, NET_F_HOST_TSO4);
     case VNET_GSO_TCPV6:
         return virtio_has_feature(&n->v, NET_F_HOST_TSO6);
+    case VNET_GSO_UDP_L4:
+        return !(gso_type & VNET_GSO_ECN) && virtio_has_feature(&n->v, NET_F_HOST_USO);
     default:
         return false;
     }
@@ -63,13 +65,13 @@ static bool prepare(Net *n, NetTx *tx)
 /* False: the host cannot take it now, and it stays with us until net_tx_writable(). */
 static bool send(Net *n, unsigned pair)
 {
-    NetTx *tx = &n->tx[pair];
+    NetTx *tx = &n->pair[pair].tx;
 
-    tx->waiting = !netdev_send(n->nd, tx->iov, tx->n_iov);
+    tx->waiting = !netdev_send(n->pair[pair].wire, tx->iov, tx->n_iov);
     if (tx->waiting)
         return false;
-    counter_add(&n->tx_count.frames, 1);
-    counter_add(&n->tx_count.bytes, tx->len);
+    counter_add(&tx->count.frames, 1);
+    counter_add(&tx->count.bytes, tx->len);
     vq_push(net_txq(n, pair), &tx->req, 0);
     return true;
 }
@@ -78,13 +80,13 @@ static bool send(Net *n, unsigned pair)
 static bool send_batch(Net *n, unsigned pair)
 {
     Virtqueue *vq = net_txq(n, pair);
-    NetTx *tx = &n->tx[pair];
+    NetTx *tx = &n->pair[pair].tx;
 
     for (unsigned i = 0; i < TX_BATCH; i++) {
         if (!vq_pop(vq, &tx->req))
             return false;
         if (!net_link_is_up(n) || !prepare(n, tx)) {
-            counter_add(&n->tx_count.dropped, 1);
+            counter_add(&tx->count.dropped, 1);
             vq_push(vq, &tx->req, 0);
             continue;
         }
@@ -98,23 +100,23 @@ static bool send_batch(Net *n, unsigned pair)
 
 void net_tx_run(Net *n, unsigned pair)
 {
-    if (n->tx[pair].waiting)
+    if (n->pair[pair].tx.waiting)
         return;
     if (send_batch(n, pair))
         virtio_queue_kick(&n->v, 2 * pair + NET_TXQ); /* the loop's others first */
-    netdev_flush(n->nd);
+    netdev_flush(n->pair[pair].wire);
     vq_notify(net_txq(n, pair));
 }
 
 /* Each queue in turn, beginning with another each time, so that none is always last. */
-void net_tx_writable(Net *n)
+void net_tx_writable(Net *n, const NetDev *wire)
 {
     unsigned first = n->tx_first++;
 
     for (unsigned i = 0; i < n->max_pairs; i++) {
         unsigned pair = (first + i) % n->max_pairs;
 
-        if (n->tx[pair].waiting && send(n, pair))
+        if (n->pair[pair].wire == wire && n->pair[pair].tx.waiting && send(n, pair))
             net_tx_run(n, pair);
     }
 }
@@ -122,13 +124,13 @@ void net_tx_writable(Net *n)
 void net_tx_quiesce(Net *n)
 {
     for (unsigned i = 0; i < n->max_pairs; i++)
-        if (n->tx[i].waiting)
-            vq_unpop(net_txq(n, i), &n->tx[i].req);
+        if (n->pair[i].tx.waiting)
+            vq_unpop(net_txq(n, i), &n->pair[i].tx.req);
     net_tx_reset(n);
 }
 
 void net_tx_reset(Net *n)
 {
     for (unsigned i = 0; i < n->max_pairs; i++)
-        n->tx[i].waiting = false;
+        n->pair[i].tx.waiting = false;
 }

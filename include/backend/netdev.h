@@ -15,6 +15,7 @@
 
 #include "core/param.h"
 #include "packet/addr.h"
+#include "packet/offload.h"
 #include "state/state.h"
 #include "util/error.h"
 #include "util/ioloop.h"
@@ -30,8 +31,13 @@ enum {
     NET_OFFLOAD_TSO6 = 4,
     NET_OFFLOAD_ECN = 8,
     NET_OFFLOAD_UFO = 16,
-    NET_OFFLOADS = 31, /* all of them */
+    NET_OFFLOAD_USO4 = 32,
+    NET_OFFLOAD_USO6 = 64,
+    NET_OFFLOADS = 127, /* all of them */
 };
+
+/* What a frame with that header asks of who is to take it, NET_OFFLOAD_*. */
+unsigned netdev_offloads_for(const VnetHdr *hdr);
 
 enum { NETDEV_MAX_QUEUES = 8 };
 
@@ -70,8 +76,7 @@ typedef struct NetDevForward {
 
 typedef struct NetDevOptions {
     int type;        /* NetDevType */
-    uint64_t queues; /* pairs that the card has, 1 to NETDEV_MAX_QUEUES; a backend that
-                        gains nothing by several takes no notice */
+    uint64_t queues; /* pairs that the card has, 1 to NETDEV_MAX_QUEUES */
     /* user */
     char **hostfwd; /* "tcp:ADDR:PORT-ADDR:PORT", ADDRs may be empty */
     bool restrict_; /* key "restrict": nothing beyond host and forwards is reached */
@@ -251,6 +256,18 @@ void netdev_flush(NetDev *nd);
 /* Receives one frame, header first, into the list; the length, 0 when none is waiting, or
  * -1 when it did not fit and was dropped. */
 ssize_t netdev_receive(NetDev *nd, const struct iovec *iov, unsigned n);
+
+/* A backend with several queues (a tap that has a descriptor for each) has as many as the
+ * card that it was opened for, others one.  Each queue is a NetDev for what is below and
+ * for netdev_send() and netdev_receive(), with handlers of its own; the first is `nd`
+ * itself, and the rest is said to that one only.  NULL: there is no such queue.
+ *
+ * use_queues: frames come by the first `n` from now on, each flow by the one that it was
+ * sent by last; at first by one.  What waits in those that are given up is lost.  False:
+ * there are not so many, or they cannot be had now, and frames come by the first. */
+unsigned netdev_queues(const NetDev *nd);
+NetDev *netdev_queue(NetDev *nd, unsigned queue);
+bool netdev_use_queues(NetDev *nd, unsigned n);
 
 /* `readable` is called while frames may be waiting and reading is on (it is off at
  * first); `writable` once after a send that returned false. */

@@ -19,6 +19,7 @@ enum {
     VNET_GSO_NONE = 0,
     VNET_GSO_TCPV4 = 1,
     VNET_GSO_TCPV6 = 4,
+    VNET_GSO_UDP_L4 = 5, /* datagrams of one size, one after the other (virtio 1.3) */
     VNET_GSO_ECN = 0x80,
     VNET_SCRATCH = 1 << 16, /* the longest frame that is cut or summed up elsewhere */
 };
@@ -29,8 +30,8 @@ uint32_t checksum_add(uint32_t sum, const void *bytes, size_t len);
 uint16_t checksum_end(uint32_t sum); /* to be stored as it is, with memcpy() */
 
 /* Whether the header can be meant: offsets within `len`, a known type, a whole header of
- * TCP where it says so (behind one 802.1Q tag at most).  What fails is to be dropped.
- * hdr_len is a hint that nobody here believes. */
+ * TCP or UDP where it says so (behind one 802.1Q tag at most).  What fails is to be
+ * dropped. hdr_len is a hint that nobody here believes. */
 bool vnet_hdr_valid(const VnetHdr *hdr, const uint8_t *frame, size_t len);
 
 /* Fills in the checksum that NEEDS_CSUM asks for, and clears the flag.  Only with a valid

@@ -4,7 +4,8 @@
  *
  * That needs CAP_NET_ADMIN.  Who has not got it may have the administrator's word in
  * /etc/qemu/bridge.conf ("allow br0"), which QEMU's setuid helper acts upon: it does the
- * same, and hands the descriptor over (bridge_helper.c).
+ * same, and hands the descriptor over (bridge_helper.c): one, which all pairs of a card
+ * then share.
  *
  * A bridge without an address of its own takes the lowest of its ports', so the tap's
  * begins with fe, lest the host's change with each VM. */
@@ -103,8 +104,8 @@ static bool join(Tap *t, int nl, const NlLink *bridge, GError **error)
                               bridge->name);
 }
 
-static bool plug(Tap *t, const NetDevOptions *o, int nl, const NlLink *bridge,
-                 GError **error)
+static bool plug(Tap *t, const NetDevOptions *o, unsigned queues, int nl,
+                 const NlLink *bridge, GError **error)
 {
     const char *ifname = o->ifname ? o->ifname : "";
     bool opened;
@@ -115,8 +116,9 @@ static bool plug(Tap *t, const NetDevOptions *o, int nl, const NlLink *bridge,
             "there is an interface %s already: give another ifname=, or, if it is "
             "a tap of yours in the bridge, --net tap,ifname=%s",
             ifname, ifname);
-    if (tap_attach(t, ifname, &opened))
-        return join(t, nl, bridge, error);
+    if (tap_attach(t, ifname, queues, &opened))
+        return join(t, nl, bridge, error) &&
+               tap_add_queues(t, queues, tap_attach_queue, error);
     if (errno == EPERM || errno == EACCES)
         return use_helper(t, o->bridge, error);
     if (!opened)
@@ -125,14 +127,15 @@ static bool plug(Tap *t, const NetDevOptions *o, int nl, const NlLink *bridge,
 }
 
 /* #syscalls socket(AF_NETLINK) sendto recvfrom */
-static bool attach(Tap *t, const NetDevOptions *o, GError **error)
+static bool attach(Tap *t, const NetDevOptions *o, unsigned queues, GError **error)
 {
     autofd nl = netlink_open();
     NlLink bridge;
 
     if (nl < 0)
         return fail_errno(error, "ask the kernel for its interfaces");
-    if (!find_bridge(nl, o->bridge, &bridge, error) || !plug(t, o, nl, &bridge, error))
+    if (!find_bridge(nl, o->bridge, &bridge, error) ||
+        !plug(t, o, queues, nl, &bridge, error))
         return false;
     t->nd.mtu = bridge.mtu;
     log_info("made tap interface %s in bridge %s", t->ifname, o->bridge);
@@ -149,7 +152,7 @@ static NetDev *bridge_open(const NetDevOptions *o, const NetDevCard *card, IoLoo
 {
     Tap *t = tap_new();
 
-    if (attach(t, o, error) && tap_begin(t, loop, error))
+    if (attach(t, o, card ? card->queues : 1, error) && tap_begin(t, loop, error))
         return &t->nd;
     tap_free(t);
     return NULL;

@@ -1,7 +1,7 @@
 /* A macvtap as the other end of the card's wire (--net macvtap,parent=eth0): an interface
  * with the card's address on top of one of the host's, made for this card by netlink and
  * deleted at its end (Linux, drivers/net/macvtap.c, macvlan.c).  That needs
- * CAP_NET_ADMIN, and access to the device node of its queue, /dev/tapN.
+ * CAP_NET_ADMIN, and access to the device node of its queues, /dev/tapN.
  *
  * Nothing takes a macvtap away when its user is killed.  So each of ours has a name made
  * for it, and while its user lives, a unix socket that is bound to that name in the
@@ -157,28 +157,40 @@ static int make_node(dev_t device)
     return fd;
 }
 
-static bool open_queue(Tap *t, GError **error)
+/* False with errno; ENODEV: /sys does not show it. */
+static bool open_queue(Tap *t, Tap *queue)
 {
     g_autofree char *path = g_strdup_printf("/dev/tap%d", t->index);
-    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
+                                     IFF_MULTI_QUEUE};
     dev_t device;
 
+    errno = ENODEV;
     if (!device_of(t->ifname, t->index, &device))
+        return false;
+    queue->fd = open_node(path, device);
+    if (queue->fd < 0 && errno == ENOENT)
+        queue->fd = make_node(device);
+    return queue->fd >= 0 && ioctl(queue->fd, TUNSETIFF, &ifr) == 0;
+}
+
+static bool open_first(Tap *t, GError **error)
+{
+    if (open_queue(t, t))
+        return true;
+
+    if (errno == ENODEV)
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "/sys does not show macvtap %s: it has to be mounted, in the network "
                     "namespace that the VM is in",
                     t->ifname);
-    t->fd = open_node(path, device);
-    if (t->fd < 0 && errno == ENOENT)
-        t->fd = make_node(device);
-    if (t->fd < 0 && (errno == EACCES || errno == EPERM))
+    if (errno == EACCES || errno == EPERM)
         return fail(error, VM_ERROR_UNSUPPORTED,
-                    "no permission to open %s, the device of macvtap %s: run as root, or "
-                    "have a udev rule give it to %s",
-                    path, t->ifname, g_get_user_name());
-    if (t->fd < 0 || ioctl(t->fd, TUNSETIFF, &ifr) < 0)
-        return fail_errno(error, "open %s, the device of macvtap %s", path, t->ifname);
-    return true;
+                    "no permission to open /dev/tap%d, the device of macvtap %s: run as "
+                    "root, or have a udev rule give it to %s",
+                    t->index, t->ifname, g_get_user_name());
+    return fail_errno(error, "open /dev/tap%d, the device of macvtap %s", t->index,
+                      t->ifname);
 }
 
 /* ---- the interface ---------------------------------------------------------------- */
@@ -244,7 +256,7 @@ static bool set_up(Tap *t, int nl, const NlLink *parent, const uint8_t mac[6],
     return !err || fail_errno(error, "set macvtap %s up", t->ifname);
 }
 
-static bool attach(Tap *t, const NetDevOptions *o, const uint8_t mac[6], GError **error)
+static bool attach(Tap *t, const NetDevOptions *o, const NetDevCard *card, GError **error)
 {
     autofd nl = netlink_open();
     NlLink parent;
@@ -261,10 +273,11 @@ static bool attach(Tap *t, const NetDevOptions *o, const uint8_t mac[6], GError 
     if (!choose_name(t, error))
         return false;
     t->all_frames = mode_of(o) == MACVLAN_MODE_PASSTHRU;
-    err = netlink_add_macvtap(nl, t->ifname, parent.index, mode_of(o), mac);
+    err = netlink_add_macvtap(nl, t->ifname, parent.index, mode_of(o), card->mac);
     if (err)
         return fail_add(o, err, error);
-    return set_up(t, nl, &parent, mac, error) && open_queue(t, error);
+    return set_up(t, nl, &parent, card->mac, error) && open_first(t, error) &&
+           tap_add_queues(t, card->queues, open_queue, error);
 }
 
 static void macvtap_close(NetDev *nd)
@@ -285,7 +298,7 @@ static NetDev *macvtap_open(const NetDevOptions *o, const NetDevCard *card, IoLo
 
     if (!card)
         fail(error, VM_ERROR_INVALID, "a macvtap has a card's address, and this is none");
-    else if (attach(t, o, card->mac, error) && tap_begin(t, loop, error))
+    else if (attach(t, o, card, error) && tap_begin(t, loop, error))
         return &t->nd;
     macvtap_close(&t->nd);
     return NULL;

@@ -127,9 +127,9 @@ NetDev *netdev_open(const NetDevOptions *options, const NetDevCard *card, IoLoop
     if (!check(options, error))
         return NULL;
     nd = ops->open(options, card, loop, error);
-    if (nd) {
-        nd->ops = ops;
-        nd->loop = loop;
+    for (unsigned i = 0; nd && i < netdev_queues(nd); i++) {
+        netdev_queue(nd, i)->ops = ops;
+        netdev_queue(nd, i)->loop = loop;
     }
     return nd;
 }
@@ -138,7 +138,8 @@ void netdev_close(NetDev *nd)
 {
     if (!nd)
         return;
-    g_free(nd->soften);
+    for (unsigned i = 0; i < netdev_queues(nd); i++)
+        g_free(netdev_queue(nd, i)->soften);
     nd->ops->close(nd);
 }
 
@@ -149,13 +150,59 @@ unsigned netdev_offloads(const NetDev *nd)
 
 void netdev_expect(NetDev *nd, unsigned offloads)
 {
-    if (!nd->soften && (offloads & ~nd->offloads))
-        nd->soften = soften_new(nd);
+    for (unsigned i = 0; i < netdev_queues(nd) && (offloads & ~nd->offloads); i++) {
+        NetDev *queue = netdev_queue(nd, i);
+
+        if (!queue->soften)
+            queue->soften = soften_new(queue);
+    }
+}
+
+unsigned netdev_offloads_for(const VnetHdr *hdr)
+{
+    unsigned csum = hdr->flags & VNET_NEEDS_CSUM ? NET_OFFLOAD_CSUM : 0;
+    unsigned ecn = hdr->gso_type & VNET_GSO_ECN ? NET_OFFLOAD_ECN : 0;
+
+    switch (hdr->gso_type & ~VNET_GSO_ECN) {
+    case VNET_GSO_TCPV4:
+        return csum | ecn | NET_OFFLOAD_TSO4;
+    case VNET_GSO_TCPV6:
+        return csum | ecn | NET_OFFLOAD_TSO6;
+    case VNET_GSO_UDP_L4:
+        return csum | ecn | NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6;
+    default:
+        return csum | ecn;
+    }
 }
 
 unsigned netdev_mtu(const NetDev *nd)
 {
     return nd->mtu;
+}
+
+/* ---- queues ---------------------------------------------------------------------------
+ */
+
+unsigned netdev_queues(const NetDev *nd)
+{
+    return MAX(nd->n_queues, 1);
+}
+
+NetDev *netdev_queue(NetDev *nd, unsigned queue)
+{
+    if (!queue)
+        return nd;
+    return queue < nd->n_queues ? nd->queue[queue] : NULL;
+}
+
+bool netdev_use_queues(NetDev *nd, unsigned n)
+{
+    if (!nd->ops->use_queues)
+        return n == 1;
+    if (n <= netdev_queues(nd) && nd->ops->use_queues(nd, n))
+        return true;
+    nd->ops->use_queues(nd, 1);
+    return false;
 }
 
 /* ---- the link -------------------------------------------------------------------------

@@ -23,6 +23,7 @@ typedef struct NetDevOps {
     bool (*send)(NetDev *nd, const struct iovec *iov, unsigned n);
     void (*flush)(NetDev *nd); /* after a batch of sends; NULL: none is held */
     ssize_t (*receive)(NetDev *nd, const struct iovec *iov, unsigned n);
+    bool (*use_queues)(NetDev *nd, unsigned n); /* 1 to n_queues; NULL: it has one */
 
     /* The loop's thread; NULL where there is nobody to be told. */
     void (*set_link)(NetDev *nd, bool up);
@@ -48,10 +49,12 @@ typedef struct Soften Soften;
 struct NetDev {
     const NetDevOps *ops;
     IoLoop *loop;
-    unsigned offloads; /* NET_OFFLOAD_*: what it can do */
-    unsigned mtu;      /* 0: not told */
-    bool link_down;    /* at the other end; changed by netdev_link_changed() */
-    Soften *soften;    /* NULL: the guest asks for no more than it can do */
+    unsigned offloads;                /* NET_OFFLOAD_*: what it can do */
+    unsigned mtu;                     /* 0: not told */
+    unsigned n_queues;                /* 0: one, which is this */
+    NetDev *queue[NETDEV_MAX_QUEUES]; /* but the first */
+    bool link_down; /* at the other end; changed by netdev_link_changed() */
+    Soften *soften; /* NULL: the guest asks for no more than it can do */
     bool reading;
     void (*readable)(void *opaque);
     void (*writable)(void *opaque);

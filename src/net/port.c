@@ -30,7 +30,7 @@
 
 enum {
     PORT_OFFLOADS = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 |
-                    NET_OFFLOAD_ECN,
+                    NET_OFFLOAD_ECN | NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6,
     MAX_RULES = 900 * 1024, /* so that they fit into a line, quoted */
     MAX_LABEL = 63,
     MAX_VLAN = 4094,

@@ -82,16 +82,28 @@ static bool bring_up(Tap *t, bool existed, GError **error)
     return true;
 }
 
+/* Somebody else's interface that was made with one queue carries all pairs of the card.
+ */
+static bool add_queues(Tap *t, unsigned n, GError **error)
+{
+    if (t->several)
+        return tap_add_queues(t, n, tap_attach_queue, error);
+    log_warn("tap interface %s was made with one queue, which the card's %u pairs share: "
+             "make it with 'sudo ip tuntap add dev %s mode tap multi_queue'",
+             t->ifname, n, t->ifname);
+    return true;
+}
+
 /* #syscalls ioctl(SIOCGIFFLAGS SIOCSIFFLAGS) socket */
-static bool attach(Tap *t, const char *ifname, GError **error)
+static bool attach(Tap *t, const char *ifname, unsigned queues, GError **error)
 {
     bool existed = ifname && if_nametoindex(ifname);
     bool opened;
 
-    if (!tap_attach(t, ifname ? ifname : "", &opened))
+    if (!tap_attach(t, ifname ? ifname : "", queues, &opened))
         return opened ? fail_attach(errno, ifname ? ifname : "", existed, error)
                       : tap_fail_open(errno, error);
-    if (!bring_up(t, existed, error))
+    if (!bring_up(t, existed, error) || (queues > 1 && !add_queues(t, queues, error)))
         return false;
     if (!ifname)
         log_info("made tap interface %s", t->ifname);
@@ -108,7 +120,7 @@ static NetDev *tap_open(const NetDevOptions *o, const NetDevCard *card, IoLoop *
 {
     Tap *t = tap_new();
 
-    if (attach(t, o->ifname, error) && tap_begin(t, loop, error))
+    if (attach(t, o->ifname, card ? card->queues : 1, error) && tap_begin(t, loop, error))
         return &t->nd;
     tap_free(t);
     return NULL;

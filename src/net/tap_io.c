@@ -17,11 +17,17 @@
 
 enum {
     TAP_OFFLOADS = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 |
-                   NET_OFFLOAD_ECN
+                   NET_OFFLOAD_ECN,
+    TAP_USO = NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6 /* Linux 6.2: both, or none */
 };
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
 
 _Static_assert(NET_OFFLOAD_CSUM == TUN_F_CSUM && NET_OFFLOAD_TSO4 == TUN_F_TSO4 &&
-                   NET_OFFLOAD_TSO6 == TUN_F_TSO6 && NET_OFFLOAD_ECN == TUN_F_TSO_ECN,
+                   NET_OFFLOAD_TSO6 == TUN_F_TSO6 && NET_OFFLOAD_ECN == TUN_F_TSO_ECN &&
+                   NET_OFFLOAD_USO4 == TUN_F_USO4 && NET_OFFLOAD_USO6 == TUN_F_USO6,
                "offloads are handed to the kernel as they are");
 
 /* ---- beginning and end ------------------------------------------------------------ */
@@ -36,6 +42,7 @@ Tap *tap_new(void)
 
 void tap_free(Tap *t)
 {
+    tap_free_queues(t);
     ioloop_unwatch(&t->watch);
     fd_close(&t->fd);
     fd_close(&t->owner_fd);
@@ -43,23 +50,33 @@ void tap_free(Tap *t)
 }
 
 /* #syscalls openat ioctl(TUNSETIFF) */
-bool tap_attach(Tap *t, const char *ifname, bool *ret_opened)
+bool tap_attach(Tap *t, const char *ifname, unsigned queues, bool *ret_opened)
 {
     struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
     int err;
 
+    if (queues > 1)
+        ifr.ifr_flags |= IFF_MULTI_QUEUE;
     g_strlcpy(ifr.ifr_name, ifname, sizeof(ifr.ifr_name));
     t->fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     *ret_opened = t->fd >= 0;
     err = t->fd < 0 ? -1 : ioctl(t->fd, TUNSETIFF, &ifr);
     if (err < 0 && errno == EINVAL && t->fd >= 0 && if_nametoindex(ifname)) {
-        ifr.ifr_flags |= IFF_MULTI_QUEUE; /* made so: one of its queues is enough */
+        ifr.ifr_flags ^= IFF_MULTI_QUEUE; /* it was made the other way */
         err = ioctl(t->fd, TUNSETIFF, &ifr);
     }
     if (err < 0)
         return false;
     g_strlcpy(t->ifname, ifr.ifr_name, sizeof(t->ifname));
+    t->several = ifr.ifr_flags & IFF_MULTI_QUEUE;
     return true;
+}
+
+bool tap_attach_queue(Tap *t, Tap *queue)
+{
+    bool opened;
+
+    return tap_attach(queue, t->ifname, NETDEV_MAX_QUEUES, &opened);
 }
 
 bool tap_fail_open(int err, GError **error)
@@ -90,17 +107,35 @@ bool tap_check_name(const char *ifname, GError **error)
 
 static void on_event(void *opaque, uint32_t events);
 
-/* #syscalls ioctl(TUNSETVNETHDRSZ TUNSETOFFLOAD) */
-bool tap_begin(Tap *t, IoLoop *loop, GError **error)
+static bool takes_offloads(Tap *t, unsigned offloads)
+{
+    return ioctl(t->fd, TUNSETOFFLOAD, (unsigned long)offloads) == 0;
+}
+
+/* Offloads are the interface's, the length of headers a macvtap's queue's. */
+static bool begin_queue(Tap *t, IoLoop *loop, GError **error)
 {
     const int hdr_len = NET_HDR_LEN;
 
     if (ioctl(t->fd, TUNSETVNETHDRSZ, &hdr_len) < 0)
         return fail_errno(error, "set the header length of interface %s", t->ifname);
-    if (ioctl(t->fd, TUNSETOFFLOAD, (unsigned long)TAP_OFFLOADS) == 0)
-        t->nd.offloads = TAP_OFFLOADS;
-    ioctl(t->fd, TUNSETOFFLOAD, 0ul); /* until the guest says what it can take */
     return ioloop_watch(loop, &t->watch, t->fd, 0, on_event, t, error);
+}
+
+/* #syscalls ioctl(TUNSETVNETHDRSZ TUNSETOFFLOAD) */
+bool tap_begin(Tap *t, IoLoop *loop, GError **error)
+{
+    for (unsigned i = 0; i < netdev_queues(&t->nd); i++)
+        if (!begin_queue((Tap *)netdev_queue(&t->nd, i), loop, error))
+            return false;
+    if (takes_offloads(t, TAP_OFFLOADS | TAP_USO))
+        t->nd.offloads = TAP_OFFLOADS | TAP_USO;
+    else if (takes_offloads(t, TAP_OFFLOADS))
+        t->nd.offloads = TAP_OFFLOADS;
+    takes_offloads(t, 0); /* until the guest says what it can take */
+    for (unsigned i = 1; i < netdev_queues(&t->nd); i++)
+        netdev_queue(&t->nd, i)->offloads = t->nd.offloads;
+    return true;
 }
 
 /* ---- frames ----------------------------------------------------------------------- */
@@ -116,8 +151,9 @@ static void gone(Tap *t)
 {
     if (t->gone)
         return;
-    log_warn("interface %s was deleted: the guest's card has no network from here on",
-             t->ifname);
+    if (!t->number)
+        log_warn("interface %s was deleted: the guest's card has no network from here on",
+                 t->ifname);
     t->gone = true;
     ioloop_unwatch(&t->watch); /* epoll would report the error for ever */
 }
@@ -145,8 +181,9 @@ void tap_set_offloads(NetDev *nd, unsigned offloads)
 {
     Tap *t = (Tap *)nd;
 
-    if (!t->gone && ioctl(t->fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 &&
-        log_limit(&t->warned))
+    if ((offloads & TAP_USO) != TAP_USO)
+        offloads &= ~(unsigned)TAP_USO;
+    if (!t->gone && !takes_offloads(t, offloads) && log_limit(&t->warned))
         log_warn("interface %s: set offloads %#x: %s", t->ifname, offloads,
                  g_strerror(errno));
 }

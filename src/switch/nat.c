@@ -191,16 +191,10 @@ static bool give_segment(void *opaque, const uint8_t *frame, size_t len)
     return true;
 }
 
+/* It ends TCP itself, and so does not mind what was said of congestion. */
 static bool backend_takes(unsigned offloads, const VnetHdr *hdr)
 {
-    switch (hdr->gso_type & ~VNET_GSO_ECN) {
-    case VNET_GSO_TCPV4:
-        return offloads & NET_OFFLOAD_TSO4;
-    case VNET_GSO_TCPV6:
-        return offloads & NET_OFFLOAD_TSO6;
-    default:
-        return (offloads & NET_OFFLOAD_CSUM) || !(hdr->flags & VNET_NEEDS_CSUM);
-    }
+    return !(netdev_offloads_for(hdr) & ~(offloads | NET_OFFLOAD_ECN));
 }
 
 bool nat_input(Nat *n, Frame *f)

@@ -219,15 +219,7 @@ const char *port_text(const Port *port)
 
 bool port_takes(const Port *port, const VnetHdr *hdr)
 {
-    unsigned needs = hdr->flags & VNET_NEEDS_CSUM ? NET_OFFLOAD_CSUM : 0;
-
-    if (hdr->gso_type & VNET_GSO_ECN)
-        needs |= NET_OFFLOAD_ECN;
-    if ((hdr->gso_type & ~VNET_GSO_ECN) == VNET_GSO_TCPV4)
-        needs |= NET_OFFLOAD_TSO4;
-    if ((hdr->gso_type & ~VNET_GSO_ECN) == VNET_GSO_TCPV6)
-        needs |= NET_OFFLOAD_TSO6;
-    return (needs & ~port->offloads) == 0;
+    return (netdev_offloads_for(hdr) & ~port->offloads) == 0;
 }
 
 void port_offload(Port *port, const Frame *f,

@@ -32,6 +32,7 @@ ip link set lo up && echo ready && exec cat
 
 class Host:
     """A network namespace, and a mount namespace; `enter` begins a command line in it."""
+    other = None  # host, at the far end of a cable
 
     def __init__(self, prepare=PREPARE):
         self.holder = subprocess.Popen(
@@ -88,8 +89,9 @@ def host_with_neighbour():
         try:
             it.sh(f"ip link add v0 type veth peer name v1 netns {other.holder.pid}\n"
                   "ip link set v0 up")
-            subprocess.run(["nsenter", "--net", f"--target={other.holder.pid}", "sh", "-ec",
-                            "ip addr add 10.8.0.1/24 dev v1; ip link set v1 up"], check=True)
+            other.enter = ["nsenter", "--net", f"--target={other.holder.pid}"]
+            other.sh("ip addr add 10.8.0.1/24 dev v1; ip link set v1 up address 02:00:00:00:00:01")
+            it.other = other
             yield it
         finally:
             other.end()
@@ -208,25 +210,54 @@ def toeplitz(data):
     return result
 
 
-def test_answers_come_to_the_queue_that_flows_and_hashes_say():
-    pairs = 4
-    known = "\n".join(f"ip neigh add 10.9.0.{2 + i} lladdr {MAC} dev br0 nud permanent"
-                      for i in range(pairs))
-    with host_with_bridge(known) as it:
-        status, out, err = run(
-            *payload(f"test=net-queues pairs={pairs} ip=10.9.0.2 host=10.9.0.1 "
-                     "hostmac=02:00:00:00:00:01",
-                     "--net", f"bridge=br0,queues={pairs},mac={MAC}"), wrap=it.enter)
-        equal(status, 0, out + err)
+PAIRS = 4
+
+
+def knows_the_guest(subnet, dev):
+    return "\n".join(f"ip neigh add {subnet}.{2 + i} lladdr {MAC} dev {dev} nud permanent"
+                     for i in range(PAIRS))
+
+
+def answers(it, net, subnet, hashes):
+    """Of pings, each from a queue of its own: how frames are steered, the queue it was sent from
+    and the one the answer came to, and its hash."""
+    status, out, err = run(
+        *payload(f"test=net-queues pairs={PAIRS} ip={subnet}.2 host={subnet}.1 "
+                 f"hostmac=02:00:00:00:00:01 hash={hashes}",
+                 "--net", f"{net},queues={PAIRS},mac={MAC}"), wrap=it.enter)
+    equal(status, 0, out + err)
     lines = re.findall(r"(\w+) sent=(\d) came=(\d) hash=(\w+) type=(\d)", out)
-    equal(len(lines), 8 * 3 * pairs, "answers in every layout of rings")
+    equal(len(lines), 8 * (2 + hashes) * PAIRS, "answers in every layout of rings")
+    return err, [(how, int(sent), int(came), int(value, 16), int(kind))
+                 for how, sent, came, value, kind in lines]
+
+
+def test_answers_come_to_the_queue_that_flows_and_hashes_say():
+    with host_with_bridge(knows_the_guest("10.9.0", "br0")) as it:
+        _, lines = answers(it, "bridge=br0", "10.9.0", 1)
     for how, sent, came, value, kind in lines:
         hashed = toeplitz(ipaddress.ip_address("10.9.0.1").packed +
-                          ipaddress.ip_address(f"10.9.0.{2 + int(sent)}").packed)
-        table = [i % pairs for i in range(7)] + [pairs - 1]
-        expected = {"one": (0, 0, 0), "flow": (int(sent), 0, 0),
+                          ipaddress.ip_address(f"10.9.0.{2 + sent}").packed)
+        table = [i % PAIRS for i in range(7)] + [PAIRS - 1]
+        expected = {"one": (0, 0, 0), "flow": (sent, 0, 0),
                     "rss": (table[hashed & 7], hashed, 1)}[how]
-        equal((int(came), int(value, 16), int(kind)), expected, f"{how}, sent from {sent}")
+        equal((came, value, kind), expected, f"{how}, sent from {sent}")
+
+
+def test_a_tap_has_a_queue_for_each_pair_and_one_made_without_is_shared():
+    taps = "".join(f"ip tuntap add dev {name} mode tap {kind}\nip link set {name} up "
+                   f"address 02:00:00:00:00:01\n"
+                   for name, kind in (("many", "multi_queue"), ("one", "")))
+    with host() as it:
+        it.sh(taps)
+        for name in ("many", "one"):
+            it.sh(f"ip addr add 10.9.0.1/24 dev {name}\n" + knows_the_guest("10.9.0", name))
+            err, lines = answers(it, f"tap,ifname={name}", "10.9.0", 0)
+            for how, sent, came, _, _ in lines:
+                equal(came, sent if how == "flow" else 0, f"{name}, {how}, sent from {sent}")
+            equal("one was made with one queue" in err and "multi_queue" in err, name == "one",
+                  err)
+            it.sh(f"ip addr flush dev {name}")
 
 
 # ---- macvtap ----------------------------------------------------------------------------------
@@ -261,6 +292,17 @@ def test_a_macvtap_of_a_killed_vm_goes_when_the_next_is_made():
             pings(vm, "10.8.0.1")
             ends(vm)
         it.settles(before)
+
+
+def test_a_macvtap_has_a_queue_for_each_pair():
+    with host_with_neighbour() as it:
+        it.other.sh(knows_the_guest("10.8.0", "v1"))
+        _, lines = answers(it, "macvtap,parent=v0", "10.8.0", 0)
+        by = {"one": set(), "flow": set()}
+        for how, _, came, _, _ in lines:
+            by[how].add(came)
+        equal(by["one"], {0}, "queues before the driver uses its pairs")
+        check(len(by["flow"]) > 1, f"several are used: {by}")  # the kernel goes by the hash only
 
 
 def test_a_macvtap_needs_no_node_in_dev():

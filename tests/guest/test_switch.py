@@ -164,6 +164,22 @@ def test_offloads_are_done_for_who_cannot_do_them():
         check(got == data, "the segments are not what was sent")
 
 
+def test_datagrams_that_were_left_to_be_cut_come_one_by_one():
+    with Network() as net, net.vm("a", 2) as a, net.vm("b", 3) as b, net.vm("c", 4, offloads=111) as c:
+        data = random.Random(5).randbytes(20000)
+        for to in (b, c):
+            a.send_big(frames.udp(a.mac, to.mac, a.ip, to.ip, 80, 90, data), 1, 5, 42, 1300, 34, 6)
+        whole = c.expect(lambda f: f.udp)
+        equal((whole.udp.data == data, whole.header[:4]), (True, (1, 5, 42, 1300)))
+        got = b""
+        while len(got) < len(data):
+            piece = b.expect(lambda f: f.udp)
+            check(piece.udp.good and piece.ip.good, piece)
+            equal((len(piece.udp.data), piece.header), (min(1300, len(data) - len(got)), (0, 0, 0, 0, 0, 0, 1)))
+            got += piece.udp.data
+        check(got == data, "the datagrams are not what was sent")
+
+
 # ---- who may come --------------------------------------------------------------------------------
 
 def test_a_second_port_of_one_name_mac_or_address_is_refused():

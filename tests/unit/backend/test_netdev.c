@@ -21,35 +21,10 @@
 #include <unistd.h>
 
 #include "backend/netdev.h"
+#include "tap_host.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/log.h"
-
-enum { SKIP_NO_NAMESPACE = 77, SKIP_NO_TUN = 78 };
-
-static void in_namespace(void (*body)(void))
-{
-    int status;
-    pid_t pid = fork();
-
-    if (!pid) {
-        if (unshare(CLONE_NEWNET) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0)
-            _exit(SKIP_NO_NAMESPACE);
-        autofd tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-        if (tun < 0)
-            _exit(SKIP_NO_TUN);
-        fd_close(&tun);
-        body();
-        _exit(0);
-    }
-    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP_NO_NAMESPACE)
-        g_test_skip("no permission to make a network namespace");
-    else if (WIFEXITED(status) && WEXITSTATUS(status) == SKIP_NO_TUN)
-        g_test_skip("/dev/net/tun is not there, or not for us");
-    else
-        g_assert_cmpint(status, ==, 0);
-}
 
 /* ---- the host's side
  * ------------------------------------------------------------------- */
@@ -74,19 +49,6 @@ static bool ethtool_on(const char *name, uint32_t command)
     return value.data;
 }
 
-/* A persistent tap, as 'ip tuntap add' makes it; down.  False if it cannot be given to
- * that user (-1: to nobody), who has no number in a user namespace. */
-static bool administrator_makes(const char *name, int flags, int owner)
-{
-    autofd fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    struct ifreq ifr = {.ifr_flags = (short)flags};
-
-    g_strlcpy(ifr.ifr_name, name, sizeof(ifr.ifr_name));
-    g_assert_cmpint(ioctl(fd, TUNSETIFF, &ifr), ==, 0);
-    g_assert_cmpint(ioctl(fd, TUNSETPERSIST, 1), ==, 0);
-    return owner < 0 || ioctl(fd, TUNSETOWNER, owner) == 0;
-}
-
 static void administrator_deletes(const char *name)
 {
     autofd s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
@@ -100,6 +62,30 @@ static void administrator_deletes(const char *name)
     g_assert_cmpint(send(s, &m, sizeof(m), 0), ==, sizeof(m));
     g_assert_cmpint(recv(s, answer, sizeof(answer), 0), >, 0);
     g_assert_cmpuint(if_nametoindex(name), ==, 0);
+}
+
+/* By the name that 'ethtool -k' has for it. */
+static bool has_feature(const char *name, const char *feature)
+{
+    enum { MAX_FEATURES = 128 };
+    autofd s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq ifr = {0};
+    g_autofree struct ethtool_gstrings *names = g_malloc0(sizeof(*names) +
+                                                          MAX_FEATURES * ETH_GSTRING_LEN);
+    g_autofree struct ethtool_gfeatures *on = g_malloc0(
+        sizeof(*on) + MAX_FEATURES / 32 * sizeof(struct ethtool_get_features_block));
+
+    g_strlcpy(ifr.ifr_name, name, sizeof(ifr.ifr_name));
+    *names = (struct ethtool_gstrings){ETHTOOL_GSTRINGS, ETH_SS_FEATURES, 0}; /* all */
+    ifr.ifr_data = (char *)names;
+    g_assert_cmpint(ioctl(s, SIOCETHTOOL, &ifr), ==, 0);
+    *on = (struct ethtool_gfeatures){ETHTOOL_GFEATURES, MAX_FEATURES / 32};
+    ifr.ifr_data = (char *)on;
+    g_assert_cmpint(ioctl(s, SIOCETHTOOL, &ifr), ==, 0);
+    for (unsigned i = 0; i < names->len; i++)
+        if (g_str_equal(names->data + i * ETH_GSTRING_LEN, feature))
+            return on->features[i / 32].active >> i % 32 & 1;
+    return false;
 }
 
 /* What the host itself sends and gets on the interface. */
@@ -413,10 +399,12 @@ static void what_the_kernel_refuses_is_dropped(void)
 static void offloads_body(void)
 {
     const unsigned all = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6;
+    const unsigned uso = NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6;
+    const unsigned more[] = {0, uso, NET_OFFLOAD_USO4, uso, NET_OFFLOAD_USO6};
     Card c;
 
     card_open(&c, "hutch0");
-    g_assert_cmphex(netdev_offloads(c.nd), ==, all | NET_OFFLOAD_ECN);
+    g_assert_cmphex(netdev_offloads(c.nd) & ~uso, ==, all | NET_OFFLOAD_ECN);
     g_assert_false(ethtool_on("hutch0", ETHTOOL_GTSO)); /* none before it is negotiated */
     for (unsigned set = 0; set < 32; set++) {
         bool csum = set & NET_OFFLOAD_CSUM;
@@ -425,6 +413,12 @@ static void offloads_body(void)
         g_assert_cmpint(ethtool_on("hutch0", ETHTOOL_GTXCSUM), ==, csum);
         g_assert_cmpint(ethtool_on("hutch0", ETHTOOL_GTSO), ==,
                         csum && (set & (NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6)));
+    }
+    /* Linux 6.2 has USO, for both kinds of IP or none. */
+    for (unsigned i = 0; netdev_offloads(c.nd) & uso && i < G_N_ELEMENTS(more); i++) {
+        netdev_set_offloads(c.nd, all | more[i]);
+        g_assert_cmpint(has_feature("hutch0", "tx-udp-segmentation"), ==, more[i] == uso);
+        g_assert_true(ethtool_on("hutch0", ETHTOOL_GTSO));
     }
     card_close(&c);
 }

@@ -58,7 +58,7 @@ static void the_sum_is_that_of_the_rfc(void)
 typedef struct Big {
     VnetHdr hdr;
     size_t net, tcp, payload, len;
-    bool v6;
+    bool v6, udp;
     uint8_t data[1 << 16];
 } Big;
 
@@ -120,12 +120,37 @@ static void make_big(Big *b, bool v6, bool tag, bool extension, size_t payload)
     };
 }
 
+/* Datagrams of MSS bytes, one after the other, with one header. */
+static void make_uso(Big *b, bool v6, bool tag, bool extension, size_t payload)
+{
+    uint8_t *ip, *udp;
+
+    make_big(b, v6, tag, extension, payload);
+    ip = b->data + b->net;
+    udp = b->data + b->tcp;
+    b->udp = true;
+    memmove(udp + 8, b->data + b->payload, payload);
+    b->payload = b->tcp + 8;
+    b->len = b->payload + payload;
+    if (v6) {
+        put16(ip + 4, b->len - b->net - 40);
+        ip[extension ? 40 : 6] = IPPROTO_UDP;
+    } else {
+        put16(ip + 2, b->len - b->net);
+        ip[9] = IPPROTO_UDP;
+    }
+    put16(udp + 4, b->len - b->tcp);
+    put16(udp + 6, 0xdead); /* whatever is where the checksum will be */
+    b->hdr.gso_type = VNET_GSO_UDP_L4;
+    b->hdr.csum_offset = 6;
+}
+
 /* The sum of pseudo header and segment: 0 if right. */
-static uint16_t tcp_sum(const Big *b, const uint8_t *frame, size_t len)
+static uint16_t l4_sum(const Big *b, const uint8_t *frame, size_t len)
 {
     const uint8_t *ip = frame + b->net;
     size_t n = len - b->tcp;
-    uint32_t sum = IPPROTO_TCP + (uint32_t)n;
+    uint32_t sum = (b->udp ? IPPROTO_UDP : IPPROTO_TCP) + (uint32_t)n;
 
     for (unsigned i = b->v6 ? 8 : 12; i < (b->v6 ? 40 : 20); i += 2)
         sum += be16(ip + i);
@@ -138,11 +163,19 @@ typedef struct Seen {
     unsigned n, stop_after;
 } Seen;
 
+static void look_at_tcp(const Seen *s, const uint8_t *tcp, bool last)
+{
+    g_assert_cmphex((uint32_t)be16(tcp + 4) << 16 | be16(tcp + 6), ==,
+                    0xffffff00 + (uint32_t)s->bytes);
+    g_assert_cmphex(tcp[13], ==, ACK | (s->n ? 0 : CWR) | (last ? PSH | FIN : 0));
+    g_assert_cmpmem(tcp + 20, 12, s->big->data + s->big->tcp + 20, 12);
+}
+
 static bool look(void *opaque, const uint8_t *frame, size_t len)
 {
     Seen *s = opaque;
     const Big *b = s->big;
-    const uint8_t *ip = frame + b->net, *tcp = frame + b->tcp;
+    const uint8_t *ip = frame + b->net, *l4 = frame + b->tcp;
     size_t here = len - b->payload, whole = b->len - b->payload;
     bool last = s->bytes + here == whole;
 
@@ -156,11 +189,12 @@ static bool look(void *opaque, const uint8_t *frame, size_t len)
         g_assert_cmphex(be16(ip + 4), ==, (0xfffe + s->n) & 0xffff);
         g_assert_cmphex(slow_sum(ip, b->tcp - b->net, 0), ==, 0);
     }
-    g_assert_cmphex((uint32_t)be16(tcp + 4) << 16 | be16(tcp + 6), ==,
-                    0xffffff00 + (uint32_t)s->bytes);
-    g_assert_cmphex(tcp[13], ==, ACK | (s->n ? 0 : CWR) | (last ? PSH | FIN : 0));
-    g_assert_cmpmem(tcp + 20, 12, b->data + b->tcp + 20, 12);
-    g_assert_cmphex(tcp_sum(b, frame, len), ==, 0);
+    g_assert_cmpmem(l4, 4, b->data + b->tcp, 4); /* ports */
+    if (b->udp)
+        g_assert_cmpuint(be16(l4 + 4), ==, len - b->tcp);
+    else
+        look_at_tcp(s, l4, last);
+    g_assert_cmphex(l4_sum(b, frame, len), ==, 0);
     s->bytes += here;
     s->n++;
     return s->n != s->stop_after;
@@ -172,11 +206,11 @@ static void every_piece_is_a_whole_frame_with_its_own_headers(void)
     g_autofree Big *b = g_new(Big, 1), *before = g_new(Big, 1);
     g_autofree uint8_t *scratch = g_malloc(VNET_SCRATCH);
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(payloads) * 8; i++) {
-        size_t payload = payloads[i / 8];
+    for (unsigned i = 0; i < G_N_ELEMENTS(payloads) * 16; i++) {
+        size_t payload = payloads[i / 16];
         Seen seen = {.big = b};
 
-        make_big(b, i & 1, i & 2, i & 4, payload);
+        (i & 8 ? make_uso : make_big)(b, i & 1, i & 2, i & 4, payload);
         *before = *b;
         g_assert_true(vnet_hdr_valid(&b->hdr, b->data, b->len));
         vnet_segment(&b->hdr, b->data, b->len, scratch, look, &seen);
@@ -184,6 +218,33 @@ static void every_piece_is_a_whole_frame_with_its_own_headers(void)
         g_assert_cmpuint(seen.n, ==, (payload + MSS - 1) / MSS);
         g_assert_cmpmem(b, sizeof(*b), before, sizeof(*b));
     }
+}
+
+static bool within(void *opaque, const uint8_t *frame, size_t len)
+{
+    unsigned *n = opaque;
+
+    g_assert_cmpuint(len, >=, ETH_HEADER);
+    g_assert_cmpuint(len, <=, VNET_SCRATCH);
+    (*n)++;
+    return true;
+}
+
+/* Linux sends up to 128 datagrams at once, of any size (UDP_SEGMENT). */
+static void small_datagrams_are_cut_and_not_too_many(void)
+{
+    g_autofree Big *b = g_new(Big, 1);
+    g_autofree uint8_t *scratch = g_malloc(VNET_SCRATCH);
+    unsigned n = 0;
+
+    make_uso(b, true, false, false, 128);
+    b->hdr.gso_size = 1;
+    g_assert_true(vnet_hdr_valid(&b->hdr, b->data, b->len));
+    vnet_segment(&b->hdr, b->data, b->len, scratch, within, &n);
+    g_assert_cmpuint(n, ==, 128);
+    make_uso(b, true, false, false, 129);
+    b->hdr.gso_size = 1;
+    g_assert_false(vnet_hdr_valid(&b->hdr, b->data, b->len));
 }
 
 static void who_has_enough_gets_no_more(void)
@@ -230,11 +291,11 @@ static void a_checksum_that_was_left_is_filled_in(void)
         leave_checksum(b);
         vnet_segment(&b->hdr, b->data, b->len, scratch, keep, kept);
         g_assert_cmpuint(kept->len, ==, b->len);
-        g_assert_cmphex(tcp_sum(b, kept->data, kept->len), ==, 0);
-        g_assert_cmphex(tcp_sum(b, b->data, b->len), !=, 0); /* it is nobody else's */
+        g_assert_cmphex(l4_sum(b, kept->data, kept->len), ==, 0);
+        g_assert_cmphex(l4_sum(b, b->data, b->len), !=, 0); /* it is nobody else's */
 
         vnet_finish_checksum(&b->hdr, b->data, b->len);
-        g_assert_cmphex(tcp_sum(b, b->data, b->len), ==, 0);
+        g_assert_cmphex(l4_sum(b, b->data, b->len), ==, 0);
         g_assert_cmphex(b->hdr.flags, ==, 0);
         g_byte_array_free(kept, TRUE);
     }
@@ -275,6 +336,7 @@ static void headers_that_cannot_be_meant_are_refused(void)
     REFUSED(h.gso_type = VNET_GSO_TCPV6);
     REFUSED(h.gso_type = 3);
     REFUSED(h.gso_type = VNET_GSO_ECN);
+    REFUSED(h.gso_type = VNET_GSO_UDP_L4);
     REFUSED(h.csum_start--);
     h = b->hdr;
     g_assert_false(vnet_hdr_valid(&h, b->data, 13));
@@ -296,20 +358,21 @@ static void headers_that_cannot_be_meant_are_refused(void)
     LIES(b->net + 2, 0xff);    /* longer than the frame */
     LIES(b->net + 2, 0);       /* ends before TCP does */
     LIES(b->tcp + 12, 4 << 4); /* TCP header of 16 bytes */
+    make_uso(b, false, false, false, 4850);
+    REFUSED(h.gso_type |= VNET_GSO_ECN);
+    REFUSED(h.gso_type = VNET_GSO_TCPV4);
+    REFUSED(h.csum_offset = 16);
+    REFUSED(h.gso_size = 0);
+    REFUSED(h.gso_size = 37); /* 132 datagrams */
+    REFUSED(h.flags = 0);
+    LIES(b->net + 9, IPPROTO_TCP);
+    LIES(b->net + 6, 0x20);
+    LIES(b->net - 1, 0xdd); /* neither IPv4 nor IPv6 */
+    LIES(b->net + 2, 0);
     make_big(b, true, false, true, 5000);
     LIES(b->net + 6, IPPROTO_FRAGMENT);
     LIES(b->net + 40, IPPROTO_NONE);
     LIES(b->net + 41, 255); /* options beyond the frame */
-}
-
-static bool within(void *opaque, const uint8_t *frame, size_t len)
-{
-    unsigned *n = opaque;
-
-    g_assert_cmpuint(len, >=, ETH_HEADER);
-    g_assert_cmpuint(len, <=, VNET_SCRATCH);
-    (*n)++;
-    return true;
 }
 
 /* Frames with bytes turned over, in memory that ends where they end: what is believed
@@ -326,7 +389,8 @@ static void no_lie_reaches_beyond_the_frame(void)
         size_t len;
         unsigned n = 0;
 
-        make_big(b, i & 1, i & 2, i & 4, (size_t)g_rand_int_range(r, 0, 3000));
+        (i & 8 ? make_uso : make_big)(b, i & 1, i & 2, i & 4,
+                                      (size_t)g_rand_int_range(r, 0, 3000));
         for (int k = g_rand_int_range(r, 0, 3); k; k--)
             b->data[g_rand_int_range(r, 12, (int)b->payload)] = (uint8_t)g_rand_int(r);
         for (int k = g_rand_int_range(r, 0, 2); k; k--)
@@ -340,7 +404,7 @@ static void no_lie_reaches_beyond_the_frame(void)
         believed++;
         vnet_segment(&b->hdr, exact, len, scratch, within, &n);
         g_assert_cmpuint(n, >=, 1);
-        g_assert_cmpuint(n, <=, 1 + len / 32);
+        g_assert_cmpuint(n, <=, b->udp ? MAX(128, 1 + len / 32) : 1 + len / 32);
         vnet_finish_checksum(&b->hdr, exact, len);
     }
     g_assert_cmpuint(believed, >, 2000);
@@ -353,6 +417,8 @@ int main(int argc, char **argv)
     g_test_add_func("/offload/the_sum_is_that_of_the_rfc", the_sum_is_that_of_the_rfc);
     g_test_add_func("/offload/every_piece_is_a_whole_frame_with_its_own_headers",
                     every_piece_is_a_whole_frame_with_its_own_headers);
+    g_test_add_func("/offload/small_datagrams_are_cut_and_not_too_many",
+                    small_datagrams_are_cut_and_not_too_many);
     g_test_add_func("/offload/who_has_enough_gets_no_more", who_has_enough_gets_no_more);
     g_test_add_func("/offload/a_checksum_that_was_left_is_filled_in",
                     a_checksum_that_was_left_is_filled_in);

@@ -4,6 +4,7 @@
 #include "backend/netdev.h"
 #include "packet/build.h"
 #include "src/switch/rules.h"
+#include "util/bits.h"
 
 static void a_frame_goes_to_its_station_and_nobody_else(void)
 {
@@ -319,13 +320,15 @@ static void a_port_that_takes_a_frame_at_a_time_is_soon_not_waited_for(void)
 
 /* ---- offloads ---------------------------------------------------------------------- */
 
-/* A TCP segment of `len` bytes from a to b that is still to be cut and summed up. */
+/* A TCP segment of `len` bytes from a to b that is still to be cut and summed up, or, as
+ * the header says, so many bytes of datagrams. */
 static void say_big(FakePort *a, size_t len, VnetHdr hdr)
 {
     g_autofree uint8_t *room = g_malloc0(FRAME_ROOM + PACKET_MAX);
     uint8_t *data = room + FRAME_ROOM, *ip = data + 14, *tcp = ip + 20;
-    Frame f = {.hdr = hdr, .data = data, .len = 54 + len};
-    const size_t total = 40 + len;
+    const bool udp = hdr.gso_type == VNET_GSO_UDP_L4;
+    const size_t total = (udp ? 28 : 40) + len;
+    Frame f = {.hdr = hdr, .data = data, .len = 14 + total};
 
     memcpy(data, (uint8_t[]){2, 0, 0, 0, 0, 3, 2, 0, 0, 0, 0, 2, 8, 0}, 14);
     memcpy(ip,
@@ -338,7 +341,7 @@ static void say_big(FakePort *a, size_t len, VnetHdr hdr)
                        0x40,
                        0,
                        64,
-                       6,
+                       udp ? 17 : 6,
                        0,
                        0,
                        10,
@@ -353,6 +356,8 @@ static void say_big(FakePort *a, size_t len, VnetHdr hdr)
     memcpy(tcp, (uint8_t[]){0, 80, 4,    0,    0,  0, 0, 1, 0, 0,
                             0, 1,  0x50, 0x10, 16, 0, 0, 0, 0, 0},
            20);
+    if (udp)
+        store_be16(tcp + 4, len + 8);
     switch_turn(a->port.sw);
     switch_receive(&a->port, &f);
 }
@@ -384,6 +389,34 @@ static void who_cannot_cut_gets_frames_and_who_can_gets_the_whole(void)
     switch_free(sw);
 }
 
+static const VnetHdr datagrams = {.flags = VNET_NEEDS_CSUM,
+                                  .gso_type = VNET_GSO_UDP_L4,
+                                  .hdr_len = 42,
+                                  .gso_size = 1400,
+                                  .csum_start = 34,
+                                  .csum_offset = 6};
+
+static void datagrams_are_cut_for_who_has_not_uso(void)
+{
+    Switch *sw = fake_switch();
+    FakePort *a = fake_port(sw, "a", 2), *b = fake_port(sw, "b", 3);
+
+    b->port.offloads = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_USO6;
+    say_big(a, 5000, datagrams);
+    g_assert_cmpuint(b->n, ==, 4);
+    for (unsigned i = 0; i < 4; i++) {
+        g_assert_cmpuint(b->len[i], ==, 42 + (i < 3 ? 1400 : 800));
+        g_assert_cmpuint(load_be16(b->data[i] + 16), ==, b->len[i] - 14);
+        g_assert_cmpuint(load_be16(b->data[i] + 38), ==, b->len[i] - 34);
+    }
+    b->port.offloads |= NET_OFFLOAD_USO4;
+    say_big(a, 5000, datagrams);
+    g_assert_cmpuint(b->n, ==, 5);
+    g_assert_cmpuint(b->len[4], ==, 5042);
+    g_assert_cmpuint(b->hdr.gso_type, ==, VNET_GSO_UDP_L4);
+    switch_free(sw);
+}
+
 static void headers_that_lie_are_dropped(void)
 {
     static const VnetHdr lies[] = {
@@ -399,6 +432,11 @@ static void headers_that_lie_are_dropped(void)
          .flags = VNET_NEEDS_CSUM,
          .csum_start = 34,
          .csum_offset = 16},
+        {.gso_type = VNET_GSO_UDP_L4 | VNET_GSO_ECN,
+         .gso_size = 1400,
+         .flags = VNET_NEEDS_CSUM,
+         .csum_start = 34,
+         .csum_offset = 6},
         {.gso_type = 77, .gso_size = 1400},
     };
     Switch *sw = fake_switch();
@@ -486,6 +524,7 @@ int main(int argc, char **argv)
                     a_port_that_takes_a_frame_at_a_time_is_soon_not_waited_for);
     g_test_add_func("/switch/offloads",
                     who_cannot_cut_gets_frames_and_who_can_gets_the_whole);
+    g_test_add_func("/switch/datagrams", datagrams_are_cut_for_who_has_not_uso);
     g_test_add_func("/switch/headers", headers_that_lie_are_dropped);
     g_test_add_func("/switch/checksums", a_checksum_is_not_written_over_what_was_judged);
     return g_test_run();

@@ -11,7 +11,7 @@
 enum { CTRL_OK = 0, CTRL_ERR = 1, NO_ANSWER = 0xee };
 enum {
     ALL_OFFLOADS = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 |
-                   NET_OFFLOAD_ECN,
+                   NET_OFFLOAD_ECN | NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6,
     ETH = 14,
 };
 
@@ -313,11 +313,15 @@ static void only_what_was_negotiated_may_be_asked_for(void)
         {{1, 4, 54, 1000, 34, 16}, BIT64(NET_F_HOST_TSO6), 5000},
         {{1, 0x81, 54, 1000, 34, 16}, 0, 5000, true},
         {{1, 0x81, 54, 1000, 34, 16}, BIT64(NET_F_HOST_ECN), 5000},
-        {{0, 1, 54, 1000, 34, 16}, 0, 5000},   /* segments without checksums */
-        {{1, 1, 54, 0, 34, 16}, 0, 5000},      /* of no size */
-        {{1, 1, 5001, 1000, 34, 16}, 0, 5000}, /* a header longer than the frame */
-        {{1, 3, 54, 1000, 34, 16}, 0, 5000},   /* UFO */
-        {{1, 5, 54, 1000, 34, 16}, 0, 5000},
+        {{0, 1, 54, 1000, 34, 16}, 0, 5000},      /* segments without checksums */
+        {{1, 1, 54, 0, 34, 16}, 0, 5000},         /* of no size */
+        {{1, 1, 5001, 1000, 34, 16}, 0, 5000},    /* a header longer than the frame */
+        {{1, 3, 54, 1000, 34, 16}, 0, 5000},      /* UFO */
+        {{1, 5, 42, 1000, 34, 6}, 0, 5000, true}, /* USO */
+        {{1, 5, 42, 1000, 34, 6}, BIT64(NET_F_HOST_USO), 5000},
+        {{1, 0x85, 42, 1000, 34, 6}, 0, 5000},
+        {{0, 5, 42, 1000, 34, 6}, 0, 5000},
+        {{1, 6, 42, 1000, 34, 6}, 0, 5000},
         {{1, 0x80, 54, 1000, 34, 16}, 0, 5000},
     };
 
@@ -403,9 +407,12 @@ static void offloads_are_offered_as_the_host_has_them(void)
     g_assert_cmphex(g.vdev->offered & (csum | tso4), ==, csum | tso4);
     g_assert_false(g.vdev->offered & BIT64(NET_F_HOST_TSO6));
     g_assert_cmphex(fake.offloads, ==, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4);
+    g_assert_false(g.vdev->offered & BIT64(NET_F_HOST_USO));
     end();
-    start((VqgSetup){.refuse = BIT64(NET_F_GUEST_TSO4)}, ALL_OFFLOADS);
-    g_assert_cmphex(fake.offloads, ==, ALL_OFFLOADS & ~NET_OFFLOAD_TSO4);
+    start((VqgSetup){.refuse = BIT64(NET_F_GUEST_TSO4) | BIT64(NET_F_GUEST_USO6)},
+          ALL_OFFLOADS);
+    g_assert_cmphex(fake.offloads, ==,
+                    ALL_OFFLOADS & ~(NET_OFFLOAD_TSO4 | NET_OFFLOAD_USO6));
     end();
 }
 

@@ -269,6 +269,29 @@ static void a_backend_that_does_less_is_refused_only_if_the_guest_counts_on_it(v
     }
 }
 
+/* Linux before 6.2: the guest's driver does not ask again, and goes on. */
+static void a_host_without_uso_is_good_for_a_guest_that_has_it(void)
+{
+    const unsigned uso = NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6;
+    g_autoptr(GBytes) state = NULL;
+    g_autoptr(GError) error = NULL;
+
+    fake_reset(ALL_OFFLOADS | uso);
+    options = parse("tap,ifname=tap0");
+    vqg_open(&g, &virtio_net_ops, &(VqgSetup){.options = options});
+    g_assert_cmphex(fake.offloads, ==, ALL_OFFLOADS | uso);
+    g_assert_true(g.vdev->features & BIT64(NET_F_HOST_USO));
+    state = vqg_save(&g);
+    fake.can = ALL_OFFLOADS;
+    vqg_replace(&g, options);
+    vqg_load(&g, state, &error);
+    g_assert_no_error(error);
+    vqg_resume(&g);
+    g_assert_cmphex(fake.expected, ==, ALL_OFFLOADS | uso);
+    g_assert_true(g.vdev->features & BIT64(NET_F_HOST_USO));
+    end();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -280,5 +303,6 @@ int main(int argc, char **argv)
     add(a_restored_guest_is_asked_to_announce_itself);
     add(offloads_that_the_driver_turned_off_stay_off);
     add(a_backend_that_does_less_is_refused_only_if_the_guest_counts_on_it);
+    add(a_host_without_uso_is_good_for_a_guest_that_has_it);
     return g_test_run();
 }

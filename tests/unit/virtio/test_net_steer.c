@@ -481,14 +481,14 @@ static void a_queue_without_buffers_holds_others_up_for_a_moment_only(void)
     g_assert_cmpuint(vqg_used_queue(&g, 2), ==, 0);
     g_assert_false(fake.reading);
     g_assert_true(vqg_wait(&g, 2, 2));
-    g_assert_cmpuint(((Net *)g.vdev)->rx_count.dropped, ==, 1);
+    g_assert_cmpuint(((Net *)g.vdev)->pair[0].rx.count.dropped, ==, 1);
 
     offer_all(1); /* one that comes in time is not dropped */
     fake_push_frame(to2.b, to2.len);
     fake_push_frame(to2.b, to2.len);
     offer(2, 1);
     g_assert_true(vqg_wait(&g, 4, 2));
-    g_assert_cmpuint(((Net *)g.vdev)->rx_count.dropped, ==, 1);
+    g_assert_cmpuint(((Net *)g.vdev)->pair[0].rx.count.dropped, ==, 1);
     end();
 }
 
