@@ -14,9 +14,9 @@
  *     {"error": {"class": "GenericError", "desc": "..."}}
  *
  * and the first with descriptors (SCM_RIGHTS): the memory of the rings, then for each
- * queue an eventfd that wakes the switch and the reading end of a pipe that wakes the
- * monitor, eight bytes at a time, as of an eventfd.  After that
- * either side may send lines at any time:
+ * queue the writing end of a pipe that wakes the switch and the reading end of one that
+ * wakes the monitor, eight bytes at a time, as of an eventfd.  After that either side may
+ * send lines at any time:
  *
  *     monitor: {"offloads": N}   what the guest takes now, NET_OFFLOAD_*
  *              {"link": false}   the cable was pulled at the VM's side

@@ -7,11 +7,15 @@
  * then padding to eight.  A record never wraps: a length of RING_SKIP says that the next
  * one is at the ring's beginning.  A producer that finds the ring empty begins there
  * again and says in `restart` from where, so that a ring that is never full stays in the
- * cache, and its other pages are never touched.
+ * cache, and its other pages are never touched.  Those of a ring that was full once, and
+ * then lay empty for a while, its producer gives back to the host: nobody reads them
+ * before it has written to them again.
  *
  * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its wake-up;
  * the producer signals only then.  A producer that finds no room says so (`starved`), and
- * the consumer wakes it when half of the ring is free.
+ * the consumer wakes it when half of the ring is free.  Both wake by a pipe: the kernel
+ * takes its writer for one who is about to sleep, and lets the reader run on the writer's
+ * CPU, where an eventfd's would be moved to another that has to be woken first.
  *
  * One thread on each side; nothing allocates. */
 #pragma once
@@ -39,6 +43,8 @@ enum {
     RING_BYTES = 512 * 1024,
     RING_ALIGN = 8,
     RING_MAX_RECORD = 128 * 1024, /* bytes that a record may carry */
+    RING_KEPT = 4096,             /* bytes that ring_shrink() leaves */
+    RING_REST_MS = 1000,          /* between calls of it */
 };
 
 /* One end's view. */
@@ -48,8 +54,10 @@ typedef struct Ring {
     uint32_t head, tail; /* ours: as of now; the other's: as last seen */
     uint32_t next;       /* consumer: past the record that was peeked at */
     uint32_t restart;    /* producer: what it wrote there */
-    int wake_fd;       /* the other side sleeps on it: an eventfd, or a pipe; -1: none */
-    uint64_t nonsense; /* consumer: how often the ring's frames were lost */
+    uint32_t reach;      /* producer: bytes from the beginning that may have memory */
+    uint32_t rest;       /* producer: its head when ring_shrink() was called last */
+    int wake_fd;         /* the other side sleeps on it, fd_bell()'s; -1: none */
+    uint64_t nonsense;   /* consumer: how often the ring's frames were lost */
 } Ring;
 
 /* The bytes of a mapping for `queues` pairs of rings: all shared parts, then the data;
@@ -67,6 +75,15 @@ bool ring_put(Ring *r, const struct iovec *iov, unsigned n);
  */
 bool ring_has_room(Ring *r, uint32_t bytes);
 void ring_flush(Ring *r); /* publishes what was put, and wakes who sleeps */
+/* Whether it has memory that ring_shrink() could give back, which is then to be called
+ * after RING_REST_MS, and again while that returns true.  It gives back what has lain
+ * empty since the call before.  False: it did, or the consumer takes nothing; in either
+ * case there is nothing to do before the next ring_flush(). */
+static inline bool ring_is_stretched(const Ring *r)
+{
+    return r->reach > RING_KEPT;
+}
+bool ring_shrink(Ring *r);
 
 /* Consumer.  The next record's bytes, in place (the other side may still write to them);
  * NULL: there is none.  ring_take() goes past it. */

@@ -41,6 +41,13 @@ int fd_memory(const char *name, uint64_t size, unsigned flags);
 void fd_event_signal(int fd);
 bool fd_event_take(int fd);
 
+/* A pipe to be used by these two as an eventfd is, close-on-exec and non-blocking: who
+ * listens gets `*ret_hear`, who signals `*ret_ring`.  What one process does to its end,
+ * as to make it a blocking one, the other does not notice; a ring after nobody hears it
+ * any more is a SIGPIPE, unless that is ignored, and what nobody can ring any more is
+ * EPOLLHUP. */
+bool fd_bell(int *ret_hear, int *ret_ring, GError **error);
+
 /* Reads or writes all of `len` at `offset`, going on after short transfers and EINTR.
  * An end of file before `len` is an error. */
 bool fd_pread_all(int fd, void *buf, size_t len, uint64_t offset, GError **error);

@@ -6,7 +6,8 @@
  * memory once.  While frames come we go on looking for a moment before we sleep, as
  * virtio/serve.c does with a guest's rings, so that a busy network costs no wake-ups, and
  * an idle one costs nothing.  A ring that is full holds the guest's queue back, until the
- * switch signals that there is room.
+ * switch signals that there is room.  What a burst has filled is given back to the host
+ * when the ring has been empty for a second or two.
  *
  * When the switch dies the socket hangs up.  Frames are lost from then on, as on a cable
  * that is out for a moment, and a thread joins again (port_rejoin.c), which starts
@@ -54,6 +55,7 @@ typedef struct PortDev {
     bool want_write; /* a send returned false */
     bool asleep;     /* the switch signals frames */
     unsigned taken;  /* frames that were not released yet */
+    IoTimer rest;    /* to_switch is to be given back */
     IoPoller poller;
     int64_t window_ns, last_work_ns;
 
@@ -324,12 +326,32 @@ static bool port_send(NetDev *nd, const struct iovec *iov, unsigned n)
     return false;
 }
 
+static void rest_later(PortDev *d);
+
+static void on_rest(void *opaque)
+{
+    PortDev *d = opaque;
+
+    if (ring_shrink(&d->to_switch))
+        rest_later(d);
+}
+
+static void rest_later(PortDev *d)
+{
+    if (!d->rest.loop)
+        ioloop_timer(d->nd.loop, &d->rest, clock_ns() + RING_REST_MS * (int64_t)MS_NS,
+                     on_rest, d);
+}
+
 static void port_flush(NetDev *nd)
 {
     PortDev *d = port_of(nd);
 
-    if (d->attached)
-        ring_flush(&d->to_switch);
+    if (!d->attached)
+        return;
+    ring_flush(&d->to_switch);
+    if (ring_is_stretched(&d->to_switch))
+        rest_later(d);
 }
 
 static void release(PortDev *d)
@@ -375,12 +397,14 @@ static void adapt_window(PortDev *d)
         d->window_ns = CLAMP(d->window_ns * 2, POLL_MIN_NS, POLL_MAX_NS);
 }
 
-/* Frames for us, or room for ours. */
+/* Frames for us, or room for ours.  A switch that closes its end does not wake us any
+ * more; that it has ended, or wants us to leave, its socket says. */
 static void on_wake(void *opaque, uint32_t events)
 {
     PortDev *d = opaque;
 
-    fd_event_take(d->joined.hear_fd);
+    if (!fd_event_take(d->joined.hear_fd) && (events & EPOLLHUP))
+        ioloop_unwatch(&d->hear_watch);
     if (d->asleep)
         adapt_window(d);
     ring_awake(&d->from_switch);
@@ -438,6 +462,7 @@ static void unmap(PortDev *d)
 {
     ioloop_unwatch(&d->sock_watch);
     ioloop_unwatch(&d->hear_watch);
+    ioloop_timer_cancel(&d->rest);
     port_leave(&d->joined);
     d->attached = false;
     d->asleep = false;

@@ -8,7 +8,7 @@
 /* What a hello was answered with.  Zero-initialised with fds of -1 by port_join(). */
 typedef struct PortJoined {
     int sock;             /* non-blocking */
-    int tell_fd, hear_fd; /* wake the switch, wake us */
+    int tell_fd, hear_fd; /* wake the switch, wake us: each one end of a pipe */
     void *memory;         /* ring_memory(1) bytes */
     unsigned mtu;         /* 0: not said */
     bool link;

@@ -10,6 +10,8 @@
  * with a full barrier in between on both sides; likewise `starved` and `tail`. */
 #include "network/ring.h"
 
+#include <sys/mman.h>
+
 #include "util/bits.h"
 #include "util/fd.h"
 
@@ -140,6 +142,7 @@ bool ring_put(Ring *r, const struct iovec *iov, unsigned n)
         at = 0;
     }
     r->head += size;
+    r->reach = skip ? RING_BYTES : MAX(r->reach, at + size);
     store_le32(r->data + at, (uint32_t)len);
     at += sizeof(uint32_t);
     for (unsigned i = 0; i < n; i++) {
@@ -157,6 +160,27 @@ void ring_flush(Ring *r)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (load(&s->asleep))
         wake(r, &s->asleep);
+}
+
+/* Only the producer can do this, as only it knows that nothing is being written.  What
+ * the consumer says cannot hurt but the consumer itself: it loses what it has not read.
+ * The pages go from the mappings of both; who touches them again gets zeroes, and memory
+ * that is no file (a test's) just stays. */
+bool ring_shrink(Ring *r)
+{
+    if (!ring_is_stretched(r))
+        return false;
+    if (r->head != r->rest) {
+        r->rest = r->head;
+        return true;
+    }
+    restart_if_empty(r);
+    if (r->tail != r->head)
+        return false;
+    madvise(r->data + RING_KEPT, align_up(r->reach, PAGE) - RING_KEPT, MADV_REMOVE);
+    r->reach = RING_KEPT;
+    r->rest = r->head;
+    return false;
 }
 
 /* ---- the consumer ------------------------------------------------------------------ */

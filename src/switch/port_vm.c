@@ -8,10 +8,12 @@
  * turn of the loop, without any system call between it and its monitor.  One that has
  * been silent for its window is asked to kick us again and leaves that list, so an idle
  * switch sleeps in epoll, and a switch of a thousand idle ports looks at none of them.
- * The window adapts as that of a device does: it closes for who kicks seldom. */
+ * The window adapts as that of a device does: it closes for who kicks seldom.
+ *
+ * Memory.  A second after a burst all ports are looked at, and once more a second later,
+ * and the rings that it filled are given back to the host; when none is left, and in an
+ * idle switch, there is no such timer. */
 #include "src/switch/port_vm.h"
-
-#include <fcntl.h>
 
 #include "backend/netdev.h"
 #include "network/ring.h"
@@ -196,12 +198,15 @@ static void adapt_window(PortVm *v)
     v->last_ns = v->port.sw->now_ns;
 }
 
-/* Frames, or room in its other ring. */
+/* Frames, or room in its other ring.  A monitor that closes its end does not kick any
+ * more; that it leaves, its socket says. */
 static void on_kick(void *opaque, uint32_t events)
 {
-    PortVm *v = ((Queue *)opaque)->owner;
+    Queue *q = opaque;
+    PortVm *v = q->owner;
 
-    fd_event_take(((Queue *)opaque)->kick_fd);
+    if (!fd_event_take(q->kick_fd) && (events & EPOLLHUP))
+        ioloop_unwatch(&q->watch);
     switch_turn(v->port.sw);
     if (v->port.full)
         look_for_room(v);
@@ -239,6 +244,8 @@ static Queue *queue_of(PortVm *v, const Packet *p)
         h = (h ^ ((uint32_t)p->from_port << 16 | p->to_port)) * 0xc2b2ae35u;
     return &v->queue[(h >> 16) % v->n_queues];
 }
+
+static void rest_later(Switch *sw);
 
 static bool put(PortVm *v, const VnetHdr *hdr, const uint8_t *frame, size_t len)
 {
@@ -285,8 +292,42 @@ static void vm_flush(Port *port)
     for (unsigned i = 0; i < v->n_queues; i++) {
         if (v->queue[i].used)
             ring_flush(&v->queue[i].to_vm);
+        if (v->queue[i].used && ring_is_stretched(&v->queue[i].to_vm))
+            rest_later(port->sw);
         v->queue[i].used = false;
     }
+}
+
+/* ---- memory ------------------------------------------------------------------------ */
+
+/* True: not all of it is given back yet. */
+static bool rest(PortVm *v)
+{
+    bool more = false;
+
+    for (unsigned i = 0; i < v->n_queues; i++)
+        more |= ring_shrink(&v->queue[i].to_vm);
+    return more;
+}
+
+static void on_rest(void *opaque)
+{
+    Switch *sw = opaque;
+    bool more = false;
+
+    switch_turn(sw);
+    for (unsigned i = 0; i < sw->n_ports; i++)
+        if (sw->port[i] && port_is_vm(sw->port[i]))
+            more |= rest(of(sw->port[i]));
+    if (more)
+        rest_later(sw);
+}
+
+static void rest_later(Switch *sw)
+{
+    if (!sw->rest_timer.loop)
+        ioloop_timer(sw->loop, &sw->rest_timer, sw->now_ns + RING_REST_MS * 1000000ll,
+                     on_rest, sw);
 }
 
 /* ---- coming and going -------------------------------------------------------------- */
@@ -337,19 +378,15 @@ static void on_gone(Port *port)
 }
 
 /* An eventfd that the monitor has too could be made a blocking one by it, and be full
- * when we write to it.  Of a pipe it only gets the end that we do not write to. */
+ * when we write to it.  Of a pipe it only gets the end that we do not have. */
 static bool make_fds(Queue *q, VmFds *fds, GError **error)
 {
-    int ends[2];
-
-    q->kick_fd = fd_event(error);
-    if (q->kick_fd < 0)
+    if (!fd_bell(&q->kick_fd, &fds->fd[fds->n], error))
         return false;
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
-        return fail_errno(error, "make a pipe");
-    q->call_fd = ends[1];
-    fds->fd[fds->n++] = q->kick_fd;
-    fds->fd[fds->n++] = ends[0];
+    fds->n++;
+    if (!fd_bell(&fds->fd[fds->n], &q->call_fd, error))
+        return false;
+    fds->n++;
     return true;
 }
 

@@ -307,6 +307,7 @@ void switch_free(Switch *sw)
     rules_log_free(sw->log);
     firewall_unref(sw->rules);
     ioloop_timer_cancel(&sw->hold_timer);
+    ioloop_timer_cancel(&sw->rest_timer);
     fdb_free(sw->fdb);
     ioloop_free(sw->loop);
     g_free(sw->buffer);

@@ -139,6 +139,7 @@ struct Switch {
     struct Guest *guests; /* who has not yet said who he is: guest.c */
     Port *waiting;        /* hold.h */
     IoTimer hold_timer;
+    IoTimer rest_timer; /* port_vm.c: rings that are to be given back */
     int64_t started_ns;
     uint8_t *buffer;  /* of the frame that is on its way: FRAME_ROOM and PACKET_MAX */
     uint8_t *scratch; /* for vnet_segment(): VNET_SCRATCH */

@@ -36,7 +36,7 @@ void vm_memory_free(void *memory, unsigned queues)
 
 void vm_fds_close(VmFds *fds)
 {
-    for (unsigned i = 0; i < fds->n; i += 2)
+    for (unsigned i = 0; i < fds->n; i++)
         fd_close(&fds->fd[i]);
     fds->n = 0;
 }

@@ -28,9 +28,9 @@ void vm_link_hang_up(VmLink *l);
 void vm_link_dismiss(VmLink *l); /* and the monitor is told not to come again */
 bool vm_link_is_dead(VmLink *l); /* it has hung up, and we have not looked yet */
 
-/* What a monitor is handed out: memory, and for each queue the eventfd that wakes us and
- * the reading end of a pipe that wakes it.  The memory's and the reading ends are of no
- * use to us after that. */
+/* What a monitor is handed out: memory, and for each queue the end of a pipe that wakes
+ * us, for writing, and of one that wakes it, for reading.  They are of no use to us after
+ * that. */
 typedef struct VmFds {
     int fd[1 + 2 * PORT_MAX_QUEUES];
     unsigned n;

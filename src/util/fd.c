@@ -36,19 +36,30 @@ int fd_memory(const char *name, uint64_t size, unsigned flags)
     return fd_steal(&fd);
 }
 
+bool fd_bell(int *ret_hear, int *ret_ring, GError **error)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+        return fail_errno(error, "make a pipe");
+    *ret_hear = ends[0];
+    *ret_ring = ends[1];
+    return true;
+}
+
 void fd_event_signal(int fd)
 {
     uint64_t one = 1;
 
-    /* EAGAIN means that the counter is full: it is signalled already. */
+    /* EAGAIN means that the counter, or the pipe, is full: it is signalled already. */
     while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
 }
 
 bool fd_event_take(int fd)
 {
-    uint64_t count;
-    struct iovec iov = {&count, sizeof(count)};
+    uint64_t count[64]; /* of an eventfd the first; a pipe may hold more */
+    struct iovec iov = {count, sizeof(count)};
     ssize_t n;
 
     /* Another process that has it, too, may have made it a blocking one. */
@@ -56,8 +67,8 @@ bool fd_event_take(int fd)
         n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EOPNOTSUPP) /* Linux before 5.8 */
-        n = read(fd, &count, sizeof(count));
-    return n == sizeof(count);
+        n = read(fd, count, sizeof(count));
+    return n > 0;
 }
 
 bool fd_pread_all(int fd, void *buf, size_t len, uint64_t offset, GError **error)

@@ -342,6 +342,22 @@ def test_rings_full_of_nonsense_hurt_nobody_else():
         talk(a, b)
 
 
+def test_a_monitor_that_closes_its_bell_keeps_nobody_busy():
+    def cpu_ns(net):
+        with open(f"/proc/{net.process.pid}/schedstat", encoding="ascii") as stat:
+            return int(stat.read().split()[0])
+
+    with Network() as net, net.vm("a", 2) as a, net.vm("b", 3) as b, net.vm("evil", 4) as evil:
+        os.close(evil.fds.pop(1))
+        talk(a, b)  # that it is closed has been seen
+        before = cpu_ns(net)
+        time.sleep(0.3)
+        used = cpu_ns(net) - before
+        check(used < 50e6, f"{used / 1e6} ms of CPU in 300 ms")
+        say(a, evil, b"hello")
+        hear(evil, b"hello")
+
+
 def test_a_vm_that_takes_nothing_holds_up_nobody():
     with Network() as net, net.vm("a", 2) as a, net.vm("b", 3) as b, net.vm("still", 4) as still:
         begun = time.monotonic()
@@ -689,8 +705,15 @@ def cpu_ticks(pid):
     return int(fields[11]) + int(fields[12]), sum(switches)
 
 
-def test_an_idle_switch_sleeps():
+def test_an_idle_switch_gives_rings_back_and_sleeps():
     with Network() as net, net.vm("a", 2) as a, net.vm("b", 3) as b, net.stream():
+        talk(a, b)
+        for i in range(250):
+            say(a, b, b"%04d" % i + bytes(1400))
+        wait_until(lambda: b.memory_held() > 300 << 10, "filling it")
+        for i in range(250):
+            hear(b, b"%04d" % i + bytes(1400))
+        wait_until(lambda: b.memory_held() < 64 << 10, "giving back what was full")
         talk(a, b)
         time.sleep(0.2)
         before = cpu_ticks(net.process.pid)

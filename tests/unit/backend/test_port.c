@@ -1,9 +1,11 @@
 /* A card on a named network, at a switch that the test plays: the hello, frames both
  * ways, a ring that is full, the link, and a switch that dies. */
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "backend/netdev.h"
 #include "network/config.h"
@@ -23,7 +25,8 @@ typedef struct Scene {
     const char *answer; /* to the next hello; NULL: a good one */
     GThread *thread;
     json_t *hello;
-    int fd, memory_fd, hear_fd, tell_fd;
+    int fd, memory_fd;
+    int kick[2], call[2]; /* pipes: what wakes the switch, what wakes the card */
     void *memory;
     Ring from_card, to_card;
     char said[4096]; /* by the card after its hello */
@@ -42,7 +45,7 @@ typedef struct Scene {
 
 static void send_answer(Scene *s, const char *text, bool with_rings)
 {
-    int fds[] = {s->memory_fd, s->hear_fd, s->tell_fd};
+    int fds[] = {s->memory_fd, s->kick[1], s->call[0]};
     char control[CMSG_SPACE(sizeof(fds))] = {0};
     struct iovec iov = {(char *)text, strlen(text)};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -62,12 +65,12 @@ static void send_answer(Scene *s, const char *text, bool with_rings)
 static void make_rings(Scene *s, size_t bytes)
 {
     s->memory_fd = fd_memory("rings", bytes, 0);
-    s->hear_fd = fd_event(NULL);
-    s->tell_fd = fd_event(NULL);
+    g_assert_true(fd_bell(&s->kick[0], &s->kick[1], NULL));
+    g_assert_true(fd_bell(&s->call[0], &s->call[1], NULL));
     s->memory = mmap(NULL, ring_memory(1), PROT_READ | PROT_WRITE, MAP_SHARED,
                      s->memory_fd, 0);
-    ring_attach(&s->from_card, s->memory, 1, 0, true, s->tell_fd);
-    ring_attach(&s->to_card, s->memory, 1, 0, false, s->tell_fd);
+    ring_attach(&s->from_card, s->memory, 1, 0, true, s->call[1]);
+    ring_attach(&s->to_card, s->memory, 1, 0, false, s->call[1]);
 }
 
 static void drop_rings(Scene *s)
@@ -76,8 +79,10 @@ static void drop_rings(Scene *s)
         munmap(s->memory, ring_memory(1));
     s->memory = NULL;
     fd_close(&s->memory_fd);
-    fd_close(&s->hear_fd);
-    fd_close(&s->tell_fd);
+    for (unsigned i = 0; i < 2; i++) {
+        fd_close(&s->kick[i]);
+        fd_close(&s->call[i]);
+    }
     fd_close(&s->fd);
 }
 
@@ -203,7 +208,8 @@ static void begin(Scene *s)
     g_autofree char *path = NULL, *networks = NULL;
     NetworkConfig *config = param_new(&network_params);
 
-    *s = (Scene){.fd = -1, .memory_fd = -1, .hear_fd = -1, .tell_fd = -1, .link = -1};
+    *s = (Scene){
+        .fd = -1, .memory_fd = -1, .kick = {-1, -1}, .call = {-1, -1}, .link = -1};
     s->folder = g_dir_make_tmp("hutch-XXXXXX", NULL);
     networks = g_build_filename(s->folder, "networks", NULL);
     g_setenv("XDG_RUNTIME_DIR", s->folder, true);
@@ -355,6 +361,38 @@ static void a_full_ring_holds_back(void)
     end(&s);
 }
 
+static uint64_t held_bytes(Scene *s)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(s->memory_fd, &st), ==, 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static bool is_given_back(Scene *s)
+{
+    return held_bytes(s) <= 4096 + RING_KEPT;
+}
+
+static void a_ring_that_rests_is_given_back(void)
+{
+    uint32_t len;
+    Scene s;
+
+    begin_joined(&s);
+    while (send_frame(&s, 1, NET_MAX_FRAME))
+        ;
+    g_assert_cmpuint(held_bytes(&s), >, RING_BYTES * 3 / 4);
+    while (ring_peek(&s.from_card, &len))
+        ring_take(&s.from_card);
+    ring_release(&s.from_card);
+    g_assert_true(until(&s, is_given_back));
+    g_assert_true(send_frame(&s, 2, FRAME));
+    g_assert_nonnull(ring_peek(&s.from_card, &len));
+    g_assert_cmpuint(len, ==, FRAME);
+    end(&s);
+}
+
 static bool link_is_down(Scene *s)
 {
     return s->link == 0;
@@ -494,10 +532,13 @@ static void bad_options_are_refused(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    signal(SIGPIPE, SIG_IGN); /* as in hutch */
     g_test_add_func("/port/bad_options_are_refused", bad_options_are_refused);
     g_test_add_func("/port/it_says_who_it_is", it_says_who_it_is);
     g_test_add_func("/port/frames_pass_both_ways", frames_pass_both_ways);
     g_test_add_func("/port/a_full_ring_holds_back", a_full_ring_holds_back);
+    g_test_add_func("/port/a_ring_that_rests_is_given_back",
+                    a_ring_that_rests_is_given_back);
     g_test_add_func("/port/the_switch_cuts_the_link", the_switch_cuts_the_link);
     g_test_add_func("/port/a_dead_switch_is_joined_again", a_dead_switch_is_joined_again);
     g_test_add_func("/port/who_was_disconnected_stays_away",

@@ -1,35 +1,67 @@
-/* The rings between a monitor and a switch: order, room, sleeping, and a hostile other
- * side. */
+/* The rings between a monitor and a switch: order, room, sleeping, memory that is given
+ * back, and a hostile other side. */
 #include "network/ring.h"
 
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "util/bits.h"
 #include "util/fd.h"
 
+typedef struct Bell {
+    int hear, ring;
+} Bell;
+
+/* Two mappings of one file, as two processes have. */
 typedef struct Pair {
-    void *memory;
+    int fd;
+    void *memory[2];
     Ring in, out; /* the producer's view, the consumer's view */
-    int sleep_fd; /* of the consumer */
-    int room_fd;  /* of the producer */
+    Bell sleep;   /* of the consumer */
+    Bell room;    /* of the producer */
 } Pair;
+
+static void *map(Pair *p)
+{
+    void *memory = mmap(NULL, ring_memory(1), PROT_READ | PROT_WRITE, MAP_SHARED, p->fd,
+                        0);
+
+    g_assert_true(memory != MAP_FAILED);
+    return memory;
+}
 
 static void pair_init(Pair *p)
 {
-    p->memory = g_aligned_alloc0(1, ring_memory(1), 4096);
-    p->sleep_fd = fd_event(NULL);
-    p->room_fd = fd_event(NULL);
-    ring_attach(&p->in, p->memory, 1, 0, true, p->sleep_fd);
-    ring_attach(&p->out, p->memory, 1, 0, true, p->room_fd);
+    p->fd = fd_memory("rings", ring_memory(1), 0);
+    p->memory[0] = map(p);
+    p->memory[1] = map(p);
+    g_assert_true(fd_bell(&p->sleep.hear, &p->sleep.ring, NULL));
+    g_assert_true(fd_bell(&p->room.hear, &p->room.ring, NULL));
+    ring_attach(&p->in, p->memory[0], 1, 0, true, p->sleep.ring);
+    ring_attach(&p->out, p->memory[1], 1, 0, true, p->room.ring);
 }
 
 static void pair_finish(Pair *p)
 {
-    g_aligned_free(p->memory);
-    close(p->sleep_fd);
-    close(p->room_fd);
+    munmap(p->memory[0], ring_memory(1));
+    munmap(p->memory[1], ring_memory(1));
+    close(p->fd);
+    close(p->sleep.hear);
+    close(p->sleep.ring);
+    close(p->room.hear);
+    close(p->room.ring);
+}
+
+/* What the host has of it. */
+static uint64_t held_bytes(Pair *p)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(p->fd, &st), ==, 0);
+    return (uint64_t)st.st_blocks * 512;
 }
 
 static bool put(Pair *p, uint32_t len, uint8_t fill)
@@ -141,14 +173,14 @@ static void a_starved_producer_is_woken_at_half(void)
     for (left = n; left > n / 2 + 1; left--) { /* a full ring was published by itself */
         take(&p, 1020, 1);
         ring_release(&p.out);
-        g_assert_false(readable(p.room_fd));
+        g_assert_false(readable(p.room.hear));
     }
     take(&p, 1020, 1);
     ring_release(&p.out);
-    g_assert_true(fd_event_take(p.room_fd));
+    g_assert_true(fd_event_take(p.room.hear));
     take(&p, 1020, 1);
     ring_release(&p.out);
-    g_assert_false(readable(p.room_fd)); /* once */
+    g_assert_false(readable(p.room.hear)); /* once */
     g_assert_true(put(&p, 1020, 1));
     pair_finish(&p);
 }
@@ -160,18 +192,80 @@ static void a_sleeper_is_woken_and_nobody_else(void)
     pair_init(&p);
     put(&p, 60, 1);
     ring_flush(&p.in);
-    g_assert_false(readable(p.sleep_fd));
+    g_assert_false(readable(p.sleep.hear));
     g_assert_false(ring_sleep(&p.out)); /* there is something */
     take(&p, 60, 1);
     ring_release(&p.out);
     g_assert_true(ring_sleep(&p.out));
     put(&p, 60, 1);
     ring_flush(&p.in);
-    g_assert_true(fd_event_take(p.sleep_fd));
+    g_assert_true(fd_event_take(p.sleep.hear));
     ring_awake(&p.out);
     put(&p, 60, 1);
     ring_flush(&p.in);
-    g_assert_false(readable(p.sleep_fd));
+    g_assert_false(readable(p.sleep.hear));
+    pair_finish(&p);
+}
+
+static unsigned fill(Pair *p)
+{
+    unsigned n = 0;
+
+    while (put(p, 1020, (uint8_t)n))
+        n++;
+    return n;
+}
+
+static void what_was_full_is_given_back_once_it_rests(void)
+{
+    Pair p;
+
+    pair_init(&p);
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned n = fill(&p);
+
+        g_assert_cmpuint(held_bytes(&p), >, RING_BYTES);
+        g_assert_true(ring_is_stretched(&p.in));
+        for (unsigned i = 0; i < n; i++)
+            take(&p, 1020, (uint8_t)i);
+        ring_release(&p.out);
+        g_assert_true(ring_shrink(&p.in)); /* used since the call before */
+        g_assert_cmpuint(held_bytes(&p), >, RING_BYTES);
+        g_assert_false(ring_shrink(&p.in));
+        g_assert_cmpuint(held_bytes(&p), <=, 4096 + RING_KEPT);
+        g_assert_false(ring_is_stretched(&p.in));
+        g_assert_true(put(&p, 1020, 7)); /* at the beginning, which was kept */
+        ring_flush(&p.in);
+        take(&p, 1020, 7);
+        ring_release(&p.out);
+        g_assert_cmpuint(held_bytes(&p), <=, 4096 + RING_KEPT);
+    }
+    g_assert_cmpuint(p.out.nonsense, ==, 0);
+    pair_finish(&p);
+}
+
+static void what_is_not_read_is_not_given_back(void)
+{
+    unsigned n;
+    Pair p;
+
+    pair_init(&p);
+    n = fill(&p);
+    ring_flush(&p.in);
+    g_assert_true(ring_shrink(&p.in));
+    g_assert_false(ring_shrink(&p.in)); /* no reason to come back: it is stuck */
+    g_assert_cmpuint(held_bytes(&p), >, RING_BYTES);
+    for (unsigned i = 0; i < n; i++)
+        take(&p, 1020, (uint8_t)i);
+    ring_release(&p.out);
+    g_assert_true(put(&p, 60, 1)); /* not flushed */
+    g_assert_true(ring_shrink(&p.in));
+    g_assert_false(ring_shrink(&p.in));
+    ring_flush(&p.in);
+    take(&p, 60, 1);
+    ring_release(&p.out);
+    g_assert_false(ring_shrink(&p.in)); /* the call before was after the put */
+    g_assert_cmpuint(held_bytes(&p), <=, 4096 + RING_KEPT);
     pair_finish(&p);
 }
 
@@ -233,6 +327,7 @@ static void a_hostile_consumer_gets_no_write_outside(void)
             ring_flush(&p.in);
         s->tail = g_rand_boolean(rand) ? g_rand_int(rand) : p.in.head;
         s->restart = g_rand_int(rand);
+        ring_shrink(&p.in);
     }
     /* The other ring lies behind this one. */
     g_assert_cmpmem(p.in.data + RING_BYTES, sizeof(guard), guard, sizeof(guard));
@@ -242,7 +337,7 @@ static void a_hostile_consumer_gets_no_write_outside(void)
 
 /* ---- two threads ------------------------------------------------------------------- */
 
-enum { STREAM = 200000 };
+enum { STREAM = 200000, REST = 500 };
 
 static void wait_for(int fd)
 {
@@ -263,9 +358,16 @@ static void *produce(void *opaque)
         memset(bytes, (int)i, iov.iov_len);
         store_le32(bytes, i);
         while (!ring_put(&p->in, &iov, 1))
-            wait_for(p->room_fd);
+            wait_for(p->room.hear);
         if (i % 7 == 0)
             ring_flush(&p->in);
+        if (i % REST == 0) {
+            ring_flush(&p->in);
+            while (ring_is_stretched(&p->in)) { /* the consumer may be asleep by then */
+                sched_yield();
+                ring_shrink(&p->in);
+            }
+        }
     }
     ring_flush(&p->in);
     return NULL;
@@ -285,7 +387,7 @@ static void two_threads_lose_nothing_and_no_wakeup(void)
         if (!bytes) {
             ring_release(&p.out);
             if (ring_sleep(&p.out))
-                wait_for(p.sleep_fd);
+                wait_for(p.sleep.hear);
             continue;
         }
         g_assert_cmpuint(len, ==, 4 + i % 2900);
@@ -310,6 +412,8 @@ int main(int argc, char **argv)
                     all_of_the_room_is_there_after_a_restart);
     g_test_add_func("/ring/starved", a_starved_producer_is_woken_at_half);
     g_test_add_func("/ring/sleeper", a_sleeper_is_woken_and_nobody_else);
+    g_test_add_func("/ring/given back", what_was_full_is_given_back_once_it_rests);
+    g_test_add_func("/ring/not given back", what_is_not_read_is_not_given_back);
     g_test_add_func("/ring/nonsense", nonsense_loses_frames_and_no_more);
     g_test_add_func("/ring/hostile consumer", a_hostile_consumer_gets_no_write_outside);
     g_test_add_func("/ring/two threads", two_threads_lose_nothing_and_no_wakeup);
