@@ -1,18 +1,19 @@
-/* Questions to the gateway (dns.h), over UDP.
+/* Questions to the gateway (dns.h), over UDP and TCP.
  *
  * Own are the network's domain, names without a dot, the addresses of its subnets, and
  * the few domains that are never to leave a host's neighbourhood (RFC 6761, 6762, 7686).
  * A VM's name has the address that the VM has now or had when it last ran.
  *
- * An answer is never much bigger than what the asker can be sent anyway: 1,232 bytes, cut
- * off at what it says it takes.  It goes to the asker's MAC, whose addresses
- * anti-spoofing has checked, so that nobody else can be flooded with it; and a port has a
- * rate. */
+ * An answer over UDP is never much bigger than what the asker can be sent anyway: 1,232
+ * bytes, cut off at what it says it takes; who wants all of it asks again over TCP.  It
+ * goes to the asker's MAC, whose addresses anti-spoofing has checked, so that nobody else
+ * can be flooded with it; and a port has a rate. */
 #include "src/switch/dns.h"
 
 #include "packet/build.h"
 #include "src/switch/dns_forward.h"
 #include "src/switch/dns_message.h"
+#include "src/switch/dns_tcp.h"
 #include "src/switch/emit.h"
 #include "src/switch/gateway_private.h"
 
@@ -36,12 +37,15 @@ struct Dns {
     Gateway *gw;
     Names *names;
     DnsForward *forward;
+    DnsTcp *tcp;
     char *domain; /* in lower case */
     Rate rate[SWITCH_MAX_PORTS];
 };
 
 static void answered(void *opaque, const DnsAsker *asker, const DnsMessage *query,
                      const DnsMessage *answer);
+static bool asked_by_tcp(void *opaque, const DnsAsker *asker, const uint8_t *message,
+                         size_t len);
 
 Dns *dns_new(Switch *sw, Gateway *gw, Names *names, GError **error)
 {
@@ -51,6 +55,7 @@ Dns *dns_new(Switch *sw, Gateway *gw, Names *names, GError **error)
     d->gw = gw;
     d->names = names;
     d->forward = dns_forward_new(sw->loop, answered, d);
+    d->tcp = dns_tcp_new(sw, gw, asked_by_tcp, d);
     if (!dns_reconfigure(d, error)) {
         dns_free(d);
         return NULL;
@@ -63,6 +68,7 @@ void dns_free(Dns *d)
     if (!d)
         return;
     dns_forward_free(d->forward);
+    dns_tcp_free(d->tcp);
     g_free(d->domain);
     g_free(d);
 }
@@ -221,8 +227,12 @@ static void send_to(Dns *d, const DnsAsker *to, const void *message, size_t len)
 {
     Builder b = {0};
 
+    if (to->stream) {
+        dns_tcp_answer(d->tcp, to, message, len);
+        return;
+    }
     build_ip(&b, &to->mac, gateway_mac(d->gw), &to->server, &to->ip, IPPROTO_UDP, 0);
-    build_udp(&b, DNS_PORT, to->udp_port);
+    build_udp(&b, DNS_PORT, to->ask_port);
     build_bytes(&b, message, len);
     emit(d->sw, &b, to->vlan);
 }
@@ -263,14 +273,14 @@ static void answered(void *opaque, const DnsAsker *asker, const DnsMessage *quer
 {
     Dns *d = opaque;
     Learn learn = {.d = d, .query = query, .port = asker->port};
-    uint8_t bytes[DNS_MAX_UDP];
+    static uint8_t bytes[UINT16_MAX];
 
     d->sw->now_ns = clock_ns();
-    if (!answer) {
+    if (!answer || (asker->stream && answer->flags & DNS_TC)) {
         send_error(d, asker, query, DNS_SERVFAIL);
     } else {
         dns_each_address(answer, learn_address, &learn);
-        if (answer->len > dns_size_of(query)) {
+        if (!asker->stream && answer->len > dns_size_of(query)) {
             DnsReply r;
 
             dns_reply_begin(&r, query, answer->flags & DNS_RCODE, false);
@@ -308,6 +318,7 @@ static void handle(Dns *d, const DnsAsker *asker, const uint8_t *message, size_t
 
     if (len < DNS_HEADER || (q.flags & DNS_QR)) /* an answer is never answered */
         return;
+    q.whole = asker->stream;
     if (q.flags & DNS_OPCODE)
         send_error(d, asker, &q, DNS_NOTIMP);
     else if (!whole)
@@ -324,6 +335,17 @@ static void handle(Dns *d, const DnsAsker *asker, const uint8_t *message, size_t
         send_error(d, asker, &q, DNS_SERVFAIL);
 }
 
+static bool asked_by_tcp(void *opaque, const DnsAsker *asker, const uint8_t *message,
+                         size_t len)
+{
+    Dns *d = opaque;
+
+    if (!within_rate(d, asker->port))
+        return false;
+    handle(d, asker, message, len);
+    return true;
+}
+
 bool dns_input(Dns *d, Port *from, const Frame *f)
 {
     const Packet *p = &f->p;
@@ -331,13 +353,17 @@ bool dns_input(Dns *d, Port *from, const Frame *f)
                       .mac = p->src,
                       .ip = p->from,
                       .server = p->to,
-                      .udp_port = p->from_port,
+                      .ask_port = p->from_port,
                       .vlan = f->vlan};
     size_t len;
 
-    if (p->proto != IPPROTO_UDP || p->to_port != DNS_PORT || !p->transport ||
-        !d->sw->config->dns || !gateway_is(d->gw, &p->to))
+    if ((p->proto != IPPROTO_UDP && p->proto != IPPROTO_TCP) || p->to_port != DNS_PORT ||
+        !p->transport || !d->sw->config->dns || !gateway_is(d->gw, &p->to))
         return false;
+    if (p->proto == IPPROTO_TCP) {
+        dns_tcp_input(d->tcp, from, f);
+        return true;
+    }
     len = (size_t)(f->data[p->transport + 4] << 8 | f->data[p->transport + 5]);
     if (p->fragment || ip_is_multicast(&p->from) || ip_is_unspecified(&p->from) ||
         len < UDP_HEADER || len > p->end - p->transport || !within_rate(d, from->id))
@@ -349,5 +375,6 @@ bool dns_input(Dns *d, Port *from, const Frame *f)
 void dns_port_removed(Dns *d, Port *port)
 {
     dns_forward_port_gone(d->forward, port->id);
+    dns_tcp_port_removed(d->tcp, port);
     d->rate[MIN(port->id, SWITCH_MAX_PORTS - 1)] = (Rate){0};
 }

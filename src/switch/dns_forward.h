@@ -23,7 +23,8 @@ typedef struct DnsAsker {
     unsigned port; /* the switch's */
     Mac mac;
     Ip ip, server; /* the address that it asked */
-    uint16_t udp_port, vlan;
+    uint16_t ask_port, vlan;
+    uint64_t stream; /* its connection; 0: it asked over UDP */
 } DnsAsker;
 
 /* `query` is what was asked, with the asker's id; `answer` what came for it, with another

@@ -124,7 +124,7 @@ bool dns_parse(const uint8_t *bytes, size_t len, DnsMessage *ret)
     ret->name[0] = 0;
     ret->type = ret->class_ = 0;
     ret->question_end = 0;
-    ret->edns = ret->dnssec_ok = false;
+    ret->edns = ret->dnssec_ok = ret->whole = false;
     ret->edns_version = 0;
     ret->edns_size = 0;
     if (len < DNS_HEADER)
@@ -252,6 +252,8 @@ bool dns_reverse_name(const char *name, Ip *ret)
 
 size_t dns_size_of(const DnsMessage *query)
 {
+    if (query->whole)
+        return DNS_MAX_UDP;
     return query->edns ? CLAMP((size_t)query->edns_size, DNS_PLAIN_UDP, DNS_MAX_UDP)
                        : DNS_PLAIN_UDP;
 }

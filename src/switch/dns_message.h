@@ -61,6 +61,7 @@ typedef struct DnsMessage {
     uint16_t type, class_;
     size_t question_end; /* where the records begin */
     bool edns, dnssec_ok;
+    bool whole; /* of a question: it came over TCP, and no answer is too long */
     uint8_t edns_version;
     uint16_t edns_size;
 } DnsMessage;

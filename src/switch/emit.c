@@ -77,3 +77,21 @@ bool build_refusal(Builder *b, const Frame *f, const Ip *from, Refusal why, unsi
     build_bytes(b, f->data + p->net, quote);
     return build_end(b);
 }
+
+bool build_reset(Builder *b, const Frame *f)
+{
+    const Packet *p = &f->p;
+    bool acks = p->tcp_flags & PACKET_TCP_ACK;
+    uint32_t len;
+
+    if (!p->transport || p->fragment || p->tcp_flags & PACKET_TCP_RST ||
+        !frame_tcp_sum_ok(f))
+        return false;
+    len = p->end - p->payload + !!(p->tcp_flags & PACKET_TCP_SYN) +
+          !!(p->tcp_flags & PACKET_TCP_FIN);
+    build_ip(b, &p->src, &p->dst, &p->to, &p->from, IPPROTO_TCP, 0);
+    build_tcp(b, p->to_port, p->from_port, acks ? p->tcp_ack : 0,
+              acks ? 0 : p->tcp_seq + len,
+              acks ? PACKET_TCP_RST : PACKET_TCP_RST | PACKET_TCP_ACK, 0, 0);
+    return build_end(b);
+}

@@ -26,3 +26,8 @@ bool refusal_may(int64_t *bucket_ns, int64_t now_ns);
  * frame without addresses.  False: none is due: about errors, fragments but the first,
  * group addresses (RFC 1122, 3.2.2; RFC 4443, 2.4). */
 bool build_refusal(Builder *b, const Frame *f, const Ip *from, Refusal why, unsigned mtu);
+
+/* The answer to a TCP packet for which there is no connection (RFC 9293, 3.10.7.1), with
+ * its addresses turned round.  False: none is due: to a RST, to what is not whole, or not
+ * what was sent. */
+bool build_reset(Builder *b, const Frame *f);

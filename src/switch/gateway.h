@@ -8,7 +8,7 @@
  *
  *     arp.c   ARP, ND, echo: and neighbour.c: who is where
  *     dhcp.c  DHCPv4; dhcp6.c; ra.c: router advertisements; leases.c: who has what
- *     dns*.c  names of VMs, and the rest forwarded; what was answered, for rules
+ *     dns*.c  names of VMs, and the rest forwarded; what was answered, for rules; tcp.c
  *     nat.c   libslirp; forward.c: ports of the host; route*.c: other networks
  *     outside.c: which of these it is, or an ICMP error */
 #pragma once

@@ -7,13 +7,22 @@ import os
 import struct
 import sys
 
-GUEST, UPSTREAM, ALONE = 0, 1, 2
+GUEST, UPSTREAM, ALONE, SEGMENT = 0, 1, 2, 3
+SYN, ACK, PSH, FIN, RST = 2, 16, 8, 1, 4
 
 
 def says(who, message, right=False):
     """`right`: the byte has its upper bit and still means an upstream server."""
-    byte = next(b for b in range(0x80 if right else 0, 256) if b % 3 == who)
+    byte = next(b for b in range(0x80 if right else 0, 256) if b % 4 == who)
     return struct.pack(">BH", byte, len(message)) + message
+
+
+def segment(flags, data=b"", seq=0, ack=0, port=0xf0):
+    return says(SEGMENT, struct.pack(">BBhh", port, flags, seq, ack) + data)
+
+
+def framed(*messages):
+    return b"".join(struct.pack(">H", len(m)) + m for m in messages)
 
 
 def name(text):
@@ -52,6 +61,14 @@ def main():
         "refused": says(GUEST, question("www.example.org")) + says(UPSTREAM, answers(flags=0x8185), right=True),
         "alone": says(ALONE, question("www.example.org", edns=512)) + says(ALONE, full + a + aaaa),
         "loops": says(ALONE, question("")[:12] + b"\xc0\x0c\0\1\0\1") + says(ALONE, full + b"\xc0\x20\xc0\x1e"),
+        "tcp": segment(SYN) + segment(ACK) + segment(ACK | PSH, framed(question("web"), question("lan.internal", 6)))
+        + segment(ACK) + segment(ACK | FIN) + segment(ACK),
+        "tcp-pieces": segment(SYN) + segment(ACK, framed(question("www.example.org", edns=4096))[:9])
+        + segment(ACK, framed(question("www.example.org", edns=4096))[9:]) + says(UPSTREAM, answers(*[a] * 60), right=True)
+        + segment(ACK) + segment(RST),
+        "tcp-many": segment(SYN) + segment(ACK, framed(*[question(f"w{n}.example.org") for n in range(20)]) + b"\0\2")
+        + says(UPSTREAM, answers(a), right=True) * 9 + segment(ACK, seq=-5) + segment(SYN, port=0xf1) + segment(ACK, ack=99),
+        "tcp-junk": segment(SYN) + segment(ACK, framed(b"\0" * 4)) + segment(SYN) + segment(ACK, b"\xff\xffx"),
     }
     for title, data in inputs.items():
         with open(os.path.join(sys.argv[1], title), "wb") as f:

@@ -4,7 +4,9 @@
  *
  * Input: records of a byte that says whose turn it is, a length of two bytes, and what is
  * said: 0 a guest's datagram, 1 an upstream server's answer over UDP, 2 a message on its
- * own.  An answer's id and question are made right where the byte has its upper bit. */
+ * own, 3 a guest's segment of TCP: its port, flags, and how far its numbers are off, two
+ * bytes each, then data.  An answer's id and question are made right where the byte has
+ * its upper bit. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -28,6 +30,7 @@ static Dns *dns;
 static int upstream_fd;
 static size_t limit; /* of the next answer to the guest */
 static bool turning;
+static uint32_t peer_seq, peer_ack; /* the guest's numbers, as TCP would have them next */
 
 static void check(bool promise)
 {
@@ -61,8 +64,16 @@ void switch_send(Switch *s, Frame *f)
     DnsMessage m;
     Packet p;
 
-    check(packet_parse(f->data, f->len, &p) && p.proto == IPPROTO_UDP);
+    check(packet_parse(f->data, f->len, &p));
     check(mac_equal(&p.dst, &vm_mac) && p.from_port == DNS_PORT);
+    if (p.proto == IPPROTO_TCP) {
+        check(packet_tcp_sum_ok(&p, f->data));
+        peer_seq = p.tcp_ack;
+        peer_ack = p.tcp_seq + (p.end - p.payload) +
+                   !!(p.tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_FIN));
+        return;
+    }
+    check(p.proto == IPPROTO_UDP);
     check(p.end - p.payload <= DNS_MAX_UDP && p.end - p.payload >= DNS_HEADER);
     check(!limit || p.end - p.payload <= limit);
     dns_parse(f->data + p.payload, p.end - p.payload, &m);
@@ -115,6 +126,29 @@ static void guest_says(const uint8_t *data, size_t size)
     limit = dns_parse(data, size, &q) ? dns_size_of(&q) : DNS_MAX_UDP;
     check(dns_input(dns, &port, &f));
     limit = 0;
+}
+
+static void guest_sends_segment(const uint8_t *data, size_t size)
+{
+    Builder b = {0};
+    Ip from = ip_from_v4(0x0a050007);
+    Frame f = {0};
+
+    if (size < 6)
+        return;
+    build_ip(&b, &gateway.mac, &vm_mac, &from, &sw.subnets.gateway4, IPPROTO_TCP, 0);
+    build_tcp(&b, (uint16_t)(4000 + data[0] % 3), DNS_PORT,
+              peer_seq + (uint32_t)(int16_t)(data[2] << 8 | data[3]),
+              peer_ack + (uint32_t)(int16_t)(data[4] << 8 | data[5]), data[1] & 0x1f,
+              (uint16_t)(data[0] << 6), (uint16_t)(data[0] >> 4));
+    build_bytes(&b, data + 6, size - 6);
+    if (!build_end(&b))
+        return;
+    f.data = b.data;
+    f.len = b.len;
+    check(packet_parse(f.data, f.len, &f.p));
+    sw.now_ns = clock_ns();
+    check(dns_input(dns, &port, &f));
 }
 
 static void upstream_says(uint8_t *data, size_t size, bool right)
@@ -214,6 +248,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (!sw.loop)
         prepare();
+    peer_seq = peer_ack = 0;
     names = names_new();
     dns = dns_new(&sw, &gateway, names, NULL);
     check(dns);
@@ -221,12 +256,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t len = MIN((size_t)(data[1] << 8 | data[2]), size - 3);
         g_autofree uint8_t *said = g_memdup2(data + 3, len);
 
-        switch (data[0] % 3) {
+        switch (data[0] % 4) {
         case 0:
             guest_says(said, len);
             break;
         case 1:
             upstream_says(said, len, data[0] & 0x80);
+            break;
+        case 3:
+            guest_sends_segment(said, len);
             break;
         default:
             message_alone(said, len);

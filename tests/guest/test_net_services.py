@@ -152,20 +152,34 @@ class Upstream:
     """A DNS server on loopback that knows some names."""
 
     NAMES = {"www.example.org": ["198.51.100.10", "198.51.100.11"], "here.example.org": [SERVER4],
-             "evil.example.com": [SERVER4]}
+             "evil.example.com": [SERVER4],
+             "many.example.org": [f"198.51.{n // 250}.{n % 250 + 1}" for n in range(3000)]}
 
     def __init__(self):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
         self.where = f"127.0.0.1:{self.sock.getsockname()[1]}"
+        self.tcp = socket.create_server(self.sock.getsockname())
         self.asked, self.ttl = [], 60
-        threading.Thread(target=self.serve, daemon=True).start()
+        for serve in (self.serve, self.serve_tcp):
+            threading.Thread(target=serve, daemon=True).start()
 
     def serve(self):
         with contextlib.suppress(OSError):
             while True:
                 query, who = self.sock.recvfrom(2000)
-                self.sock.sendto(self.answer(query), who)
+                answer = self.answer(query)
+                if len(answer) > 1232:  # the header and the question, cut off
+                    answer = answer[:2] + struct.pack(">HHHHH", 0x8380, 1, 0, 0, 0) + query[12:]
+                self.sock.sendto(answer, who)
+
+    def serve_tcp(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.tcp.accept()
+                with client, client.makefile("rwb") as file:
+                    answer = self.answer(file.read(struct.unpack(">H", file.read(2))[0]))
+                    file.write(struct.pack(">H", len(answer)) + answer)
 
     def answer(self, query):
         at, labels = 12, []
@@ -334,6 +348,74 @@ print(s.recv(100).decode(), flush=True)
         upstream.ttl = 60
         equal(web.dig("here.example.org"), [SERVER4])
         equal(n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=53)["reason"], "dns")
+
+
+PIPELINE = """
+import struct
+def query(number, text):
+    name = b"".join(bytes([len(label)]) + label.encode() for label in text.split("."))
+    message = struct.pack(">HHHHHH", number, 0x100, 1, 0, 0, 0) + name + bytes(1) + struct.pack(">HH", 1, 1)
+    return struct.pack(">H", len(message)) + message
+names = ["db.n1.internal", "www.example.org", "nothing.example.org", "web.n1.internal"] * 5
+s = socket.create_connection((sys.argv[1], 53), 60)
+everything = b"".join(query(i, name) for i, name in enumerate(names))
+for i in range(0, len(everything), 7):
+    s.send(everything[i:i + 7])
+s.shutdown(1)
+data = b""
+while piece := s.recv(65536):
+    data += piece
+rcodes = {}
+while data:
+    n, number, flags = struct.unpack(">HHH", data[:6])
+    rcodes[number] = flags & 15
+    data = data[2 + n:]
+print(sorted(rcodes) == list(range(len(names))), {rcodes[i] for i in range(len(names)) if i % 4 != 2},
+      {rcodes[i] for i in range(2, len(names), 4)})
+"""
+
+
+JUNK = """
+s = socket.create_connection(("10.5.0.1", 53), 60)
+try:
+    s.sendall(bytes.fromhex(sys.argv[1]))
+    print(s.recv(9))
+except OSError as e:
+    print(e.strerror)
+"""
+
+
+def test_dns_is_served_over_tcp_too():
+    with folder() as root, Upstream() as upstream, \
+            switch(root, mode="nat", subnet6="fd00:5::/64", upstream=[upstream.where]) as n, \
+            Guest(n, "web", "10.5.0.7/24", "fd00:5::7/64") as web, n.vm("db", 9):
+        for server in ("10.5.0.1", "fd00:5::1"):
+            equal(web.dig("+tcp", "db", server=server), ["10.5.0.9"])
+            equal(sorted(web.dig("+tcp", "www.example.org", server=server)), ["198.51.100.10", "198.51.100.11"])
+            # More than one segment, window and flight; without +tcp by way of what is cut off.
+            for how in ("+tcp", "+notcp"):
+                equal(len(set(web.dig(how, "many.example.org", server=server))), 3000, f"{how} from {server}")
+            equal(web.python(PIPELINE, server), "True {0} {3}", "questions at once, in pieces")
+        check("198.51.3.7" in web.dig("+ignore", "+tcp", "many.example.org"), "an answer")
+        # What is none ends the connection, and nothing else.
+        for junk in (b"\0\5hello", b"\xff\xff" * 3000):
+            equal(web.python(JUNK, junk.hex()), "Connection reset by peer", junk[:9])
+        # So many connections of one VM, and no more.
+        equal(web.python("all = []\ntry:\n    for _ in range(20):\n"
+                         "        all.append(socket.create_connection(('10.5.0.1', 53), 60))\n"
+                         "except OSError as e:\n    print(len(all), e.strerror)"), "8 Connection refused")
+        equal(web.dig("+tcp", "db"), ["10.5.0.9"])
+
+
+def test_names_for_rules_come_by_tcp_too_and_no_other_dns_is_open():
+    rules = "allow out tcp to name *.example.org\n"
+    with folder() as root, Upstream() as upstream, Sink(SERVER4) as sink, \
+            switch(root, mode="nat", upstream=[upstream.where]) as n, \
+            Guest(n, "web", "10.5.0.7/24", rules=rules) as web:
+        equal(web.dig("+tcp", "here.example.org"), [SERVER4])
+        check(n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=sink.port)["allow"], "the name")
+        equal(n.call("firewall-test", vm="web", direction="out", proto="tcp", to=SERVER4, port=53)["reason"], "dns")
+        equal(web.python(SEND, SERVER4, str(sink.port), "1"), hashlib.sha256(pattern()[:1 << 16]).hexdigest())
 
 
 # ---- what is rejected ------------------------------------------------------------------------------
@@ -784,6 +866,7 @@ def test_nothing_leaves_an_isolated_network():
             check("unreachable" in web.python(CONNECT, address, str(sink.port)), address)
         equal(web.status("www.example.org"), "REFUSED")
         equal(web.dig("raw"), ["10.5.0.8"])
+        equal(web.dig("+tcp", "raw"), ["10.5.0.8"])
         gateway = gateway_mac(raw, raw.ip)
         for proto in range(256):
             raw.send(frames.ip(raw.mac, gateway, raw.ip, SERVER4, proto, bytes(40)))
