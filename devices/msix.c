@@ -19,6 +19,11 @@
  * vector is never fired without a route; and once made, its eventfd stays until the
  * device is freed.
  *
+ * A vector may have an eventfd that another process signals (msix_direct).  KVM has it
+ * while the vector is live, so that nobody here is woken; for the rest of the time its
+ * owner hears it, and notifies.  KVM looks at an eventfd when it gets it, so that what
+ * was signalled at the wrong moment may interrupt twice, but not never.
+ *
  * Masking only clears live.  A notify that was past N1 still fires: its message was on
  * the way when the guest masked, as it may be on a real bus. */
 #include <stdatomic.h>
@@ -45,6 +50,8 @@ typedef struct MsixVector {
     uint32_t entry[ENTRY_WORDS]; /* as the guest sees it; the device's lock */
     Msi msi;
     _Atomic bool live, pending;
+    int direct;  /* the device's lock; -1: none */
+    bool joined; /* KVM has it */
 } MsixVector;
 
 struct Msix {
@@ -76,16 +83,26 @@ Msix *msix_add(PciDevice *p, unsigned bar, uint32_t table, uint32_t pba,
     store_le32(config + m->cap + TABLE, table | bar);
     store_le32(config + m->cap + PBA, pba | bar);
     p->msix = m;
+    for (unsigned i = 0; i < n_vectors; i++)
+        m->vector[i].direct = -1;
     msix_reset(m);
     return m;
+}
+
+static void join(MsixVector *v, bool on)
+{
+    if (on != v->joined)
+        v->joined = msi_join(&v->msi, v->direct, on) && on;
 }
 
 void msix_free(Msix *m)
 {
     if (!m)
         return;
-    for (unsigned i = 0; i < m->n; i++)
+    for (unsigned i = 0; i < m->n; i++) {
+        join(&m->vector[i], false);
         msi_finish(&m->vector[i].msi);
+    }
     g_free(m);
 }
 
@@ -119,8 +136,20 @@ static void update_vector(Msix *m, MsixVector *v)
     bool live = want && route(m, v);
 
     atomic_store(&v->live, live);
+    join(v, live && v->direct >= 0);
     if (live && atomic_exchange(&v->pending, false))
         msi_fire(&v->msi);
+}
+
+void msix_direct(Msix *m, unsigned vector, int fd, bool on)
+{
+    MsixVector *v = vector < m->n ? &m->vector[vector] : NULL;
+
+    if (!v || v->direct != (on ? -1 : fd))
+        return;
+    join(v, false);
+    v->direct = on ? fd : -1;
+    join(v, on && atomic_load(&v->live));
 }
 
 void msix_control_changed(Msix *m)

@@ -7,6 +7,7 @@
  * comes after, with errors, until the guest mounts the folder again. */
 #include <string.h>
 
+#include "backend/virtiofsd.h"
 #include "vhost_user_private.h"
 #include "virtio/devices.h"
 
@@ -77,6 +78,7 @@ static bool share_realize(VirtioDevice *v, const void *opaque, GError **error)
     VhostDev *d = (VhostDev *)v;
 
     vhost_dev_init(v);
+    d->helper_ops = &virtiofsd_helper_ops;
     d->helper = virtiofsd_new(o->folder, o->readonly, v->id, v->loop, error);
     return d->helper && realize(v, o->tag, 1, error);
 }

@@ -61,6 +61,11 @@ static bool net_check(void *options, GError **error)
     return netdev_check(&o->net, error);
 }
 
+static bool net_wants_shared(const void *options)
+{
+    return netdev_is_elsewhere(&((const NetOptions *)options)->net, true);
+}
+
 static const ParamTable net_params = {
     .size = sizeof(NetOptions),
     .desc = net_param_list,
@@ -82,7 +87,8 @@ static void make_mac(const Net *n, const NetOptions *o, uint8_t mac[6])
     const int type = o->net.type;
     bool host_wire = type == NETDEV_TAP || type == NETDEV_BRIDGE ||
                      type == NETDEV_MACVTAP;
-    bool shared = host_wire || type == NETDEV_NETWORK || type == NETDEV_STREAM;
+    bool shared = host_wire || type == NETDEV_NETWORK || type == NETDEV_STREAM ||
+                  type == NETDEV_VHOST_USER;
     const char *vm = n->v.env->name;
     struct utsname host = {0};
     guint8 digest[32];
@@ -138,12 +144,18 @@ unsigned net_offloads_of(uint64_t features, bool guest)
     return offloads;
 }
 
+uint64_t net_own_features(const Net *n)
+{
+    return BIT64(NET_F_MAC) | BIT64(NET_F_STATUS) | BIT64(NET_F_CTRL_VQ) |
+           BIT64(NET_F_CTRL_RX) | BIT64(NET_F_CTRL_MAC_ADDR) |
+           BIT64(NET_F_GUEST_ANNOUNCE) | (n->mtu ? BIT64(NET_F_MTU) : 0) |
+           (n->max_pairs > 1 ? BIT64(NET_F_MQ) : 0);
+}
+
 static uint64_t features_of(const Net *n)
 {
     unsigned offloads = netdev_offloads(n->nd);
-    uint64_t f = BIT64(NET_F_MAC) | BIT64(NET_F_STATUS) | BIT64(NET_F_MRG_RXBUF) |
-                 BIT64(NET_F_CTRL_VQ) | BIT64(NET_F_CTRL_RX) |
-                 BIT64(NET_F_CTRL_MAC_ADDR) | BIT64(NET_F_GUEST_ANNOUNCE);
+    uint64_t f = net_own_features(n) | BIT64(NET_F_MRG_RXBUF);
 
     for (size_t i = 0; i < G_N_ELEMENTS(offload_map); i++) {
         if (offloads & offload_map[i].offload)
@@ -151,10 +163,8 @@ static uint64_t features_of(const Net *n)
     }
     if (offloads)
         f |= BIT64(NET_F_CTRL_GUEST_OFFLOADS);
-    if (n->mtu)
-        f |= BIT64(NET_F_MTU);
     if (n->max_pairs > 1)
-        f |= BIT64(NET_F_MQ) | BIT64(NET_F_RSS) | BIT64(NET_F_HASH_REPORT);
+        f |= BIT64(NET_F_RSS) | BIT64(NET_F_HASH_REPORT);
     return f;
 }
 
@@ -202,8 +212,8 @@ static void open_on_loop(void *opaque)
 {
     OpenCall *call = opaque;
     Net *n = call->net;
-
-    NetDev *nd = net_open_wire(n, call->options, call->error);
+    NetDev *nd = n->is_remote ? netdev_open_elsewhere(n->v.loop)
+                              : net_open_wire(n, call->options, call->error);
 
     if (nd)
         net_plug(n, nd);
@@ -243,9 +253,15 @@ static bool net_realize(VirtioDevice *v, const void *options, GError **error)
         v->config_size = offsetof(NetConfig, speed);
     net_link_init(n, &o->net);
     choose_mac(n, o);
+    n->mtu = (uint16_t)o->mtu;
+    if (netdev_is_elsewhere(&o->net, v->gm->fd >= 0) &&
+        !net_vhost_realize(n, &o->net, error))
+        return false;
     ioloop_call(v->loop, open_on_loop, &call);
     if (!n->nd)
         return false;
+    if (n->is_remote)
+        return true;
     n->mtu = choose_mtu(n, o);
     v->offered = features_of(n);
     return true;
@@ -255,6 +271,7 @@ static void net_release(VirtioDevice *v)
 {
     if (v->loop)
         ioloop_call(v->loop, close_on_loop, net_of(v));
+    vhost_dev_release(v);
     g_free(net_of(v)->pair);
 }
 
@@ -285,7 +302,10 @@ static bool net_activate(VirtioDevice *v, GError **error)
     net_rx_start(n);
     net_steering_reset(n);
     net_steering_wire(n);
-    return true;
+    if (!n->is_remote)
+        return true;
+    net_vhost_rings(n);
+    return vhost_dev_activate(v, error);
 }
 
 static void net_handle(VirtioDevice *v, Virtqueue *vq)
@@ -302,6 +322,10 @@ static void net_handle(VirtioDevice *v, Virtqueue *vq)
 
 static void net_quiesce(VirtioDevice *v)
 {
+    if (net_of(v)->is_remote) {
+        vhost_dev_quiesce(v);
+        return;
+    }
     net_rx_quiesce(net_of(v));
     net_tx_quiesce(net_of(v));
 }
@@ -316,6 +340,14 @@ static void net_reset(VirtioDevice *v)
     netdev_use_queues(n->nd, 1);
     net_set_offloads(n, 0);
     net_set_mac(n, n->own_mac);
+    if (n->is_remote)
+        vhost_dev_reset(v);
+}
+
+static void net_hurry(VirtioDevice *v)
+{
+    if (net_of(v)->is_remote)
+        vhost_dev_hurry(v);
 }
 
 /* ---- after a pause ------------------------------------------------------------------
@@ -327,6 +359,10 @@ static void net_resume(VirtioDevice *v)
 {
     Net *n = net_of(v);
 
+    if (n->is_remote) {
+        net_vhost_rings(n);
+        vhost_dev_resume(v);
+    }
     if (!v->restored)
         return;
     net_set_offloads(n, n->offloads);
@@ -356,6 +392,9 @@ const VirtioOps virtio_net_ops = {
     .quiesce = net_quiesce,
     .resume = net_resume,
     .reset = net_reset,
+    .hurry = net_hurry,
+    .wants_shared = net_wants_shared,
+    .pinned = net_pinned,
     .describe = net_describe,
     .save = net_save,
     .load = net_load,

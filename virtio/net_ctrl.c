@@ -186,7 +186,9 @@ static bool ctrl_mq(Net *n, uint8_t command, const CtrlData *d)
 {
     bool ok = set_steering(n, command, d);
 
-    if (ok) {
+    if (ok && n->is_remote) {
+        net_vhost_pairs(n);
+    } else if (ok) {
         net_steering_wire(n);
         net_rx_run_all(n);
     }

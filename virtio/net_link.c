@@ -5,6 +5,7 @@
  * to another network, so that the guest sees it go and come, and asks for an address
  * there.  A snapshot keeps what the user did, and nothing of the rest. */
 #include "util/bits.h"
+#include "util/json.h"
 #include "virtio/devices.h"
 #include "virtio/net.h"
 #include "virtio/net_private.h"
@@ -69,6 +70,8 @@ static void tell_network(void *opaque)
 
     if (n->nd)
         netdev_set_link(n->nd, !is_cut(n, CUT_BY_USER));
+    if (n->is_remote)
+        vhost_dev_cut(&n->remote, is_cut(n, CUT_BY_USER));
 }
 
 void net_link_init(Net *n, const NetDevOptions *options)
@@ -107,9 +110,14 @@ bool virtio_net_link(const VirtioDevice *v, bool *ret_up)
     return true;
 }
 
+void net_network_link(Net *n, bool up)
+{
+    set_cut(n, CUT_BY_NETWORK, !up);
+}
+
 static void on_network_link(void *opaque, bool up)
 {
-    set_cut(((const NetPair *)opaque)->net, CUT_BY_NETWORK, !up);
+    net_network_link(((const NetPair *)opaque)->net, up);
 }
 
 uint16_t net_status_to_save(Net *n)
@@ -133,6 +141,8 @@ void net_status_load(Net *n, uint16_t status)
 void net_announce(Net *n)
 {
     netdev_announce(n->nd);
+    if (n->is_remote && !virtio_has_feature(&n->v, NET_F_GUEST_ANNOUNCE))
+        net_vhost_announce(n);
     if (!virtio_has_feature(&n->v, NET_F_GUEST_ANNOUNCE) || !net_link_is_up(n))
         return;
     __atomic_fetch_or(&n->status, NET_S_ANNOUNCE, __ATOMIC_RELAXED);
@@ -247,6 +257,10 @@ bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, GError **err
         wire.queues = n->max_pairs;
     if (v->ops->id != virtio_net_ops.id)
         return fail(error, VM_ERROR_NOT_FOUND, "it is no network card that can move");
+    if (n->is_remote)
+        return fail(error, VM_ERROR_UNSUPPORTED,
+                    "another process serves its queues, and cannot hand them on; take it "
+                    "out, and plug in a new one");
     ioloop_call(v->loop, move_on_loop, &call);
     if (!call.ok)
         return false;
@@ -256,11 +270,22 @@ bool virtio_net_move(VirtioDevice *v, const NetDevOptions *options, GError **err
     return true;
 }
 
+/* Of passt, the choice that was made: who restores the guest has to make the same. */
+static void describe_mode(const Net *n, json_t *option)
+{
+    const char *type = json_get_text(n->link.options, "type");
+
+    if (type && g_str_equal(type, "passt"))
+        json_object_set_new(option, "mode",
+                            json_string(n->is_remote ? "vhost-user" : "stream"));
+}
+
 /* Main thread: the options as they are since the card was moved. */
 void net_describe(VirtioDevice *v, json_t *option)
 {
     Net *n = net_of(v);
 
+    describe_mode(n, option);
     if (!n->link.changed)
         return;
     for (const ParamDesc *d = wire_params; d->key; d++)

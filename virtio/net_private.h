@@ -8,6 +8,7 @@
 #include "packet/offload.h"
 #include "util/counter.h"
 #include "util/lock.h"
+#include "vhost_user_private.h"
 #include "virtio/net.h"
 
 /* virtio 1.2, 5.1.2: pairs of queues, receive before transmit, and the control queue
@@ -165,8 +166,12 @@ typedef struct NetLink {
 } NetLink;
 
 struct Net {
-    VirtioDevice v;
-    NetDev *nd; /* the wire */
+    union {
+        VirtioDevice v;
+        VhostDev remote; /* with is_remote */
+    };
+    bool is_remote; /* another process serves the pairs: net_vhost.c; does not change */
+    NetDev *nd;     /* the wire */
     NetLink link;
     uint64_t mac;      /* atomic; the low six bytes, first byte lowest */
     uint16_t status;   /* atomic; NET_S_* */
@@ -254,6 +259,23 @@ void net_steering_wire(Net *n);
 unsigned net_steer(Net *n, const uint8_t *frame, size_t len, uint32_t *ret_hash,
                    uint16_t *ret_report);
 void net_steer_sent(Net *n, unsigned pair, const struct iovec *iov, unsigned n_iov);
+
+/* ---- of a card that another process serves: net_vhost.c -----------------------------
+ */
+
+enum { NET_TELL_MS = 1000 }; /* for the other process to answer */
+
+bool net_vhost_realize(Net *n, const NetDevOptions *o, GError **error); /* main thread */
+void net_vhost_rings(Net *n); /* the driver is there: `features` are final */
+void net_vhost_pairs(Net *n); /* rx_pairs has changed */
+void net_vhost_announce(Net *n);
+const char *net_pinned(const VirtioDevice *v);
+
+/* Those of a card that do not depend on what is at its other end. */
+uint64_t net_own_features(const Net *n);
+
+/* The network's side of the link, as it says. */
+void net_network_link(Net *n, bool up);
 
 void net_link_init(Net *n, const NetDevOptions *options);
 void net_link_finish(Net *n); /* on the loop */

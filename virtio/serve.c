@@ -142,14 +142,19 @@ static void on_kick(void *opaque, uint32_t events)
     serve(s);
 }
 
+/* Of rings that are elsewhere, only the kernel and that process know when there is work.
+ */
+static bool polls(const VirtioDevice *v)
+{
+    return v->ops->own_thread && !v->rings_elsewhere;
+}
+
 /* Queues may hold requests from before: each is looked at once without being kicked. */
 static void listen(VirtioDevice *v)
 {
     g_autoptr(GError) error = NULL;
 
-    if (v->rings_elsewhere)
-        return;
-    for (unsigned i = 0; i < v->n_queues; i++) {
+    for (unsigned i = v->rings_elsewhere; i < v->n_queues; i++) {
         VqSlot *s = &v->queues[i];
 
         s->stalled = false;
@@ -163,18 +168,16 @@ static void listen(VirtioDevice *v)
         fd_event_signal(s->vq.kick_fd);
     }
     v->polling = (VirtioPolling){.poller = {.fn = on_poll, .opaque = v}};
-    if (v->ops->own_thread)
+    if (polls(v))
         ioloop_poller_add(v->loop, &v->polling.poller);
 }
 
 /* The device's own doings may still end, and return requests. */
 static void unlisten(VirtioDevice *v)
 {
-    if (v->rings_elsewhere)
-        return;
-    for (unsigned i = 0; i < v->n_queues; i++)
+    for (unsigned i = v->rings_elsewhere; i < v->n_queues; i++)
         ioloop_unwatch(&v->queues[i].watch);
-    if (v->ops->own_thread)
+    if (polls(v))
         ioloop_poller_remove(v->loop, &v->polling.poller);
     if (v->polling.on)
         close_window(v);

@@ -82,7 +82,9 @@ typedef struct VirtioPci {
     PciDevice pci;
     VirtioPciState s;
     VirtioDevice *v;
-    uint8_t access_cap; /* 4.1.4.9, in config space */
+    uint8_t access_cap;            /* 4.1.4.9, in config space */
+    int direct[VIRTIO_MAX_QUEUES]; /* eventfds of VirtioBinding.direct, and one; 0: none
+                                    */
 } VirtioPci;
 
 /* ---- interrupts ------------------------------------------------------------------- */
@@ -113,7 +115,22 @@ static void interrupt(void *opaque, int queue)
     }
 }
 
-static const VirtioBinding binding = {.interrupt = interrupt};
+static void set_direct(VirtioPci *t, unsigned queue, bool on)
+{
+    if (t->direct[queue])
+        msix_direct(t->pci.msix, t->s.queue_vector[queue], t->direct[queue] - 1, on);
+}
+
+static void direct(void *opaque, unsigned queue, int fd)
+{
+    VirtioPci *t = opaque;
+
+    set_direct(t, queue, false);
+    t->direct[queue] = fd + 1;
+    set_direct(t, queue, true);
+}
+
+static const VirtioBinding binding = {.interrupt = interrupt, .direct = direct};
 
 /* 4.1.4.5: reading takes the bits and lowers the line. */
 static uint8_t read_isr(VirtioPci *t)
@@ -254,8 +271,11 @@ static void write_common(VirtioPci *t, uint64_t offset, unsigned size, uint32_t 
         t->s.queue_select = (uint16_t)value;
         break;
     case AT(queue_msix_vector):
-        if (virtio_queue_peek(t->v, t->s.queue_select))
+        if (virtio_queue_peek(t->v, t->s.queue_select)) {
+            set_direct(t, t->s.queue_select, false);
             set_vector(t, &t->s.queue_vector[t->s.queue_select], (uint16_t)value);
+            set_direct(t, t->s.queue_select, true);
+        }
         break;
     default:
         write_queue(t, offset, value);

@@ -2,10 +2,10 @@
  *
  * Theory of operation.  The driver's registers are ours, as for every device.  At
  * DRIVER_OK the back end gets guest RAM, the rings, and two eventfds for each: the kick,
- * which is the one that the kernel signals for the guest, so that a request costs us
- * nothing, and the call, which we pass on as an interrupt.  That costs a wake-up of the
- * I/O thread for each interrupt; handing out the irqfd of an MSI-X vector would spare it,
- * but masked vectors, INTx and virtio-mmio need this way anyway.
+ * which is the one that the kernel signals for the guest, and the call, which the kernel
+ * turns into the interrupt of an MSI-X vector.  So requests cost us nothing.  We watch
+ * the call, too: it reaches us when the kernel does not take it, because the vector is
+ * masked, or there is none (INTx, virtio-mmio), and we pass it on.
  *
  * Loss.  A back end may die.  The guest is not told: its requests wait, and the next back
  * end goes on.  What the first one was at, the second finds in the in-flight memory,
@@ -23,7 +23,9 @@
  *
  * Pause.  The rings are first given half a second to become empty, then stopped, each of
  * which returns where it is to go on. */
+#include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "util/bits.h"
 #include "util/fd.h"
@@ -40,6 +42,7 @@ static const int64_t KNOCK_NS = 10 * 1000000000ll, RETRY_MIN_NS = 10000000,
 
 static void retry(void *opaque);
 static void on_socket(void *opaque, uint32_t events);
+static void on_visitor(void *opaque, uint32_t events);
 
 static VhostDev *of(VirtioDevice *v)
 {
@@ -58,8 +61,9 @@ static void disconnect(VhostDev *d)
     ioloop_timer_cancel(&d->timer);
     ioloop_unwatch(&d->watch);
     vhost_user_close(&d->u);
+    ioloop_unwatch(&d->accept_watch);
     if (d->helper)
-        virtiofsd_stop(d->helper);
+        d->helper_ops->stop(d->helper);
     for (unsigned i = 0; d->queues && i < d->v.n_queues; i++)
         d->queues[i].base_known = false;
     if (d->relay)
@@ -74,8 +78,10 @@ static void try_later(VhostDev *d)
 
     d->retry_ns = MIN(2 * d->retry_ns, RETRY_MAX_NS);
     if (d->helper)
-        at = MAX(at, virtiofsd_next_start(d->helper));
-    ioloop_timer(d->v.loop, &d->timer, at, retry, d);
+        at = MAX(at, d->helper_ops->next_start(d->helper));
+    if (!d->listens || !ioloop_watch(d->v.loop, &d->accept_watch, d->listener.fd, EPOLLIN,
+                                     on_visitor, d, NULL))
+        ioloop_timer(d->v.loop, &d->timer, at, retry, d);
 }
 
 /* Takes over `why`. */
@@ -91,10 +97,12 @@ void vhost_dev_lost(VhostDev *d, GError *why)
     } else {
         d->told = was_up ? log_limit(&d->log_limit) : d->told;
         if (was_up && d->told)
-            log_warn("%s: %s; requests wait until the back end is back", d->v.id,
-                     why->message);
+            log_warn("%s: %s; %s until the back end is back", d->v.id, why->message,
+                     d->lossy ? "the guest has no network" : "requests wait");
         try_later(d);
     }
+    if (was_up && d->link_changed)
+        d->link_changed(d, false);
     g_error_free(why);
 }
 
@@ -105,7 +113,7 @@ static void start_if_ready(VhostDev *d)
 {
     GError *why = NULL;
 
-    if (!d->running || d->started || d->link != LINK_UP)
+    if (!d->running || d->started || d->cut || d->link != LINK_UP)
         return;
     vhost_dev_limit(d, ANSWER_MS);
     if (!vhost_rings_start(d, &why))
@@ -128,10 +136,23 @@ static void on_error(void *opaque, uint32_t events)
                                       "the back end reports an error of a queue"));
 }
 
+static int connect_now(VhostDev *d, GError **error)
+{
+    int fd;
+
+    if (d->helper)
+        return d->helper_ops->start(d->helper, error);
+    if (!d->listens)
+        return unix_connect_now(d->socket, error);
+    fd = accept4(d->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0)
+        fail_errno(error, "no back end has connected");
+    return fd;
+}
+
 static bool knock(VhostDev *d, GError **error)
 {
-    int fd = d->helper ? virtiofsd_start(d->helper, error)
-                       : unix_connect_now(d->socket, error);
+    int fd = connect_now(d, error);
 
     if (fd < 0)
         return false;
@@ -139,12 +160,18 @@ static bool knock(VhostDev *d, GError **error)
     return vhost_user_knock(&d->u, fd, error);
 }
 
+static bool can_log(const VhostDev *d)
+{
+    return !d->relay && (d->u.features & BIT64(VHOST_F_LOG_ALL)) &&
+           vhost_user_has(&d->u, VHOST_USER_P_LOG_SHMFD);
+}
+
 static bool offers_all(const VhostDev *d, GError **error)
 {
     uint64_t needed = d->relay ? (d->v.offered & d->features) | VHOST_RELAY_FEATURES
-                               : d->v.offered;
+                               : d->v.offered & (d->features | VHOST_RING_FEATURES);
 
-    return (!(needed & ~d->u.features) &&
+    return (!(needed & ~d->u.features) && (!d->logs || can_log(d)) &&
             (d->relay || d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT))) ||
            fail(error, VM_ERROR_CORRUPT,
                 "the back end came back without features that the driver was told of");
@@ -169,6 +196,8 @@ static bool greet(VhostDev *d, uint8_t *config, GError **error)
     ioloop_unwatch(&d->watch);
     ioloop_timer_cancel(&d->timer);
     d->link = LINK_UP;
+    if (d->helper && d->helper_ops->serves)
+        d->helper_ops->serves(d->helper);
     return true;
 }
 
@@ -196,6 +225,8 @@ static void on_socket(void *opaque, uint32_t events)
     }
     if (d->told)
         log_info("%s: the back end is back", d->v.id);
+    if (d->link_changed)
+        d->link_changed(d, true);
     ioloop_timer(d->v.loop, &d->timer, clock_ns() + STABLE_NS, on_stable, d);
     start_if_ready(d);
 }
@@ -219,6 +250,15 @@ static void retry(void *opaque)
         ioloop_timer(d->v.loop, &d->timer, clock_ns() + KNOCK_NS, on_silence, d);
 }
 
+/* Where we listen: a back end wants to be let in. */
+static void on_visitor(void *opaque, uint32_t events)
+{
+    VhostDev *d = opaque;
+
+    ioloop_unwatch(&d->accept_watch);
+    retry(d);
+}
+
 /* ---- making it -------------------------------------------------------------------- */
 
 typedef struct LoopCall {
@@ -227,51 +267,65 @@ typedef struct LoopCall {
     GError **error;
 } LoopCall;
 
+static bool listen_first(VhostDev *d, GError **error)
+{
+    struct pollfd p = {.events = POLLIN};
+
+    if (!d->listens)
+        return true;
+    if (!unix_listen(&d->listener, d->socket, 1, error))
+        return false;
+    p.fd = d->listener.fd;
+    return poll(&p, 1, clock_left_ms(d->u.deadline_ns)) == 1 ||
+           fail(error, VM_ERROR_BUSY,
+                "no back end has connected; start it, as a client, within %d seconds",
+                START_MS / 1000);
+}
+
 static void first_contact(void *opaque)
 {
     LoopCall *call = opaque;
     VhostDev *d = call->d;
+    const char *words;
 
     vhost_dev_limit(d, START_MS);
-    call->ok = knock(d, call->error) && vhost_user_wait(&d->u, call->error) &&
-               greet(d, d->config, call->error);
-    if (!call->ok && call->error && d->helper && *virtiofsd_last_words(d->helper)) {
-        g_autofree char *words = g_strdup(virtiofsd_last_words(d->helper));
+    call->ok = listen_first(d, call->error) && knock(d, call->error) &&
+               vhost_user_wait(&d->u, call->error) && greet(d, d->config, call->error);
+    if (call->ok || !call->error || !d->helper)
+        return;
+    words = d->helper_ops->last_words(d->helper);
+    if (*words) {
+        g_autofree char *copy = g_strdup(words);
 
         g_clear_error(call->error);
-        fail(call->error, VM_ERROR_IO, "virtiofsd: %s", words);
+        fail(call->error, VM_ERROR_IO, "%s: %s", d->helper_ops->name, copy);
     }
-}
-
-/* Of rings that the back end has: what our checks of rings and the base's arithmetic
- * know.  Packed rings are not among them. */
-static uint64_t ring_features(void)
-{
-    return BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |
-           BIT64(VIRTIO_F_EVENT_IDX);
 }
 
 static bool agree(VhostDev *d, GError **error)
 {
     VirtioDevice *v = &d->v;
+    bool direct = d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT);
 
     if (!(d->u.features & BIT64(VIRTIO_F_VERSION_1)))
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "the back end knows only virtio before 1.0; use a newer one");
-    v->rings_elsewhere = d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT);
-    if (!v->rings_elsewhere && !(d->u.features & BIT64(VIRTIO_F_INDIRECT_DESC)))
+    if (!direct && !(d->u.features & BIT64(VIRTIO_F_INDIRECT_DESC)))
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "the back end neither keeps in-flight memory nor knows indirect "
                     "descriptors; use a newer one");
-    v->offered = d->u.features &
-                 (d->features | (v->rings_elsewhere ? ring_features() : 0));
+    v->offered = d->u.features & (d->features | (direct ? VHOST_RING_FEATURES : 0));
     if (!d->agree(d, error))
         return false;
-    return v->n_queues <= MIN(d->u.max_queues, VIRTIO_MAX_QUEUES) ||
+    if (!d->n_rings)
+        d->n_rings = v->n_queues;
+    d->n_enabled = d->n_rings;
+    v->rings_elsewhere = direct ? d->n_rings : 0;
+    return d->n_rings <= MIN(d->u.max_queues, VIRTIO_MAX_QUEUES) ||
            fail(error, VM_ERROR_INVALID,
                 "the back end serves only %" G_GUINT64_FORMAT
                 " queues, and %u are needed; lower queues=",
-                d->u.max_queues, v->n_queues);
+                d->u.max_queues, d->n_rings);
 }
 
 static void on_call(void *opaque, uint32_t events)
@@ -306,6 +360,7 @@ static bool make_signals(VhostDev *d, GError **error)
         return false;
     if (!d->v.rings_elsewhere)
         d->relay = relay_new(d, error);
+    d->logs = can_log(d);
     return d->v.rings_elsewhere || d->relay;
 }
 
@@ -313,7 +368,7 @@ void vhost_dev_init(VirtioDevice *v)
 {
     VhostDev *d = of(v);
 
-    d->u.fd = d->err_fd = d->inflight.fd = -1;
+    d->u.fd = d->err_fd = d->inflight.fd = d->listener.fd = -1;
     d->retry_ns = RETRY_MIN_NS;
 }
 
@@ -344,7 +399,9 @@ static void finish(void *opaque)
     ioloop_unwatch(&d->err_watch);
     for (unsigned i = 0; d->queues && i < d->v.n_queues; i++)
         ioloop_unwatch(&d->queues[i].watch);
-    virtiofsd_free(d->helper);
+    unix_unlisten(&d->listener);
+    if (d->helper)
+        d->helper_ops->free(d->helper);
 }
 
 void vhost_dev_release(VirtioDevice *v)
@@ -374,6 +431,7 @@ bool vhost_dev_activate(VirtioDevice *v, GError **error)
         d->link = LINK_DOWN;
         try_later(d);
     }
+    vhost_rings_direct(d, true);
     start_if_ready(d);
     return true;
 }
@@ -386,8 +444,10 @@ void vhost_dev_quiesce(VirtioDevice *v)
     d->running = false;
     if (d->started && !vhost_rings_stop(d, &why))
         vhost_dev_lost(d, why);
-    for (unsigned i = 0; i < v->n_queues; i++)
+    vhost_rings_direct(d, false);
+    for (unsigned i = 0; i < d->n_rings; i++)
         vhost_rings_pass_on(&d->queues[i]);
+    vhost_rings_note(d);
 }
 
 void vhost_dev_resume(VirtioDevice *v)
@@ -395,6 +455,7 @@ void vhost_dev_resume(VirtioDevice *v)
     VhostDev *d = of(v);
 
     d->running = true;
+    vhost_rings_direct(d, true);
     start_if_ready(d);
 }
 
@@ -423,6 +484,30 @@ bool vhost_dev_poll(VirtioDevice *v)
     for (unsigned i = 0; d->relay && i < v->n_queues; i++)
         any |= vhost_rings_answers(&d->queues[i]);
     return any;
+}
+
+void vhost_dev_use(VhostDev *d, unsigned n_enabled)
+{
+    unsigned before = d->n_enabled, least = MIN(before, n_enabled);
+    GError *why = NULL;
+
+    d->n_enabled = n_enabled;
+    if (!d->started)
+        return;
+    vhost_dev_limit(d, ANSWER_MS);
+    if (!vhost_rings_enable(d, least, before, false, &why) ||
+        !vhost_rings_enable(d, least, n_enabled, true, &why))
+        vhost_dev_lost(d, why);
+}
+
+void vhost_dev_cut(VhostDev *d, bool cut)
+{
+    GError *why = NULL;
+
+    d->cut = cut;
+    if (cut && d->started && !vhost_rings_stop(d, &why))
+        vhost_dev_lost(d, why);
+    start_if_ready(d);
 }
 
 void vhost_dev_hurry(VirtioDevice *v)

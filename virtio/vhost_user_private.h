@@ -6,7 +6,7 @@
 #pragma once
 
 #include "backend/vhost_user.h"
-#include "backend/virtiofsd.h"
+#include "util/unixsocket.h"
 #include "virtio/virtio.h"
 
 typedef struct VhostDev VhostDev;
@@ -33,23 +33,35 @@ struct VhostDev {
     VirtioDevice v;
 
     /* The kind's, before vhost_dev_realize(). */
-    char *socket;      /* path of the back end's; NULL: helper starts it */
-    Virtiofsd *helper; /* owned; NULL: somebody else's back end */
+    char *socket; /* path of the back end's; NULL: helper starts it */
+    bool listens; /* the back end connects to that path, and not we */
+    void *helper; /* owned; NULL: somebody else's back end */
+    const VhostHelperOps *helper_ops;
     uint64_t features; /* of the kind, which may be offered if the back end has them */
     bool in_order; /* back ends of the kind answer requests in their order, so that the
                       used index tells what one had in flight */
+    bool lossy; /* of what is in flight, something may be lost, or done twice: frames */
     uint32_t config_len; /* bytes of the config space that the back end has; 0: none */
-    /* What the back end has is known: decides on v->n_queues. */
+    /* What the back end has is known: decides on v->n_queues, and on n_rings if it is to
+     * have only the first of them.  May offer features of our own besides. */
     bool (*agree)(VhostDev *d, GError **error);
     /* Optional, on the loop: the next back end has this config space.  A failure with
      * VM_ERROR_CORRUPT breaks the device. */
     bool (*came_back)(VhostDev *d, const uint8_t *config, GError **error);
+    void (*link_changed)(VhostDev *d, bool up); /* optional, on the loop */
+
+    /* On the loop. */
+    unsigned n_rings;   /* the back end's: the first of the device's queues */
+    unsigned n_enabled; /* of these, that are used: all of them unless it is said */
+    bool cut;           /* the back end is not to serve them, though it is there */
 
     uint8_t config[VHOST_USER_MAX_CONFIG]; /* written once, by vhost_dev_realize() */
 
     VhostUser u;
     VhostLink link;
     IoWatch watch; /* of u.fd */
+    UnixListener listener;
+    IoWatch accept_watch;
     IoTimer timer;
     int64_t retry_ns; /* how long to wait before the next try */
     LogLimit log_limit;
@@ -59,6 +71,7 @@ struct VhostDev {
     IoWatch err_watch;
     VhostInflight inflight;
     Relay *relay; /* NULL: the back end has the driver's own rings */
+    bool logs;    /* the back end can tell what it writes; does not change */
     bool running; /* the driver wants its queues served */
     bool started; /* and the back end was told so */
     bool hurry;   /* atomic: the VM ends */
@@ -82,6 +95,10 @@ bool vhost_dev_poll(VirtioDevice *v);
  * it is back, by came_back. */
 void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32_t len);
 
+/* The loop.  Others of the rings are used from now on; the cable is cut, or is whole. */
+void vhost_dev_use(VhostDev *d, unsigned n_enabled);
+void vhost_dev_cut(VhostDev *d, bool cut);
+
 /* Kinds that have more to do on reset and release call ours. */
 #define VHOST_DEV_OPS                                                                    \
     .remote = true, .own_thread = true, .activate = vhost_dev_activate,                  \
@@ -97,6 +114,12 @@ void vhost_dev_limit(VhostDev *d,
 /* ---- vhost_user_rings.c: the loop ---------------------------------------------------
  */
 
+/* Of rings that the back end has: what our checks of rings and the base's arithmetic
+ * know.  Packed rings are not among them. */
+#define VHOST_RING_FEATURES                                                              \
+    (BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC) |                         \
+     BIT64(VIRTIO_F_EVENT_IDX))
+
 /* What a back end must have to get rings of ours. */
 #define VHOST_RELAY_FEATURES (BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_F_INDIRECT_DESC))
 
@@ -105,6 +128,13 @@ void vhost_dev_limit(VhostDev *d,
 bool vhost_rings_start(VhostDev *d, GError **error);
 bool vhost_rings_stop(VhostDev *d, GError **error);
 
+/* In activate, resume and quiesce only: whether interrupts of the driver's own rings may
+ * pass us by.  The eventfds are the same for all back ends. */
+void vhost_rings_direct(VhostDev *d, bool on);
+
+void vhost_rings_note(VhostDev *d); /* stopped: where they stand, for who saves them */
+
+bool vhost_rings_enable(VhostDev *d, unsigned from, unsigned to, bool on, GError **error);
 void vhost_rings_pass_on(VhostQueue *q); /* if the back end has signalled it */
 bool vhost_rings_answers(VhostQueue *q); /* relayed ones; true if there were some */
 void vhost_rings_reap_last(VhostDev *d); /* of one that goes: lies no longer matter */

@@ -18,7 +18,7 @@ static uint16_t ring_index(const void *area)
 static uint64_t features_for(const VhostDev *d)
 {
     return d->relay ? (d->v.features & d->features) | VHOST_RELAY_FEATURES
-                    : d->v.features;
+                    : d->v.features & (d->features | VHOST_RING_FEATURES);
 }
 
 static bool wants_inflight(const VhostDev *d)
@@ -30,7 +30,7 @@ static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
 {
     unsigned n = 0;
 
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
+    for (unsigned i = 0; i < d->n_rings; i++) {
         const Virtqueue *vq = &d->v.queues[i].vq;
         const VhostQueue *q = &d->queues[i];
 
@@ -42,6 +42,8 @@ static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
                 .desc = vq->desc,
                 .driver = vq->driver,
                 .device = vq->device,
+                .device_gpa = vq->cfg.device,
+                .disabled = i >= d->n_enabled,
                 .kick_fd = vq->kick_fd,
                 .call_fd = q->call_fd,
                 .err_fd = d->err_fd,
@@ -58,7 +60,7 @@ static void nudge(VhostDev *d)
         relay_nudge(d->relay);
         return;
     }
-    for (unsigned i = 0; i < d->v.n_queues; i++)
+    for (unsigned i = 0; i < d->n_rings; i++)
         if (d->v.queues[i].vq.desc) {
             fd_event_signal(d->v.queues[i].vq.kick_fd);
             fd_event_signal(d->queues[i].call_fd);
@@ -88,11 +90,19 @@ bool vhost_rings_start(VhostDev *d, GError **error)
     return true;
 }
 
+bool vhost_rings_enable(VhostDev *d, unsigned from, unsigned to, bool on, GError **error)
+{
+    for (unsigned i = from; i < to; i++)
+        if (d->v.queues[i].vq.desc && !vhost_user_enable(&d->u, i, on, error))
+            return false;
+    return true;
+}
+
 void vhost_rings_reap_last(VhostDev *d)
 {
     bool any;
 
-    for (unsigned i = 0; d->relay && i < d->v.n_queues; i++)
+    for (unsigned i = 0; d->relay && i < d->n_rings; i++)
         relay_reap(d->relay, i, &any, NULL);
 }
 
@@ -126,7 +136,7 @@ static bool rings_are_empty(const VhostDev *d)
 {
     if (d->relay)
         return relay_is_idle(d->relay);
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
+    for (unsigned i = 0; i < d->n_rings; i++) {
         const Virtqueue *vq = &d->v.queues[i].vq;
 
         if (vq->desc && ring_index(vq->device) != ring_index(vq->driver))
@@ -143,7 +153,7 @@ static void drain(VhostDev *d)
     vhost_dev_limit(d, DRAIN_MS);
     while (!rings_are_empty(d) && clock_ns() < d->u.deadline_ns &&
            poll(&gone, 1, 0) == 0) {
-        for (unsigned i = 0; i < d->v.n_queues; i++)
+        for (unsigned i = 0; i < d->n_rings; i++)
             vhost_rings_pass_on(&d->queues[i]);
         g_usleep(TICK_US);
     }
@@ -151,20 +161,37 @@ static void drain(VhostDev *d)
 
 bool vhost_rings_stop(VhostDev *d, GError **error)
 {
-    drain(d);
+    if (!d->lossy)
+        drain(d);
     vhost_dev_limit(d, ANSWER_MS);
-    for (unsigned i = 0; i < d->v.n_queues; i++) {
+    for (unsigned i = 0; i < d->n_rings; i++) {
         VhostQueue *q = &d->queues[i];
 
         if (!d->relay && !d->v.queues[i].vq.desc)
             continue;
         if (!vhost_user_stop(&d->u, i, &q->base, error))
             return false;
-        q->base_known = true;
+        q->base_known = !d->lossy;
     }
     vhost_rings_reap_last(d);
     if (d->relay)
         relay_stop(d->relay);
     d->started = false;
     return true;
+}
+
+void vhost_rings_note(VhostDev *d)
+{
+    for (unsigned i = 0; !d->relay && i < d->n_rings; i++) {
+        Virtqueue *vq = &d->v.queues[i].vq;
+
+        if (vq->desc)
+            vq->avail_idx = vq->used_idx = ring_index(vq->device);
+    }
+}
+
+void vhost_rings_direct(VhostDev *d, bool on)
+{
+    for (unsigned i = 0; !d->relay && i < d->n_rings; i++)
+        virtio_direct(&d->v, i, on ? d->queues[i].call_fd : -1);
 }

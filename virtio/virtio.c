@@ -136,6 +136,12 @@ void virtio_interrupt(VirtioDevice *v, int queue)
         v->binding->interrupt(v->binding_opaque, queue);
 }
 
+void virtio_direct(VirtioDevice *v, unsigned queue, int fd)
+{
+    if (v->binding && v->binding->direct)
+        v->binding->direct(v->binding_opaque, queue, fd);
+}
+
 /* 2.1.2, 2.3.1: not before DRIVER_OK. */
 static void config_interrupt(VirtioDevice *v)
 {

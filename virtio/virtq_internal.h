@@ -109,6 +109,7 @@ bool vq_claim(Virtqueue *vq, const VqClaim *claim, VqReq *ret);
 /* ---- virtio.c --------------------------------------------------------------------- */
 
 void virtio_interrupt(VirtioDevice *v, int queue);
+void virtio_direct(VirtioDevice *v, unsigned queue, int fd); /* VirtioBinding's */
 
 /* ---- serve.c: the device's I/O thread, or any while its loop does not run -----------
  */

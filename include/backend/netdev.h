@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "backend/vhost_user.h"
 #include "core/param.h"
 #include "packet/addr.h"
 #include "packet/offload.h"
@@ -50,6 +51,7 @@ typedef enum {
     NETDEV_PASST,
     NETDEV_STREAM,
     NETDEV_NETWORK,
+    NETDEV_VHOST_USER,
     NETDEV_TYPES,
 } NetDevType;
 
@@ -88,8 +90,8 @@ typedef struct NetDevOptions {
     char *bridge;   /* bridge: of the host */
     char *parent;   /* macvtap: interface of the host */
     char *mode;     /* macvtap, passt: one of that kind's; NULL: its own choice */
-    char *path;     /* stream: unix socket */
-    bool listen;    /* stream: we are the one that is connected to */
+    char *path;     /* stream, vhost-user: unix socket */
+    bool listen;    /* stream, vhost-user: we are the one that is connected to */
     char *network;  /* network: its name */
     char **ip;      /* network: addresses by hand */
     char **group;   /* network: labels for rules */
@@ -116,7 +118,8 @@ typedef struct NetDevCard {
      .other = "network",                                                                 \
      .help =                                                                             \
          "user: NAT in this process, no privilege; network, or just its name: one "      \
-         "of 'hutch net'; tap, bridge, macvtap: the host's; passt; stream: a socket"},   \
+         "of 'hutch net'; tap, bridge, macvtap: the host's; passt; stream: a socket; "   \
+         "vhost-user: a program that works in the guest's memory"},                      \
         {.key = "queues",                                                                \
          .type = PARAM_UINT,                                                             \
          .offset = offsetof(type_, member.queues),                                       \
@@ -196,22 +199,39 @@ typedef struct NetDevCard {
          .type = PARAM_STRING,                                                           \
          .offset = offsetof(type_, member.mode),                                         \
          .arg = "MODE",                                                                  \
-         .help = "macvtap: bridge, private, vepa or passthru; passt: stream or "         \
-                 "vhost-user"},                                                          \
+         .help = "macvtap: bridge, private, vepa or passthru; passt: vhost-user, "       \
+                 "stream, or auto, the first of these that it can"},                     \
         {.key = "path",                                                                  \
          .type = PARAM_PATH,                                                             \
          .offset = offsetof(type_, member.path),                                         \
          .arg = "SOCKET",                                                                \
-         .help = "stream: frames as of QEMU's -netdev stream"},                          \
+         .help =                                                                         \
+             "stream: frames as of QEMU's -netdev stream; vhost-user: of DPDK, VPP, "    \
+             "and others"},                                                              \
     {                                                                                    \
         .key = "listen", .type = PARAM_BOOL, .offset = offsetof(type_, member.listen),   \
-        .help = "stream: make the socket and wait for the other side"                    \
+        .help = "stream, vhost-user: make the socket and wait for the other side"        \
     }
 
 /* Any thread; opens nothing.  Refuses options that do not go together, and malformed
  * forwards, and fills in a type that follows from others (network=, bridge=, parent=,
  * path=, ifname=); for a device's table of options to call. */
 bool netdev_check(NetDevOptions *options, GError **error);
+
+/* Any thread.  Whether not frames but the card's queues are to be at the other end, which
+ * another process then serves in the guest's memory (backend/vhost_user.h).  shared: it
+ * can have that memory; a type that may be either goes by it.  May start passt for a
+ * moment, to see what it can. */
+bool netdev_is_elsewhere(const NetDevOptions *options, bool shared);
+
+/* What stands for the backend of such a card: nothing is sent or received here. */
+NetDev *netdev_open_elsewhere(IoLoop *loop);
+
+/* passt as the process that serves queues: finds it; NULL on failure.  id begins what is
+ * logged of it, and options are as netdev_check() left them. */
+extern const VhostHelperOps passt_helper_ops;
+void *passt_helper_new(const NetDevOptions *options, const char *id, IoLoop *loop,
+                       GError **error);
 
 /* Opens the backend; errors name it and the way out (busy tap, no permission).  card
  * NULL: it is none, and a network or passt cannot be at its other end. */

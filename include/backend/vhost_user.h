@@ -18,11 +18,17 @@
 /* Protocol features that we know what to do with. */
 enum {
     VHOST_USER_P_MQ = 0,
+    VHOST_USER_P_LOG_SHMFD = 1,
+    VHOST_USER_P_RARP = 2,
     VHOST_USER_P_REPLY_ACK = 3,
+    VHOST_USER_P_NET_MTU = 4,
     VHOST_USER_P_CONFIG = 9,
     VHOST_USER_P_INFLIGHT = 12,
     VHOST_USER_P_RESET_DEVICE = 13,
 };
+
+/* A bit of VhostUser.features that drivers never see: it logs what it writes. */
+#define VHOST_F_LOG_ALL 26
 
 /* As virtio's VIRTIO_MAX_QUEUES, and the largest config space a message can carry. */
 enum { VHOST_USER_MAX_RINGS = 130, VHOST_USER_MAX_CONFIG = 256 };
@@ -55,6 +61,8 @@ typedef struct VhostRing {
     uint16_t size;
     uint16_t base;                /* the next available entry to look at */
     void *desc, *driver, *device; /* in guest RAM */
+    bool disabled;                /* nothing is to come of it, or go through it */
+    uint64_t device_gpa;          /* of `device`, where writes are logged */
     int kick_fd, call_fd, err_fd; /* eventfds; stay the caller's */
 } VhostRing;
 
@@ -84,7 +92,8 @@ bool vhost_user_get_inflight(VhostUser *u, uint16_t n_queues, uint16_t queue_siz
 void vhost_inflight_clear(VhostInflight *inflight);
 
 /* Starts the rings with the features that the driver accepted.  Guest RAM must be shared
- * (gm->fd).  extra and inflight may have no fd. */
+ * (gm->fd); while its log is on (gm->remote_log), what the back end writes is logged
+ * there. extra and inflight may have no fd. */
 bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
                       const VhostRegion *extra, const VhostRing *rings, unsigned n,
                       const VhostInflight *inflight, GError **error);
@@ -93,5 +102,27 @@ bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
  * available entry it would have looked at. */
 bool vhost_user_stop(VhostUser *u, unsigned index, uint16_t *ret_base, GError **error);
 
+/* A ring that runs is used from now on, or left alone, where the back end knows how. */
+bool vhost_user_enable(VhostUser *u, unsigned index, bool on, GError **error);
+
+/* Of a network card, where the back end knows how: say to the network that `mac` is here;
+ * packets are of up to `mtu` bytes. */
+bool vhost_user_send_rarp(VhostUser *u, const uint8_t mac[6], GError **error);
+bool vhost_user_set_mtu(VhostUser *u, uint16_t mtu, GError **error);
+
 /* Where the back end knows how: forget what the driver did. */
 bool vhost_user_reset_device(VhostUser *u, GError **error);
+
+/* ---- back ends that are programs of ours ------------------------------------------- */
+
+/* A program that is started for a device, and again when it has ended.  All on the
+ * device's loop. */
+typedef struct VhostHelperOps {
+    const char *name;
+    int (*start)(void *helper, GError **error); /* a connected socket, or -1 */
+    void (*stop)(void *helper);                 /* harmless when it does not run */
+    void (*serves)(void *helper);               /* it has answered; NULL: no matter */
+    int64_t (*next_start)(const void *helper);  /* on CLOCK_MONOTONIC */
+    const char *(*last_words)(void *helper);    /* "" if there are none */
+    void (*free)(void *helper);                 /* ends it */
+} VhostHelperOps;

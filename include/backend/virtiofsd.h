@@ -6,6 +6,7 @@
  * kernel ends the child when the thread that started it ends. */
 #pragma once
 
+#include "backend/vhost_user.h"
 #include "util/error.h"
 #include "util/ioloop.h"
 
@@ -35,3 +36,7 @@ int64_t virtiofsd_next_start(const Virtiofsd *d);
 
 /* What the child said last on its standard error, "" if nothing. */
 const char *virtiofsd_last_words(Virtiofsd *d);
+
+/* All of that as what a vhost-user device is told of its back end; helper: a Virtiofsd.
+ */
+extern const VhostHelperOps virtiofsd_helper_ops;

@@ -18,6 +18,13 @@ typedef struct GuestRegion {
     uint64_t offset; /* of this region in the RAM file, and in snapshots */
 } GuestRegion;
 
+/* What other processes tell of their writes to shared RAM, while the dirty log is on. */
+typedef struct GmRemoteLog {
+    int fd;         /* of memory that they are given */
+    uint64_t size;  /* bytes */
+    uint64_t *bits; /* atomic; theirs to write: a bit per guest page, from address 0 */
+} GmRemoteLog;
+
 typedef struct GuestMem {
     GuestRegion region[GM_MAX_REGIONS];
     unsigned n_regions;
@@ -29,6 +36,7 @@ typedef struct GuestMem {
     bool cleared;        /* atomic: by gm_clear(), at least once */
     struct GmLost *lost; /* core/gmlost.h; NULL: all of it can be had at any time */
     uint64_t *dirty_log; /* atomic; a bit per page of the RAM file; NULL: not logging */
+    GmRemoteLog *remote_log; /* NULL: not logging, or it is not shared */
 } GuestMem;
 
 typedef struct GuestMemOptions {
@@ -63,7 +71,9 @@ bool gm_write(GuestMem *gm, uint64_t gpa, const void *buf, uint64_t len);
 
 /* Any thread, after the data has been written through gm_at(): tells the dirty log, which
  * KVM's own log does not see.  The second takes a host address inside guest RAM.  I/O
- * must be quiesced before gm_log_stop(). */
+ * must be quiesced before gm_log_stop(), and before gm_log_start() that of other
+ * processes which work in shared RAM: they go on with gm->remote_log, whose bits are
+ * fetched with ours. */
 void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len);
 void gm_mark_dirty_host(GuestMem *gm, const void *host, uint64_t len);
 

@@ -54,4 +54,9 @@ typedef struct Msi {
  * any thread, lock-free.  msi_finish: main thread; harmless on a zeroed one. */
 bool msi_route(Msi *msi, IrqController *ic, uint64_t addr, uint32_t data);
 void msi_fire(const Msi *msi);
+
+/* As msi_route, once it is routed: whether eventfd `fd`, which others signal, is the
+ * message, too.  The kernel then takes its signals before those who wait for them
+ * (Linux 5.11). */
+bool msi_join(const Msi *msi, int fd, bool on);
 void msi_finish(Msi *msi);

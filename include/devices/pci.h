@@ -173,4 +173,9 @@ bool msix_write(Msix *m, uint64_t bar_offset, unsigned size, uint64_t value);
 /* Any thread, lock-free: fires the vector, or marks it pending while masked. */
 void msix_notify(Msix *m, unsigned vector);
 bool msix_enabled(const Msix *m); /* any thread */
+
+/* With the device's lock held, or vCPUs parked: from now on, or no longer, a signal of
+ * eventfd `fd` is the vector's interrupt while that is live, without anybody's doing. One
+ * at a time: a second one's owner goes on notifying. */
+void msix_direct(Msix *m, unsigned vector, int fd, bool on);
 unsigned msix_vectors(const Msix *m);

@@ -83,6 +83,8 @@ typedef struct VirtioOps {
     uint16_t queue_size;      /* most entries a queue may have */
     uint32_t config_size;     /* bytes of device configuration */
     bool own_thread;          /* an I/O thread of its own instead of the shared one */
+    bool (*wants_shared)(const void *options); /* may be NULL; any thread: as `remote` is
+                                                  always, guest RAM is to be shared */
     bool remote; /* another process works in guest RAM (vhost-user), which must be
                     shared.  What it writes besides answered requests is in no
                     dirty log, which pins the device: no snapshot while it is
@@ -131,6 +133,11 @@ typedef struct VirtioOps {
 /* How a device reaches its driver; the transport's.  Any thread, lock-free. */
 typedef struct VirtioBinding {
     void (*interrupt)(void *opaque, int queue); /* index, or VIRTIO_CONFIG_VECTOR */
+    /* While a vCPU holds the device's lock and waits, or vCPUs are parked.  Optional:
+     * what signals eventfd `fd` interrupts the driver without a detour through this
+     * process, whenever that is possible, until fd is -1.  Whoever made the eventfd
+     * watches it for the rest of the time, and calls interrupt. */
+    void (*direct)(void *opaque, unsigned queue, int fd);
 } VirtioBinding;
 
 typedef struct VqSlot {
@@ -167,9 +174,10 @@ struct VirtioDevice {
     bool live;     /* activated, not reset since */
     bool restored; /* from load to the end of the first resume */
 
-    /* Set by realize: another process has the driver's rings, which are then not listened
-     * to here, and realize offers the ring features too. */
-    bool rings_elsewhere;
+    /* Set by realize: so many of the queues, from the first, are ones whose rings another
+     * process has; they are not listened to here, and realize offers the ring features
+     * too.  activate may say another number, if not 0. */
+    unsigned rings_elsewhere;
 
     uint8_t status;             /* atomic: the I/O thread sets NEEDS_RESET */
     bool broken;                /* atomic */

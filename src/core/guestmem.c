@@ -229,15 +229,81 @@ void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len)
         gm_mark_dirty_host(gm, host, len);
 }
 
+/* ---- the log of other processes' writes ---------------------------------------------
+ */
+
+static void free_remote_log(GmRemoteLog *log)
+{
+    if (!log)
+        return;
+    if (log->bits)
+        munmap(log->bits, log->size);
+    fd_close(&log->fd);
+    g_free(log);
+}
+
+static bool make_remote_log(GuestMem *gm, GError **error)
+{
+    GmRemoteLog *log = g_new0(GmRemoteLog, 1);
+    uint64_t end = 0;
+    void *bits;
+
+    for (unsigned i = 0; i < gm->n_regions; i++)
+        end = MAX(end, gm->region[i].gpa + gm->region[i].size);
+    log->size = align_up(end / GM_PAGE_SIZE / 8, GM_PAGE_SIZE);
+    log->fd = fd_memory("dirty-log", log->size, 0);
+    bits = log->fd < 0
+               ? MAP_FAILED
+               : mmap(NULL, log->size, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
+    if (bits == MAP_FAILED) {
+        fail_errno(error, "memory: make a dirty log for other processes");
+        free_remote_log(log);
+        return false;
+    }
+    log->bits = bits;
+    gm->remote_log = log;
+    return true;
+}
+
+/* A region's bits lie as its pages do in the guest, and are wanted as they do in RAM. */
+static void fetch_region(const GuestMem *gm, const GuestRegion *r, uint64_t *bitmap)
+{
+    uint64_t first = r->gpa / GM_PAGE_SIZE, end = first + r->size / GM_PAGE_SIZE;
+
+    for (uint64_t page = first; page < end; page = (page | 63) + 1) {
+        uint64_t *word = &gm->remote_log->bits[page / 64], bits;
+        uint64_t mask = UINT64_MAX << page % 64;
+
+        if (!__atomic_load_n(word, __ATOMIC_RELAXED))
+            continue;
+        if ((page | 63) >= end)
+            mask &= BIT64(end % 64) - 1;
+        bits = __atomic_fetch_and(word, ~mask, __ATOMIC_ACQUIRE) & mask;
+        for (; bits && bitmap; bits &= bits - 1) {
+            uint64_t at = (page & ~63ull) + (uint64_t)__builtin_ctzll(bits) - first +
+                          r->offset / GM_PAGE_SIZE;
+
+            bitmap[at / 64] |= BIT64(at % 64);
+        }
+    }
+}
+
+/* ---- both ----------------------------------------------------------------------------
+ */
+
 bool gm_log_start(GuestMem *gm, GError **error)
 {
     uint64_t *log;
 
     if (gm->dirty_log)
         return fail(error, VM_ERROR_BUSY, "memory: the dirty log is in use already");
+    if (gm->fd >= 0 && !make_remote_log(gm, error))
+        return false;
     log = g_try_new0(uint64_t, log_words(gm));
-    if (!log)
+    if (!log) {
+        gm_log_stop(gm);
         return fail(error, VM_ERROR_IO, "memory: no room for the dirty log");
+    }
     __atomic_store_n(&gm->dirty_log, log, __ATOMIC_RELEASE);
     return true;
 }
@@ -254,10 +320,14 @@ void gm_log_fetch(GuestMem *gm, uint64_t *bitmap)
         if (bitmap)
             bitmap[i] |= bits;
     }
+    for (unsigned i = 0; gm->remote_log && i < gm->n_regions; i++)
+        fetch_region(gm, &gm->region[i], bitmap);
 }
 
 void gm_log_stop(GuestMem *gm)
 {
     g_free(gm->dirty_log);
     gm->dirty_log = NULL;
+    free_remote_log(gm->remote_log);
+    gm->remote_log = NULL;
 }

@@ -77,6 +77,11 @@ void msi_fire(const Msi *msi)
         fd_event_signal(msi->eventfd);
 }
 
+bool msi_join(const Msi *msi, int fd, bool on)
+{
+    return msi->ic && msi->ic->ops->msi_bind(msi->ic->opaque, msi->handle, fd, on);
+}
+
 void msi_finish(Msi *msi)
 {
     if (!msi->ic)

@@ -164,9 +164,13 @@ static Consoles look_at_consoles(const Config *cfg)
 /* What another process serves, it must be able to map. */
 static bool wants_shared_memory(const Config *cfg)
 {
-    for (unsigned i = 0; i < cfg->n_devices; i++)
-        if (cfg->devices[i].ops->remote)
+    for (unsigned i = 0; i < cfg->n_devices; i++) {
+        const ConfigDevice *d = &cfg->devices[i];
+
+        if (d->ops->remote ||
+            (d->ops->wants_shared && d->options && d->ops->wants_shared(d->options)))
             return true;
+    }
     return false;
 }
 

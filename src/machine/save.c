@@ -209,13 +209,34 @@ const MachineRestore *machine_restored(const Machine *m)
 /* ---- which pages change ---------------------------------------------------------------
  */
 
+/* Other processes that work in the guest's RAM are told of the log when they go on. */
+static bool start_own_log(Machine *m, GError **error)
+{
+    bool pause = m->gm.fd >= 0, ok;
+
+    if (pause)
+        machine_pause(m);
+    ok = gm_log_start(&m->gm, error);
+    if (pause)
+        machine_resume(m);
+    return ok;
+}
+
+/* Devices still mark what they write: nothing may be in flight. */
+static void stop_own_log(Machine *m)
+{
+    machine_pause(m);
+    gm_log_stop(&m->gm);
+    machine_resume(m);
+}
+
 bool machine_log_start(Machine *m, GError **error)
 {
-    if (!gm_log_start(&m->gm, error))
+    if (!start_own_log(m, error))
         return false;
     if (kvm_dirty_start(m->kvm, error))
         return true;
-    gm_log_stop(&m->gm);
+    stop_own_log(m);
     return false;
 }
 
@@ -225,13 +246,10 @@ bool machine_log_fetch(Machine *m, uint64_t *bitmap, GError **error)
     return kvm_dirty_fetch(m->kvm, bitmap, error);
 }
 
-/* Devices still mark what they write: nothing may be in flight. */
 void machine_log_stop(Machine *m)
 {
     kvm_dirty_stop(m->kvm); /* milliseconds, on some hosts: not in the pause */
-    machine_pause(m);
-    gm_log_stop(&m->gm);
-    machine_resume(m);
+    stop_own_log(m);
 }
 
 void machine_set_keeper(Machine *m, void *keeper, void (*free_keeper)(void *keeper))

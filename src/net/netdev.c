@@ -6,15 +6,15 @@
 #include "src/net/netdev_private.h"
 #include "src/net/slirp_private.h"
 
-const char *const netdev_type_names[] = {"user",  "tap",    "bridge",  "macvtap",
-                                         "passt", "stream", "network", NULL};
+const char *const netdev_type_names[] = {
+    "user", "tap", "bridge", "macvtap", "passt", "stream", "network", "vhost-user", NULL};
 _Static_assert(G_N_ELEMENTS(netdev_type_names) == NETDEV_TYPES, "a name for each");
 
 static const NetDevOps *const types[NETDEV_TYPES] = {
     [NETDEV_USER] = &netdev_user_ops,       [NETDEV_TAP] = &netdev_tap_ops,
     [NETDEV_BRIDGE] = &netdev_bridge_ops,   [NETDEV_MACVTAP] = &netdev_macvtap_ops,
     [NETDEV_PASST] = &netdev_passt_ops,     [NETDEV_STREAM] = &netdev_stream_ops,
-    [NETDEV_NETWORK] = &netdev_network_ops,
+    [NETDEV_NETWORK] = &netdev_network_ops, [NETDEV_VHOST_USER] = &netdev_vhost_user_ops,
 };
 
 /* ---- options --------------------------------------------------------------------------
@@ -40,8 +40,8 @@ static const struct {
     {"bridge", offsetof(NetDevOptions, bridge), FOR(BRIDGE), TEXT},
     {"parent", offsetof(NetDevOptions, parent), FOR(MACVTAP), TEXT},
     {"mode", offsetof(NetDevOptions, mode), FOR(MACVTAP) | FOR(PASST), TEXT},
-    {"path", offsetof(NetDevOptions, path), FOR(STREAM), TEXT},
-    {"listen", offsetof(NetDevOptions, listen), FOR(STREAM), FLAG},
+    {"path", offsetof(NetDevOptions, path), FOR(STREAM) | FOR(VHOST_USER), TEXT},
+    {"listen", offsetof(NetDevOptions, listen), FOR(STREAM) | FOR(VHOST_USER), FLAG},
     {"hostfwd", offsetof(NetDevOptions, hostfwd), FOR(USER) | FOR(TAP) | FOR(PASST),
      LIST},
     {"restrict", offsetof(NetDevOptions, restrict_), FOR(USER) | FOR(TAP), FLAG},

@@ -72,7 +72,10 @@ void netdev_link_changed(NetDev *nd, bool up);
 
 extern const NetDevOps netdev_tap_ops, netdev_bridge_ops, netdev_macvtap_ops;
 extern const NetDevOps netdev_passt_ops, netdev_stream_ops;
-extern const NetDevOps netdev_user_ops, netdev_network_ops;
+extern const NetDevOps netdev_user_ops, netdev_network_ops, netdev_vhost_user_ops;
+
+/* passt_vhost.c: whether the passt of this host can serve queues. */
+bool passt_has_vhost_user(void);
 
 /* A host port forwarded to the guest; addresses and ports in host byte order, guest_addr
  * 0 is the address that DHCP gives first. */

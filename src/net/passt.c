@@ -4,6 +4,8 @@
  * and started again if it ends before: the guest's connections are lost then, its
  * addresses are not.
  *
+ * This is its mode=stream; passt_vhost.c is the other.
+ *
  * passt does DHCP, DHCPv6 and router advertisements; there is nothing to be saved. */
 #include <unistd.h>
 
@@ -21,9 +23,12 @@ typedef struct Passt {
 
 static bool passt_check(const NetDevOptions *o, GError **error)
 {
-    if (o->mode && !g_str_equal(o->mode, "stream"))
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "mode=%s is not how a card is joined to passt: mode=stream is",
+    static const char *const modes[] = {"auto", "stream", "vhost-user", NULL};
+
+    if (o->mode && !g_strv_contains(modes, o->mode))
+        return fail(error, VM_ERROR_INVALID,
+                    "mode=%s is not how a card is joined to passt: mode=vhost-user, "
+                    "mode=stream, or mode=auto, which is the first of these that it can",
                     o->mode);
     for (char **f = o->hostfwd; f && *f; f++) {
         HostFwd fwd;
@@ -98,11 +103,15 @@ static NetDev *passt_open(const NetDevOptions *o, const NetDevCard *card, IoLoop
 {
     static const uint8_t any[6] = {2, 0, 0, 0, 0, 1};
     const char *id = card ? card->id : "uplink";
-    Passt *p = g_new0(Passt, 1);
+    Passt *p;
+
+    if (g_strcmp0(o->mode, "vhost-user") == 0)
+        return netdev_vhost_user_ops.open(o, card, loop, error);
+    p = g_new0(Passt, 1);
 
     p->id = g_strdup(id);
     frames_init(&p->socket, &p->nd, loop, on_lost, p);
-    p->child = passt_child_new(o, id, loop, error);
+    p->child = passt_child_new(o, PASST_STREAM, id, loop, error);
     if (p->child && start(p, loop, card ? card->mac : any, error))
         return &p->nd;
     passt_close(&p->nd);

@@ -73,7 +73,8 @@ static bool add_forward(PasstChild *c, const char *text, GError **error)
     return true;
 }
 
-static bool make_argv(PasstChild *c, const NetDevOptions *o, GError **error)
+static bool make_argv(PasstChild *c, const NetDevOptions *o, PasstMode mode,
+                      GError **error)
 {
     char fd[16];
 
@@ -83,6 +84,8 @@ static bool make_argv(PasstChild *c, const NetDevOptions *o, GError **error)
     arg(c, "--quiet");
     arg(c, "--fd");
     arg(c, fd);
+    if (mode == PASST_VHOST_USER)
+        arg(c, "--vhost-user");
     if (!o->ipv6)
         arg(c, "--ipv4-only");
     for (char **f = o->hostfwd; f && *f; f++)
@@ -92,8 +95,8 @@ static bool make_argv(PasstChild *c, const NetDevOptions *o, GError **error)
     return true;
 }
 
-PasstChild *passt_child_new(const NetDevOptions *o, const char *id, IoLoop *loop,
-                            GError **error)
+PasstChild *passt_child_new(const NetDevOptions *o, PasstMode mode, const char *id,
+                            IoLoop *loop, GError **error)
 {
     PasstChild *c = g_new0(PasstChild, 1);
 
@@ -106,7 +109,7 @@ PasstChild *passt_child_new(const NetDevOptions *o, const char *id, IoLoop *loop
         fail(error, VM_ERROR_UNSUPPORTED,
              "there is no passt on this host: install it (Debian: the package passt), or "
              "use --net user");
-    else if (make_argv(c, o, error))
+    else if (make_argv(c, o, mode, error))
         return c;
     passt_child_free(c);
     return NULL;
@@ -264,6 +267,13 @@ static void hear_out(PasstChild *c)
         read_words(c);
 }
 
+void passt_child_serves(PasstChild *c)
+{
+    read_words(c);
+    c->last[0] = '\0';
+    c->ready = true;
+}
+
 /* Whatever it sends shows that it serves; the guest is not there yet, so it misses
  * nothing.  One that does not answer may not have IPv4, and has its chance. */
 bool passt_child_wait(PasstChild *c, int socket, const uint8_t mac[6], GError **error)
@@ -278,8 +288,6 @@ bool passt_child_wait(PasstChild *c, int socket, const uint8_t mac[6], GError **
         return fail(error, VM_ERROR_UNSUPPORTED, "passt does not start%s%s",
                     c->last[0] ? "; it says: " : "", c->last);
     }
-    read_words(c);
-    c->last[0] = '\0';
-    c->ready = true;
+    passt_child_serves(c);
     return true;
 }

@@ -9,9 +9,11 @@
 
 typedef struct PasstChild PasstChild;
 
+typedef enum { PASST_STREAM, PASST_VHOST_USER } PasstMode; /* what its socket carries */
+
 /* Finds the program, and makes its command line of the options; starts nothing. */
-PasstChild *passt_child_new(const NetDevOptions *options, const char *id, IoLoop *loop,
-                            GError **error);
+PasstChild *passt_child_new(const NetDevOptions *options, PasstMode mode, const char *id,
+                            IoLoop *loop, GError **error);
 void passt_child_free(PasstChild *c); /* NULL is fine; ends it */
 
 /* Starts it, and returns a connected socket, blocking; -1 on failure. */
@@ -23,6 +25,10 @@ void passt_child_stop(PasstChild *c);
 /* Waits until it serves its socket, for a second at most: an error is its own last
  * sentence. */
 bool passt_child_wait(PasstChild *c, int socket, const uint8_t mac[6], GError **error);
+
+/* It serves its socket: what it says from now on is logged.  passt_child_wait() says so.
+ */
+void passt_child_serves(PasstChild *c);
 
 /* When it may be started next, on CLOCK_MONOTONIC: one that ends again and again is
  * started some times a minute only. */

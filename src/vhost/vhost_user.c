@@ -21,6 +21,7 @@ typedef enum {
     SET_FEATURES = 2,
     SET_OWNER = 3,
     SET_MEM_TABLE = 5,
+    SET_LOG_BASE = 6,
     SET_VRING_NUM = 8,
     SET_VRING_ADDR = 9,
     SET_VRING_BASE = 10,
@@ -32,6 +33,8 @@ typedef enum {
     SET_PROTOCOL_FEATURES = 16,
     GET_QUEUE_NUM = 17,
     SET_VRING_ENABLE = 18,
+    SEND_RARP = 19,
+    NET_SET_MTU = 20,
     GET_CONFIG = 24,
     SET_CONFIG = 25,
     GET_INFLIGHT_FD = 31,
@@ -44,6 +47,7 @@ static const char *const request_names[] = {
     [SET_FEATURES] = "SET_FEATURES",
     [SET_OWNER] = "SET_OWNER",
     [SET_MEM_TABLE] = "SET_MEM_TABLE",
+    [SET_LOG_BASE] = "SET_LOG_BASE",
     [SET_VRING_NUM] = "SET_VRING_NUM",
     [SET_VRING_ADDR] = "SET_VRING_ADDR",
     [SET_VRING_BASE] = "SET_VRING_BASE",
@@ -55,6 +59,8 @@ static const char *const request_names[] = {
     [SET_PROTOCOL_FEATURES] = "SET_PROTOCOL_FEATURES",
     [GET_QUEUE_NUM] = "GET_QUEUE_NUM",
     [SET_VRING_ENABLE] = "SET_VRING_ENABLE",
+    [SEND_RARP] = "SEND_RARP",
+    [NET_SET_MTU] = "NET_SET_MTU",
     [GET_CONFIG] = "GET_CONFIG",
     [SET_CONFIG] = "SET_CONFIG",
     [GET_INFLIGHT_FD] = "GET_INFLIGHT_FD",
@@ -72,7 +78,10 @@ enum {
 };
 
 static const uint64_t known_protocol = BIT64(VHOST_USER_P_MQ) |
+                                       BIT64(VHOST_USER_P_LOG_SHMFD) |
+                                       BIT64(VHOST_USER_P_RARP) |
                                        BIT64(VHOST_USER_P_REPLY_ACK) |
+                                       BIT64(VHOST_USER_P_NET_MTU) |
                                        BIT64(VHOST_USER_P_CONFIG) |
                                        BIT64(VHOST_USER_P_INFLIGHT) |
                                        BIT64(VHOST_USER_P_RESET_DEVICE);
@@ -84,6 +93,8 @@ typedef struct Header {
 typedef struct RingState {
     uint32_t index, num;
 } RingState;
+
+enum { RING_LOGGED = 1 }; /* RingAddress.flags */
 
 typedef struct RingAddress {
     uint32_t index, flags;
@@ -98,6 +109,10 @@ typedef struct MemTable {
     uint32_t n, padding;
     Region region[MAX_REGIONS];
 } MemTable;
+
+typedef struct LogBase {
+    uint64_t size, offset;
+} LogBase;
 
 typedef struct ConfigSpace {
     uint32_t offset, size, flags;
@@ -289,6 +304,17 @@ static bool lie(GError **error, Request request, const char *what)
                 request_names[request], what);
 }
 
+static bool hear_header(VhostUser *u, Request request, Header *h, Fds *fds,
+                        GError **error)
+{
+    if (!receive_all(u, request, h, sizeof(*h), fds, error))
+        return false;
+    if (h->request != (uint32_t)request)
+        return lie(error, request, "another request's number");
+    return (h->flags & (FLAG_VERSION | 2 | FLAG_REPLY)) == (FLAG_VERSION | FLAG_REPLY) ||
+           lie(error, request, "what is not a reply of version 1");
+}
+
 /* Reads the answer to `request`, of a payload of exactly `len` bytes; ret_fd NULL: no
  * descriptor may come with it. */
 static bool hear(VhostUser *u, Request request, void *payload, size_t len, int *ret_fd,
@@ -297,12 +323,8 @@ static bool hear(VhostUser *u, Request request, void *payload, size_t len, int *
     __attribute__((cleanup(close_fds))) Fds fds = {.n = 0};
     Header h;
 
-    if (!receive_all(u, request, &h, sizeof(h), &fds, error))
+    if (!hear_header(u, request, &h, &fds, error))
         return false;
-    if (h.request != (uint32_t)request)
-        return lie(error, request, "another request's number");
-    if ((h.flags & (FLAG_VERSION | 2 | FLAG_REPLY)) != (FLAG_VERSION | FLAG_REPLY))
-        return lie(error, request, "what is not a reply of version 1");
     if (!h.size && len)
         return lie(error, request, "nothing: it cannot do that");
     if (h.size != len)
@@ -482,9 +504,37 @@ static bool set_memory(VhostUser *u, const GuestMem *gm, const VhostRegion *extr
                       error);
 }
 
-static bool set_ring(VhostUser *u, const VhostRing *r, GError **error)
+/* The answer says that it is done; DPDK's is empty, others' a number. */
+static bool hear_log_base(VhostUser *u, GError **error)
+{
+    __attribute__((cleanup(close_fds))) Fds fds = {.n = 0};
+    uint64_t ignored;
+    Header h;
+
+    if (!hear_header(u, SET_LOG_BASE, &h, &fds, error))
+        return false;
+    if (h.size && h.size != sizeof(ignored))
+        return lie(error, SET_LOG_BASE, "a reply of a wrong size");
+    return !h.size || receive_all(u, SET_LOG_BASE, &ignored, h.size, &fds, error);
+}
+
+/* Into which it writes by guest address, a bit per page. */
+static bool set_log(VhostUser *u, const GmRemoteLog *log, GError **error)
+{
+    LogBase base = {log->size, 0};
+
+    if (!vhost_user_has(u, VHOST_USER_P_LOG_SHMFD))
+        return fail(error, VM_ERROR_CORRUPT,
+                    "the back end cannot tell which of the guest's memory it writes");
+    return tell_fds(u, SET_LOG_BASE, 0, &base, sizeof(base), &log->fd, 1, error) &&
+           hear_log_base(u, error);
+}
+
+static bool set_ring(VhostUser *u, const VhostRing *r, bool logged, GError **error)
 {
     RingAddress at = {.index = r->index,
+                      .flags = logged ? RING_LOGGED : 0,
+                      .log = logged ? r->device_gpa : 0,
                       .desc = (uintptr_t)r->desc,
                       .used = (uintptr_t)r->device,
                       .avail = (uintptr_t)r->driver};
@@ -497,10 +547,9 @@ static bool set_ring(VhostUser *u, const VhostRing *r, GError **error)
            tell_ring_fd(u, SET_VRING_KICK, r->index, r->kick_fd, error);
 }
 
-/* Last, so that its answer says that all before it was done too. */
-static bool enable_ring(VhostUser *u, const VhostRing *r, GError **error)
+bool vhost_user_enable(VhostUser *u, unsigned index, bool on, GError **error)
 {
-    RingState s = {r->index, 1};
+    RingState s = {index, on};
 
     return !(u->features & BIT64(F_PROTOCOL_FEATURES)) ||
            tell_acked(u, SET_VRING_ENABLE, &s, sizeof(s), NULL, 0, error);
@@ -510,16 +559,19 @@ bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
                       const VhostRegion *extra, const VhostRing *rings, unsigned n,
                       const VhostInflight *inflight, GError **error)
 {
-    uint64_t agreed = features | (u->features & BIT64(F_PROTOCOL_FEATURES));
+    const GmRemoteLog *log = gm->remote_log;
+    uint64_t agreed = features | (u->features & BIT64(F_PROTOCOL_FEATURES)) |
+                      (log ? BIT64(VHOST_F_LOG_ALL) : 0);
 
     if (!tell_u64(u, SET_FEATURES, agreed, error) || !set_memory(u, gm, extra, error) ||
-        !set_inflight(u, inflight, error))
+        (log && !set_log(u, log, error)) || !set_inflight(u, inflight, error))
         return false;
     for (unsigned i = 0; i < n; i++)
-        if (!set_ring(u, &rings[i], error))
+        if (!set_ring(u, &rings[i], log, error))
             return false;
+    /* Last, so that its answer says that all before it was done too. */
     for (unsigned i = 0; i < n; i++)
-        if (!enable_ring(u, &rings[i], error))
+        if (!vhost_user_enable(u, rings[i].index, !rings[i].disabled, error))
             return false;
     return true;
 }
@@ -541,4 +593,20 @@ bool vhost_user_reset_device(VhostUser *u, GError **error)
 {
     return !vhost_user_has(u, VHOST_USER_P_RESET_DEVICE) ||
            tell_acked(u, RESET_DEVICE, NULL, 0, NULL, 0, error);
+}
+
+/* ---- network cards ---------------------------------------------------------------- */
+
+bool vhost_user_send_rarp(VhostUser *u, const uint8_t mac[6], GError **error)
+{
+    return !vhost_user_has(u, VHOST_USER_P_RARP) ||
+           tell_u64(u, SEND_RARP, load_le(mac, 6), error);
+}
+
+bool vhost_user_set_mtu(VhostUser *u, uint16_t mtu, GError **error)
+{
+    uint64_t value = mtu;
+
+    return !vhost_user_has(u, VHOST_USER_P_NET_MTU) ||
+           tell_acked(u, NET_SET_MTU, &value, sizeof(value), NULL, 0, error);
 }

@@ -414,3 +414,39 @@ const char *virtiofsd_last_words(Virtiofsd *d)
         read_words(d);
     return d->last;
 }
+
+/* ---- as a device's helper --------------------------------------------------------- */
+
+static int helper_start(void *helper, GError **error)
+{
+    return virtiofsd_start(helper, error);
+}
+
+static void helper_stop(void *helper)
+{
+    virtiofsd_stop(helper);
+}
+
+static int64_t helper_next_start(const void *helper)
+{
+    return virtiofsd_next_start(helper);
+}
+
+static const char *helper_last_words(void *helper)
+{
+    return virtiofsd_last_words(helper);
+}
+
+static void helper_free(void *helper)
+{
+    virtiofsd_free(helper);
+}
+
+const VhostHelperOps virtiofsd_helper_ops = {
+    .name = "virtiofsd",
+    .start = helper_start,
+    .stop = helper_stop,
+    .next_start = helper_next_start,
+    .last_words = helper_last_words,
+    .free = helper_free,
+};
