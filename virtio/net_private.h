@@ -269,6 +269,7 @@ bool net_vhost_realize(Net *n, const NetDevOptions *o, GError **error); /* main 
 void net_vhost_rings(Net *n); /* the driver is there: `features` are final */
 void net_vhost_pairs(Net *n); /* rx_pairs has changed */
 void net_vhost_announce(Net *n);
+bool net_vhost_load(const Net *n, GError **error);
 const char *net_pinned(const VirtioDevice *v);
 
 /* Those of a card that do not depend on what is at its other end. */

@@ -139,7 +139,7 @@ bool net_load(VirtioDevice *v, StateReader *r, GError **error)
 
     if (!state_get(r, virtio_section(v, "net", name), &virtio_net_state_table, &s,
                    error) ||
-        !load_steering(n, &s, name, error))
+        !load_steering(n, &s, name, error) || (n->is_remote && !net_vhost_load(n, error)))
         return false;
     load_mac(n, &s);
     n->offloads = s.offloads;

@@ -147,6 +147,20 @@ void net_vhost_announce(Net *n)
         vhost_dev_lost(d, why);
 }
 
+/* What a guest may leave to the host, and some back ends have done by us where they
+ * cannot, is nobody's here; what it merely can take is not sent. */
+bool net_vhost_load(const Net *n, GError **error)
+{
+    const uint64_t left_to_us = BIT64(NET_F_HOST_USO);
+
+    return !(n->v.features & left_to_us & ~n->remote.agreed) ||
+           fail(
+               error, VM_ERROR_UNSUPPORTED,
+               "the guest leaves the cutting of UDP to the host, and the process that "
+               "serves the card cannot do that; restore with the kind of network that it "
+               "was saved with (--net ID=...)");
+}
+
 const char *net_pinned(const VirtioDevice *v)
 {
     const Net *n = (const Net *)v;

@@ -168,8 +168,7 @@ static bool can_log(const VhostDev *d)
 
 static bool offers_all(const VhostDev *d, GError **error)
 {
-    uint64_t needed = d->relay ? (d->v.offered & d->features) | VHOST_RELAY_FEATURES
-                               : d->v.offered & (d->features | VHOST_RING_FEATURES);
+    uint64_t needed = d->agreed | (d->relay ? VHOST_RELAY_FEATURES : 0);
 
     return (!(needed & ~d->u.features) && (!d->logs || can_log(d)) &&
             (d->relay || d->in_order || vhost_user_has(&d->u, VHOST_USER_P_INFLIGHT))) ||
@@ -315,6 +314,7 @@ static bool agree(VhostDev *d, GError **error)
                     "the back end neither keeps in-flight memory nor knows indirect "
                     "descriptors; use a newer one");
     v->offered = d->u.features & (d->features | (direct ? VHOST_RING_FEATURES : 0));
+    d->agreed = v->offered;
     if (!d->agree(d, error))
         return false;
     if (!d->n_rings)

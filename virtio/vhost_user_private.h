@@ -51,6 +51,7 @@ struct VhostDev {
     void (*link_changed)(VhostDev *d, bool up); /* optional, on the loop */
 
     /* On the loop. */
+    uint64_t agreed;    /* features that it has, and may be used; does not change */
     unsigned n_rings;   /* the back end's: the first of the device's queues */
     unsigned n_enabled; /* of these, that are used: all of them unless it is said */
     bool cut;           /* the back end is not to serve them, though it is there */

@@ -17,8 +17,7 @@ static uint16_t ring_index(const void *area)
 /* Of the rings that it gets. */
 static uint64_t features_for(const VhostDev *d)
 {
-    return d->relay ? (d->v.features & d->features) | VHOST_RELAY_FEATURES
-                    : d->v.features & (d->features | VHOST_RING_FEATURES);
+    return (d->v.features & d->agreed) | (d->relay ? VHOST_RELAY_FEATURES : 0);
 }
 
 static bool wants_inflight(const VhostDev *d)
