@@ -71,6 +71,7 @@ struct User {
     int64_t busy_ns; /* when anything last happened but that */
     bool routed;     /* somebody routes to it, and needs no router advertisements */
     unsigned max_sockets;
+    unsigned sender; /* the guest whose frame libslirp is given; else SLIRP_NOBODY */
     SlirpFilter filter;
     SlirpFlows flows;
     unsigned next_probe;   /* of flows.flow: those before it are probed, or need not be */
@@ -160,7 +161,9 @@ static void on_timer_mod(void *timer, int64_t expire_ms, void *opaque)
 
 static void on_register_fd(int fd, void *opaque)
 {
-    slirp_fds_opened(&((User *)opaque)->fds, fd);
+    User *u = opaque;
+
+    slirp_fds_opened(&u->fds, fd, u->sender);
 }
 
 static void on_unregister_fd(int fd, void *opaque)
@@ -316,6 +319,7 @@ static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
 {
     User *u = user_of(nd);
     size_t len = iov_to_buf(iov, n, NET_HDR_LEN, u->out, sizeof(u->out));
+    unsigned sender = u->routed ? slirp_fds_owner(u->out, len) : SLIRP_NOBODY;
     VnetHdr hdr;
 
     if (u->nd.offloads) {
@@ -323,9 +327,12 @@ static bool user_send(NetDev *nd, const struct iovec *iov, unsigned n)
         vnet_finish_checksum(&hdr, u->out, len);
     }
     slirp_flows_sent(&u->flows, u->out, len);
-    if (slirp_filter_admits(&u->filter, u->out, len, u->fds.n_open >= u->max_sockets)) {
+    if (slirp_filter_admits(&u->filter, u->out, len,
+                            slirp_fds_full(&u->fds, sender, u->max_sockets))) {
         LOCK_GUARD(&libslirp_lock);
+        u->sender = sender;
         slirp_input(u->slirp, u->out, (int)len);
+        u->sender = SLIRP_NOBODY;
         u->stale = true;
     }
     if (u->n_unanswered)
@@ -605,6 +612,7 @@ static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop 
     u->fds.epoll_fd = -1; /* half-built is closed, too */
     u->routed = o->subnet;
     u->max_sockets = socket_limit();
+    u->sender = SLIRP_NOBODY;
     /* It takes IPv4 segments of any size, but IPv6 packets of its MTU only. */
     u->nd.offloads = u->routed ? NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 : 0;
     u->next_probe = SLIRP_MAX_FLOWS;

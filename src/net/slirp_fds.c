@@ -9,6 +9,7 @@
 #include "src/net/slirp_private.h"
 
 #include <libslirp.h>
+#include <linux/if_ether.h>
 #include <sys/epoll.h>
 
 #include "util/fd.h"
@@ -61,21 +62,44 @@ void slirp_fds_finish(SlirpFds *f)
     fd_close(&f->epoll_fd);
 }
 
-void slirp_fds_opened(SlirpFds *f, int fd)
+unsigned slirp_fds_owner(const uint8_t *frame, size_t len)
+{
+    uint32_t hash = 0x811c9dc5; /* FNV-1a */
+
+    if (len < ETH_HLEN)
+        return SLIRP_NOBODY;
+    for (unsigned i = 0; i < ETH_ALEN; i++)
+        hash = (hash ^ frame[ETH_ALEN + i]) * 0x01000193;
+    return (hash ^ hash >> 16) % SLIRP_OWNERS;
+}
+
+bool slirp_fds_full(const SlirpFds *f, unsigned owner, unsigned max)
+{
+    return f->n_open >= max ||
+           (owner != SLIRP_NOBODY && f->of_owner[owner] >= max - f->n_open);
+}
+
+void slirp_fds_opened(SlirpFds *f, int fd, unsigned owner)
 {
     if (!in_range(fd))
         return;
-    if (!f->at[fd].open)
-        f->n_open++;
-    f->at[fd] = (SlirpFd){.open = true};
+    if (f->at[fd].open)
+        slirp_fds_closing(f, fd);
+    f->n_open++;
+    if (owner != SLIRP_NOBODY)
+        f->of_owner[owner]++;
+    f->at[fd] = (SlirpFd){.open = true, .owner = (uint16_t)owner};
 }
 
 void slirp_fds_closing(SlirpFds *f, int fd)
 {
     if (!in_range(fd))
         return;
-    if (f->at[fd].open)
+    if (f->at[fd].open) {
         f->n_open--;
+        if (f->at[fd].owner != SLIRP_NOBODY)
+            f->of_owner[f->at[fd].owner]--;
+    }
     if (f->at[fd].polled)
         epoll_ctl(f->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
     f->at[fd] = (SlirpFd){0};

@@ -33,10 +33,13 @@ uint16_t slirp_filter_accepts(const uint8_t *f, size_t len);
 enum {
     SLIRP_MAX_FD = 1 << 16,   /* a descriptor above is not polled */
     SLIRP_MAX_SOCKETS = 1024, /* libslirp's buffers for one are up to 256 KiB */
+    SLIRP_OWNERS = 4096,      /* a power of two */
+    SLIRP_NOBODY = SLIRP_OWNERS,
 };
 
 typedef struct SlirpFd {
     bool open;
+    uint16_t owner;
     uint8_t polled;  /* SLIRP_POLL_*: as it is in the epoll set; 0: it is not */
     uint8_t wanted;  /* as libslirp asks, from begin to sync */
     uint8_t revents; /* from collect to begin */
@@ -52,6 +55,7 @@ typedef struct SlirpFdList {
 typedef struct SlirpFds {
     int epoll_fd;
     unsigned n_open; /* sockets libslirp made at the guest's or a client's word */
+    uint16_t of_owner[SLIRP_OWNERS]; /* and of those, each guest's */
     unsigned current;
     SlirpFdList list[2];
     SlirpFdList ready;
@@ -61,7 +65,16 @@ typedef struct SlirpFds {
 bool slirp_fds_init(SlirpFds *f, GError **error); /* of zeroed memory */
 void slirp_fds_finish(SlirpFds *f);
 
-void slirp_fds_opened(SlirpFds *f, int fd);
+/* The guest that a frame is from, by its Ethernet source; two may be taken for one, once
+ * in SLIRP_OWNERS times. */
+unsigned slirp_fds_owner(const uint8_t *frame, size_t len);
+
+/* Whether no guest may have a socket more: there are `max`, or `owner` has as many as are
+ * left for all.  So one alone has half of them at most, two a third each, and who comes
+ * always finds some.  SLIRP_NOBODY has no such share. */
+bool slirp_fds_full(const SlirpFds *f, unsigned owner, unsigned max);
+
+void slirp_fds_opened(SlirpFds *f, int fd, unsigned owner);
 void slirp_fds_closing(SlirpFds *f, int fd); /* before the descriptor is closed */
 
 /* In this order, each turn: collect what happened (optional), ask for it; begin, say what

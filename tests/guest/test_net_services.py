@@ -490,6 +490,32 @@ def test_many_vms_are_told_apart_behind_the_nat():
             port.close()
 
 
+def test_no_vm_takes_all_sockets_of_the_nat():
+    with folder() as root, switch(root, mode="nat") as n, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, \
+            n.vm("greedy", 8) as greedy, n.vm("web", 9) as web:
+        server.bind((SERVER4, 0))
+        server.setblocking(False)
+        gateway = gateway_mac(greedy, greedy.ip)
+        check(gateway == gateway_mac(web, web.ip), "one gateway")
+
+        def say(port, number, data):
+            port.send(frames.udp(port.mac, gateway, port.ip, SERVER4, number, server.getsockname()[1], data))
+
+        for number in range(2000, 4000):
+            say(greedy, number, b"x")
+        wait_until(lambda: n.ports()["greedy"]["out"]["frames"] >= 2001, "the flood")
+        taken = len(sockets_of(n.process.pid, "udp"))
+        check(100 < taken <= 512, f"{taken} sockets of one VM")
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                server.recvfrom(100)
+        server.settimeout(20 * PATIENCE)
+        for number in range(2000, 2100):  # and another finds some
+            say(web, number, b"hello")
+        equal(len({server.recvfrom(100)[1] for _ in range(100)}), 100, "sockets of the other")
+        check(len(sockets_of(n.process.pid, "udp")) >= taken + 100, "those of the first are still there")
+
+
 def gateway_mac(port, address, gateway="10.5.0.1"):
     port.send(frames.arp_request(port.mac, address, gateway))
     return port.expect(lambda f: f.arp and f.arp.op == 2).arp.from_mac
