@@ -15,6 +15,7 @@
 #include "src/switch/storm.h"
 #include "src/switch/uplink.h"
 #include "src/switch/vlan.h"
+#include "util/log.h"
 
 static void count_drop(Port *port, Direction direction, uint64_t *why)
 {
@@ -123,6 +124,21 @@ static void forward(Switch *sw, Port *from, Frame *f)
 
 /* ---- from a port ------------------------------------------------------------------- */
 
+/* What a user of clones looks for; of each port its first. */
+static void note_spoofed(Port *from, const Frame *f)
+{
+    static LogLimit limit;
+    char sent[MAC_TEXT], own[MAC_TEXT];
+
+    if (from->count[FROM_VM].spoofed == 0 && from->instance &&
+        !mac_equal(&f->p.src, &from->mac) && log_limit(&limit))
+        log_warn(
+            "%s: sends as %s, which is dropped, for its MAC address is %s; a clone's "
+            "guest has its own from the guest agent, or after a reset",
+            port_text(from), mac_text(&f->p.src, sent), mac_text(&from->mac, own));
+    count_drop(from, FROM_VM, &from->count[FROM_VM].spoofed);
+}
+
 /* After impair: rates, who it says it is, rules, and on. */
 static void receive_rest(Port *from, Frame *f)
 {
@@ -134,7 +150,7 @@ static void receive_rest(Port *from, Frame *f)
         return;
     }
     if (!guard_check(from, f)) {
-        count_drop(from, FROM_VM, &count->spoofed);
+        note_spoofed(from, f);
         return;
     }
     if (!rules_pass(from, FROM_VM, f)) {

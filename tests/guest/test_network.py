@@ -362,6 +362,34 @@ def test_clones_are_on_their_templates_network_each_as_itself():
                 l("rm", "--force", name)
 
 
+def test_a_clones_guest_is_heard_when_it_knows_its_own_mac():
+    with lab() as l:
+        l.network("blue")
+        source = l.station("source", "blue", words=["dhcp=1"])
+        source.expect(r"^address 10\.5\.0\.")
+        theirs = address_of(source)[1]
+        l("template", "create", "source", "golden")
+        source.send("quit\n")
+        source.wait()
+        l("clone", "golden", "--count", "2", "--name", "c%d")
+
+        def leases():
+            return {lease.get("vm"): lease for lease in l.ask("blue", "query-leases") if "expires" in lease}
+
+        try:
+            for name in ("c1", "c2"):  # they announce themselves by the address of their template
+                l.until(lambda name=name: l.ports("blue")[name]["out"]["spoofed"], "a frame that is spoofed")
+                check(f"net0 of {name}: sends as {theirs}" in l("net", "log", "blue"), l("net", "log", "blue"))
+            check(not {"c1", "c2"} & set(leases()), "an address")
+            l("reset", "c1", "c2")
+            for name in ("c1", "c2"):
+                lease = l.until(lambda name=name: leases()[name], "an address")
+                equal(lease["mac"], l.ports("blue")[name]["mac"])
+        finally:
+            for name in l("ps", "--quiet").split():
+                l("rm", "--force", name)
+
+
 # ---- what cannot be --------------------------------------------------------------------------------
 
 def test_what_cannot_be_is_one_sentence():
