@@ -104,5 +104,5 @@ bool place_move(const char *name, const char *to, GError **error);
 bool place_tidy(const char *name);
 
 /* The names of all VMs, sorted; an empty list if there is no folder.  To be freed with
- * g_strfreev(). */
+ * g_strfreev().  NULL: it cannot be read. */
 char **place_list(GError **error);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "src/cli/cli.h"
+#include "util/folder.h"
 #include "util/log.h"
 
 #define HOW_TO_BUILD                                                                     \
@@ -24,11 +25,6 @@ static char *config_of(const char *folder, const char *name)
     return g_build_filename(folder, name, "config.json", NULL);
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return g_strcmp0(*(char *const *)a, *(char *const *)b);
-}
-
 bool images_check_name(const char *name, GError **error)
 {
     return (*name && *name != '.' && !strchr(name, '/')) ||
@@ -36,24 +32,19 @@ bool images_check_name(const char *name, GError **error)
                 "'%s' is no image's name; files are given by --config or --kernel", name);
 }
 
-/* Sorted names, never NULL. */
+static char *name_of(const char *folder, const char *leaf, const void *opaque)
+{
+    g_autofree char *config = config_of(folder, leaf);
+
+    return g_file_test(config, G_FILE_TEST_EXISTS) ? g_strdup(leaf) : NULL;
+}
+
+/* Never NULL: a folder that cannot be read has none. */
 static char **images_list(const char *folder)
 {
-    GPtrArray *names = g_ptr_array_new();
-    GDir *dir = g_dir_open(folder, 0, NULL);
-    const char *name;
+    char **names = folder_names(folder, name_of, NULL, NULL);
 
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *config = config_of(folder, name);
-
-        if (g_file_test(config, G_FILE_TEST_EXISTS))
-            g_ptr_array_add(names, g_strdup(name));
-    }
-    if (dir)
-        g_dir_close(dir);
-    g_ptr_array_sort(names, by_name);
-    g_ptr_array_add(names, NULL);
-    return (char **)g_ptr_array_free(names, FALSE);
+    return names ? names : g_new0(char *, 1);
 }
 
 char *images_find(const char *name, GError **error)

@@ -8,6 +8,7 @@
 
 #include "src/control/place_private.h"
 #include "util/fd.h"
+#include "util/folder.h"
 
 enum { MAX_NAME = 64 };
 
@@ -165,28 +166,14 @@ int place_pidfd(const char *name, GError **error)
 /* ---- all of them ----------------------------------------------------------------------
  */
 
-static int compare(const void *a, const void *b)
+static char *name_of(const char *parent, const char *leaf, const void *opaque)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return place_check_name(leaf, NULL) ? g_strdup(leaf) : NULL;
 }
 
 char **place_list(GError **error)
 {
     g_autofree char *parent = place_parent("", error);
-    GDir *dir = parent ? g_dir_open(parent, 0, NULL) : NULL;
-    GPtrArray *names = g_ptr_array_new();
-    const char *name;
 
-    while (dir && (name = g_dir_read_name(dir)))
-        if (place_check_name(name, NULL))
-            g_ptr_array_add(names, g_strdup(name));
-    if (dir)
-        g_dir_close(dir);
-    if (names->len)
-        qsort(names->pdata, names->len, sizeof(char *), compare);
-    g_ptr_array_add(names, NULL);
-    if (parent)
-        return (char **)g_ptr_array_free(names, FALSE);
-    g_strfreev((char **)g_ptr_array_free(names, FALSE));
-    return NULL;
+    return parent ? folder_names(parent, name_of, NULL, error) : NULL;
 }

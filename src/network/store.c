@@ -16,6 +16,7 @@
 
 #include "network/config.h"
 #include "util/fd.h"
+#include "util/folder.h"
 
 #define CONFIG_FILE "config.json"
 
@@ -47,33 +48,16 @@ static bool exists(const char *name)
     return network_check_name(name, NULL) && access(config, F_OK) == 0;
 }
 
-static int by_name(const void *a, const void *b)
+static char *name_of(const char *folder, const char *leaf, const void *opaque)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return exists(leaf) ? g_strdup(leaf) : NULL;
 }
 
 char **network_list(GError **error)
 {
     g_autofree char *folder = networks_folder();
-    g_autoptr(GError) why = NULL;
-    GDir *dir = g_dir_open(folder, 0, &why);
-    GPtrArray *names;
-    const char *leaf;
 
-    if (!dir && !g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
-        fail(error, VM_ERROR_IO, "%s", why->message);
-        return NULL;
-    }
-    names = g_ptr_array_new();
-    while (dir && (leaf = g_dir_read_name(dir)))
-        if (exists(leaf))
-            g_ptr_array_add(names, g_strdup(leaf));
-    if (dir)
-        g_dir_close(dir);
-    if (names->len)
-        qsort(names->pdata, names->len, sizeof(char *), by_name);
-    g_ptr_array_add(names, NULL);
-    return (char **)g_ptr_array_free(names, FALSE);
+    return folder_names(folder, name_of, NULL, error);
 }
 
 static bool fail_unknown(const char *name, GError **error)

@@ -10,6 +10,7 @@
 #include "core/param.h"
 #include "snapshot/manifest.h"
 #include "util/fd.h"
+#include "util/folder.h"
 
 static const struct {
     const char *what, *variable, *leaf;
@@ -109,38 +110,24 @@ char *store_find(StoreKind kind, const char *name, GError **error)
     return NULL;
 }
 
-static int by_name(const void *a, const void *b)
+static char *name_of(const char *store, const char *leaf, const void *opaque)
 {
-    return g_strcmp0(*(char *const *)a, *(char *const *)b);
+    const StoreKind *kind = opaque;
+    g_autofree char *path = g_build_filename(store, leaf, NULL);
+    g_autofree char *name = g_strndup(leaf, strlen(leaf) -
+                                                MIN(strlen(leaf), strlen(STORE_SUFFIX)));
+
+    if (g_str_has_suffix(leaf, STORE_SUFFIX) && store_check_name(*kind, name, NULL) &&
+        has_manifest(path))
+        return g_steal_pointer(&name);
+    return NULL;
 }
 
 char **store_list(StoreKind kind, GError **error)
 {
     g_autofree char *folder = store_folder(kind);
-    g_autoptr(GError) why = NULL;
-    GDir *dir = g_dir_open(folder, 0, &why);
-    GPtrArray *names;
-    const char *leaf;
 
-    if (!dir && !g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
-        fail(error, VM_ERROR_IO, "%s", why->message);
-        return NULL;
-    }
-    names = g_ptr_array_new();
-    while (dir && (leaf = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(folder, leaf, NULL);
-        g_autofree char *name = g_strndup(
-            leaf, strlen(leaf) - MIN(strlen(leaf), strlen(STORE_SUFFIX)));
-
-        if (g_str_has_suffix(leaf, STORE_SUFFIX) && store_check_name(kind, name, NULL) &&
-            has_manifest(path))
-            g_ptr_array_add(names, g_steal_pointer(&name));
-    }
-    if (dir)
-        g_dir_close(dir);
-    g_ptr_array_sort(names, by_name);
-    g_ptr_array_add(names, NULL);
-    return (char **)g_ptr_array_free(names, FALSE);
+    return folder_names(folder, name_of, &kind, error);
 }
 
 char *store_name(StoreKind kind, const char *folder)

@@ -60,11 +60,6 @@ const ImpairOptions *impair_options(const Impair *im)
     return &im->o;
 }
 
-unsigned impair_held(const Impair *im)
-{
-    return im->n_held;
-}
-
 static void held_free(Impair *im, Held *h)
 {
     im->n_held--;

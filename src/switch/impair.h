@@ -34,4 +34,3 @@ void impair_change(Impair *impair, const ImpairOptions *options);
  * will be. */
 bool impair_pass(Impair *impair, Frame *f);
 const ImpairOptions *impair_options(const Impair *impair);
-unsigned impair_held(const Impair *impair); /* frames that wait */

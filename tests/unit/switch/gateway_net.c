@@ -171,6 +171,16 @@ Mac net_mac(uint8_t last)
     return (Mac){{2, 0, 0, 0, 0, last}};
 }
 
+bool guard_has(const Guard *guard, const Ip *ip)
+{
+    Ip all[64];
+    unsigned n = guard_list(guard, all, G_N_ELEMENTS(all));
+
+    while (n && !ip_equal(&all[n - 1], ip))
+        n--;
+    return n;
+}
+
 Ip net_ip(const char *text)
 {
     Ip ip;

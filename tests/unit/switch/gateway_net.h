@@ -50,6 +50,9 @@ bool net_input(Port *port, Builder *b);
 extern bool net_taken;
 void net_clear(void);
 
+/* Whether it is among a port's addresses. */
+bool guard_has(const Guard *guard, const Ip *ip);
+
 Ip net_ip(const char *text);
 bool net_has(const Port *port, const Ip *ip); /* it is one of the port's addresses */
 #define assert_ip(ip_, text_)                                                            \

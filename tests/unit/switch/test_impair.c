@@ -119,7 +119,12 @@ static void what_is_probable_happens_as_often(void)
     unsigned lost, twice = 0;
 
     send_frames(im, 0, 4000);
-    wait_for(out->len + impair_held(im));
+    impair_change(im, &(ImpairOptions){.seed = 2});
+    send_frames(im, 4000, 1); /* behind all that is held */
+    expected = 0;
+    while (!out->len || at(out->len - 1) != 4000)
+        ioloop_run(sw.loop);
+    g_array_set_size(out, out->len - 1);
     lost = (unsigned)port.count[TO_VM].lost;
     for (unsigned i = 1; i < out->len; i++)
         twice += at(i) == at(i - 1);
@@ -140,7 +145,6 @@ static void nothing_happens_that_was_not_asked_for(void)
 
     send_frames(im, 0, 100);
     g_assert_cmpuint(port.count[TO_VM].lost, ==, 100);
-    g_assert_cmpuint(impair_held(im), ==, 0);
     o.loss = 0;
     impair_change(im, &o);
     send_frames(im, 0, 100);
@@ -202,7 +206,6 @@ static void what_is_held_is_bounded(void)
     Frame big = frame_of(0);
 
     send_frames(im, 0, IMPAIR_MAX_FRAMES + 10);
-    g_assert_cmpuint(impair_held(im), ==, IMPAIR_MAX_FRAMES);
     g_assert_cmpuint(port.count[TO_VM].lost, ==, 10);
     end(im);
 
@@ -210,7 +213,6 @@ static void what_is_held_is_bounded(void)
     big.len = 65536;
     for (unsigned i = 0; i < IMPAIR_MAX_BYTES / big.len + 3; i++)
         g_assert_false(impair_pass(im, &big));
-    g_assert_cmpuint(impair_held(im), ==, IMPAIR_MAX_BYTES / big.len);
     g_assert_cmpuint(port.count[TO_VM].lost, ==, 3);
     end(im);
 }
