@@ -66,6 +66,15 @@ static bool net_wants_shared(const void *options)
     return netdev_is_elsewhere(&((const NetOptions *)options)->net, true);
 }
 
+/* Since passt can be one of two, it is said which. */
+static void net_options_of_snapshot(void *options)
+{
+    NetDevOptions *o = &((NetOptions *)options)->net;
+
+    if (o->type == NETDEV_PASST && !o->mode)
+        o->mode = g_strdup("stream");
+}
+
 static const ParamTable net_params = {
     .size = sizeof(NetOptions),
     .desc = net_param_list,
@@ -393,6 +402,7 @@ const VirtioOps virtio_net_ops = {
     .resume = net_resume,
     .reset = net_reset,
     .hurry = net_hurry,
+    .options_of_snapshot = net_options_of_snapshot,
     .wants_shared = net_wants_shared,
     .pinned = net_pinned,
     .describe = net_describe,

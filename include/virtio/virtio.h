@@ -83,6 +83,9 @@ typedef struct VirtioOps {
     uint16_t queue_size;      /* most entries a queue may have */
     uint32_t config_size;     /* bytes of device configuration */
     bool own_thread;          /* an I/O thread of its own instead of the shared one */
+    /* Main thread, may be NULL: makes options of a snapshot, which may be of an older
+     * hutch, say what was true of the device then. */
+    void (*options_of_snapshot)(void *options);
     bool (*wants_shared)(const void *options); /* may be NULL; any thread: as `remote` is
                                                   always, guest RAM is to be shared */
     bool remote; /* another process works in guest RAM (vhost-user), which must be

@@ -70,6 +70,12 @@ static bool load_config(SnapshotRestore *r, Config *cfg, GError **error)
     if (!config_load(cfg, path, error))
         return false;
     cfg->paused = false;
+    for (unsigned i = 0; i < cfg->n_devices; i++) {
+        const ConfigDevice *d = &cfg->devices[i];
+
+        if (d->ops->options_of_snapshot && d->options)
+            d->ops->options_of_snapshot(d->options);
+    }
     return cfg->memory.size == r->manifest->ram_size ||
            fail(error, VM_ERROR_CORRUPT,
                 "the config says %" G_GUINT64_FORMAT

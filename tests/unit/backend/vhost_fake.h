@@ -39,6 +39,7 @@ typedef struct FakeBackend {
     int fd;
     uint32_t bad_request; /* 0: none */
     FakeFault fault;
+    uint64_t features; /* 0: FAKE_VIRTIO */
     uint64_t protocol; /* features; 0: FAKE_PROTOCOL */
     uint64_t capacity; /* of its config space */
     pthread_t thread;
@@ -111,12 +112,12 @@ static uint32_t fake_payload(FakeBackend *b, uint32_t request, bool need_reply,
         return len;
     }
     if (request == 1)
-        value = FAKE_VIRTIO;
+        value = b->features ? b->features : FAKE_VIRTIO;
     else if (request == 15)
         value = b->protocol ? b->protocol : FAKE_PROTOCOL;
     else if (request == 17)
         value = 4;
-    else if (!need_reply)
+    else if (!need_reply && request != 6) /* SET_LOG_BASE */
         return 0;
     memcpy(p, &value, sizeof(value));
     return sizeof(value);

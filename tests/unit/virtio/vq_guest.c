@@ -61,7 +61,10 @@ void vqg_init(VqGuest *g, const VirtioOps *ops)
 static void make_ram(VqGuest *g)
 {
     GError *error = NULL;
-    GuestMemOptions o = {.size = VQG_LOW_SIZE + VQG_HIGH_SIZE, .shared = g->ops.remote};
+    const void *options = g->setup.options;
+    bool shared = g->ops.remote ||
+                  (g->ops.wants_shared && options && g->ops.wants_shared(options));
+    GuestMemOptions o = {.size = VQG_LOW_SIZE + VQG_HIGH_SIZE, .shared = shared};
 
     g_assert_true(gm_init(&g->gm, &o, &error));
     g_assert_true(gm_add(&g->gm, 0, VQG_LOW_SIZE, &error));

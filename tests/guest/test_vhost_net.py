@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Cards whose queues another process serves (vhost-user): Debian 13's passt, which
+guest-images/passt brings here, and liars at a socket.  The host is a network namespace, as in test_hostnet.py."""
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+from hutch import HUTCH, PATIENCE, Vm, check, equal, image, main, refused
+from qmp import Qmp
+from test_hostnet import (child_of, ends, host_with_passt, is_gone, killed, payload,
+                          reaches_the_host, station)
+
+
+@contextlib.contextmanager
+def new_passt():
+    """A host where passt is the new one."""
+    folder = os.path.dirname(image("passt", "passt"))
+    before = os.environ["PATH"]
+    with host_with_passt() as it:
+        os.environ["PATH"] = folder + ":" + before
+        try:
+            yield it
+        finally:
+            os.environ["PATH"] = before
+
+
+@contextlib.contextmanager
+def station_with_control(it, net, words="dhcp=1", more=()):
+    with tempfile.TemporaryDirectory(prefix="hutch-vhost-", dir="/var/tmp") as folder:
+        path = os.path.join(folder, "control")
+        with Vm(*payload("test=station " + words, "--net", net, "--control", path, *more),
+                wrap=it.enter) as vm:
+            vm.expect("station mac=")
+            qmp = Qmp(path, vm.process)
+            yield vm, qmp, folder
+            qmp.close()
+
+
+def serves_queues(pid):
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+        return "--vhost-user" in file.read().split("\0")
+
+
+def works_in_guest_memory(pid):
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as file:
+        return "guest-ram" in file.read()
+
+
+def test_passt_serves_a_cards_queues_by_itself_where_it_can():
+    with new_passt() as it:
+        for net, elsewhere in (("passt", True), ("passt,mode=auto", True),
+                               ("passt,mode=vhost-user", True), ("passt,mode=stream", False)):
+            with station(it, net, "dhcp=1") as vm:
+                vm.expect("address 10.8.0.5")
+                reaches_the_host(vm)
+                child = child_of(vm)
+                equal((serves_queues(child), works_in_guest_memory(child)), (elsewhere, elsewhere),
+                      net)
+                ends(vm)
+            check(is_gone(child), "passt ends with its VM")
+
+
+def test_an_old_passt_is_joined_by_frames_and_says_so_when_queues_are_wanted():
+    with host_with_passt() as it, tempfile.TemporaryDirectory() as folder:
+        old = os.path.join(folder, "passt")
+        with open(old, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\necho 'Usage: an old one' >&2\n")
+        os.chmod(old, 0o755)
+        refused(*payload("test=net", "--net", "passt,mode=vhost-user"),
+                wrap=[*it.enter, "env", f"PATH={folder}:{os.environ['PATH']}"],
+                words=["net0", "does not know vhost-user", "mode=stream"])
+        refused(*payload("test=net", "--net", "passt,mode=fast"), wrap=it.enter,
+                words=["mode=fast", "mode=vhost-user", "mode=auto"])
+
+
+def test_a_passt_that_dies_is_started_again_and_the_rings_go_on():
+    with new_passt() as it:
+        with station(it, "passt,mode=vhost-user", "dhcp=1") as vm:
+            vm.expect("address 10.8.0.5")
+            child = 0
+            for _ in range(3):
+                child, last = child_of(vm, but=child), child
+                check(child != last and serves_queues(child), "another one")
+                reaches_the_host(vm)
+                vm.send("echo 10.8.0.1 0 1000\n")  # without end
+                os.kill(child, signal.SIGKILL)
+                child_of(vm, but=child)
+                vm.send("stop\n")
+                vm.expect("echo done")
+                reaches_the_host(vm)
+            killed(vm)
+        check(is_gone(child), "passt ends with its VM, however that ends")
+
+
+def test_a_passt_that_hangs_holds_neither_the_control_socket_nor_the_end():
+    with new_passt() as it:
+        with station_with_control(it, "passt,mode=vhost-user") as (vm, qmp, _):
+            vm.expect("address 10.8.0.5")
+            child = child_of(vm)
+            os.kill(child, signal.SIGSTOP)
+            equal(qmp("query-status")["running"], True)
+            begin = time.monotonic()
+            qmp("stop")
+            qmp("cont")
+            check(time.monotonic() - begin < 10 * PATIENCE, "a pause waits for its limit only")
+            check(child_of(vm, but=child) != child, "it was given up, and replaced")
+            reaches_the_host(vm)
+            second = child_of(vm, but=child)
+            os.kill(second, signal.SIGSTOP)
+            begin = time.monotonic()
+            vm.signal(signal.SIGTERM)
+            vm.wait()
+            check(time.monotonic() - begin < 10 * PATIENCE, "nor does the end")
+        check(is_gone(child) and is_gone(second), "both are gone")
+
+
+def test_a_pause_a_cable_and_a_reset_leave_the_card_working():
+    with new_passt() as it:
+        with station_with_control(it, "passt,mode=vhost-user,id=n") as (vm, qmp, _):
+            vm.expect("address 10.8.0.5")
+            for _ in range(5):
+                qmp("stop")
+                qmp("cont")
+                reaches_the_host(vm)
+            qmp("set_link", name="n", up=False)
+            vm.expect("link down")
+            vm.send("ping 10.8.0.1 1\n")
+            qmp("set_link", name="n", up=True)
+            vm.expect("link up")
+            vm.expect("ping (done|gave up)")
+            reaches_the_host(vm)
+            qmp("system_reset")
+            vm.expect("station mac=")
+            vm.expect("address 10.8.0.5")
+            reaches_the_host(vm)
+            ends(vm)
+
+
+def test_a_guest_is_saved_while_passt_writes_its_memory_and_restored_beside_another():
+    with new_passt() as it:
+        with station_with_control(it, "passt,id=n", more=["--name", "vhost-saved"]) as \
+                (vm, qmp, folder):
+            vm.expect("address 10.8.0.5")
+            vm.send("echo 10.8.0.1 0 1400\n")  # without end: its buffers are written all the time
+            for turn in range(3):
+                saved = os.path.join(folder, f"saved{turn}")
+                done = subprocess.run([*it.enter, HUTCH, "snapshot", "create", "vhost-saved", saved,
+                                       *(["--diff"] if turn == 2 else [])],
+                                      text=True, capture_output=True, check=False)
+                equal(done.returncode, 0, done.stderr)
+            killed(vm)
+            for turn in range(3):
+                saved = os.path.join(folder, f"saved{turn}")
+                for net in ([], ["--net", "n=passt,mode=stream"]) if turn == 0 else ([],):
+                    with Vm("--restore", saved, *net, wrap=it.enter) as again:
+                        again.expect("announce")
+                        equal(serves_queues(child_of(again)), not net, f"{saved} {net}")
+                        again.send("stop\n")
+                        again.expect("echo done")
+                        reaches_the_host(again)
+                        ends(again)
+
+
+if __name__ == "__main__":
+    main()
