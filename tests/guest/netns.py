@@ -139,6 +139,9 @@ class Host:
         return found
 
     def close(self):
+        """May be called twice."""
+        if self.holder.returncode is not None:
+            return
         self.unplug()
         for fd in (self.tap, self.wake_read, self.wake_write):
             os.close(fd)

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -20,6 +19,7 @@ import threading
 
 import frames
 import hutch
+import netns
 from hutch import PATIENCE, check, equal
 
 SWITCH = os.environ.get("HUTCH_SWITCH", os.path.join(os.path.dirname(hutch.HUTCH), "hutch-switch"))
@@ -34,62 +34,20 @@ def ip_command(*words):
     subprocess.run(["ip", *words], check=True)
 
 
-def open_tap(name, mac):
-    fcntl = __import__("fcntl")
-    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))  # TUNSETIFF: TAP, NO_PI
-    ip_command("link", "set", name, "address", mac, "up")
-    ip_command("link", "set", "lo", "up")
-    return tap
-
-
-def relay(folder, vm, mac, gateways, *addresses):
-    """In a namespace of its own: its eth0 is the port of that VM, until we are ended."""
-    rules = {"firewall": os.environ["RULES"]} if "RULES" in os.environ else {}
-    port = frames.VmPort(folder, vm=vm, mac=mac, ip=[a.split("/")[0] for a in addresses], **rules)
-    for key in ("accept_dad", "accept_ra"):
-        with open(f"/proc/sys/net/ipv6/conf/default/{key}", "w", encoding="utf-8") as f:
-            f.write("0")
-    tap = open_tap("eth0", mac)
-    for address in addresses:
-        ip_command("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
-    for gateway in gateways.split(","):
-        ip_command("route", "replace", "default", "via", gateway, "dev", "eth0")
-    print("ready", flush=True)
-    while True:
-        select.select([tap, port], [], [])
-        for _ in range(64):
-            frame = port.receive(0)
-            if frame is None:
-                break
-            os.write(tap, frame.raw)
-        for _ in range(64):
-            try:
-                port.send(os.read(tap, 65600))
-            except BlockingIOError:
-                break
-
-
-class Guest:
+class Guest(netns.Host):
     """Such a VM; `gateways`: of its network, a comma between them."""
 
     def __init__(self, network, vm, *addresses, gateways="10.5.0.1", rules=None):
-        number = addresses[0].split("/")[0].split(".")[-1]
-        self.vm, self.mac = vm, f"02:00:00:00:00:{int(number):02x}"
-        self.address = addresses[0].split("/")[0]
-        self.process = subprocess.Popen(["unshare", "-n", sys.executable, __file__, "--relay", str(network.folder), vm,
-                                         self.mac, gateways, *addresses], stdout=subprocess.PIPE, text=True,
-                                        env=os.environ if rules is None else {**os.environ, "RULES": rules})
-        equal(self.process.stdout.readline(), "ready\n", f"the relay of {vm}")
-
-    def command(self, *words):
-        return ["nsenter", "-t", str(self.process.pid), "-n", *words]
-
-    def run(self, *words, status=0):
-        done = subprocess.run(self.command(*words), capture_output=True, text=True, check=False,
-                              timeout=60 * PATIENCE)
-        equal(done.returncode, status, f"{self.vm}: {words}: {done.stdout}{done.stderr}")
-        return done.stdout
+        self.vm, self.address = vm, addresses[0].split("/")[0]
+        self.mac = f"02:00:00:00:00:{int(self.address.split('.')[-1]):02x}"
+        more = {} if rules is None else {"firewall": rules}
+        super().__init__(frames.VmPort(network.folder, vm=vm, mac=self.mac, ip=[a.split("/")[0] for a in addresses],
+                                       **more), self.mac)
+        self.run("sysctl", "-qw", f"net.ipv6.conf.{netns.INTERFACE}.accept_ra=0")
+        for address in addresses:
+            self.run("ip", "address", "add", address, "dev", netns.INTERFACE)
+        for gateway in gateways.split(","):
+            self.run("ip", "route", "replace", "default", "via", gateway, "dev", netns.INTERFACE)
 
     def python(self, code, *arguments):
         return self.run(sys.executable, "-c", "import socket, sys, hashlib\n" + code, *arguments).strip()
@@ -114,17 +72,6 @@ class Guest:
     def status(self, *words, server="10.5.0.1"):
         text = self.run("dig", f"+timeout={5 * PATIENCE:.0f}", "+tries=1", "@" + server, *words)
         return text.split("status: ")[1].split(",")[0]
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.end()
 
 
 @contextlib.contextmanager
@@ -582,7 +529,7 @@ def test_forwards_come_go_and_follow_their_vm():
             wait_for_forward(n, "10.5.0.7")
             equal(hear("127.0.0.1", port), "one ::ffff:10.5.0.1")
             check(sockets_of(n.process.pid, "tcp"), "the socket that listens")
-        first.end()
+        first.close()
         second = stack.enter_context(Guest(n, "web", "10.5.0.8/24"))
         with second.serves(HELLO, "80", "two"):
             wait_for_forward(n, "10.5.0.8")
@@ -961,7 +908,4 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--relay"]:
-        relay(*sys.argv[2:])
-    else:
-        main()
+    main()
