@@ -22,8 +22,7 @@ enum {
     USER_TIMEOUT_MS = 25 * 1000,
 };
 
-/* ---- the URI: libnbd parses it, and ignores what it does not know -------------------
- */
+/* ---- the URI: libnbd parses it, and ignores what it does not know -------------- */
 
 static bool set_verify(NbdTarget *t, const char *value, GError **error)
 {
@@ -154,8 +153,7 @@ void nbd_target_clear(NbdTarget *t)
     g_clear_pointer(&t->certificates, g_free);
 }
 
-/* ---- waiting ------------------------------------------------------------------------
- */
+/* ---- waiting ------------------------------------------------------------------- */
 
 static bool is_up(const NbdLib *lib, struct nbd_handle *h)
 {
@@ -226,8 +224,7 @@ static void set_keepalive(int fd)
                    sizeof(options[i].value));
 }
 
-/* ---- the export ---------------------------------------------------------------------
- */
+/* ---- the export ---------------------------------------------------------------- */
 
 /* What makes no sense is as good as not said, but for the size. */
 static void get_block_sizes(const NbdLib *lib, struct nbd_handle *h, NbdExport *e)

@@ -12,15 +12,10 @@
  *
  * A server that is lost may lose what it has answered and not flushed, which nobody could
  * issue again: the next flush fails. */
-#include "nbd_private.h"
-
-#include <errno.h>
-
+#include "nbd_link_private.h"
 #include "util/fd.h"
-#include "util/log.h"
 
 enum {
-    BATCH = 16, /* commands issued between two looks at the queue */
     OPEN_LIMIT_MS = 10 * 1000,
     DIAL_MIN_MS = 2 * 1000,    /* what an attempt to reconnect takes at most, even if */
     DIAL_MAX_MS = 10 * 1000,   /* `reconnect` is shorter or longer */
@@ -29,258 +24,7 @@ enum {
     NAP_MS = 50,               /* how late a call may learn that its time is over */
 };
 
-struct NbdLink {
-    const NbdLib *lib;
-    const NbdTarget *target;
-    int event_fd; /* wakes who holds the baton */
-    bool stop;    /* atomic: cancelled, or being closed */
-
-    /* The baton holder's; with nobody in a call, the opener's. */
-    struct nbd_handle *h; /* NULL: not connected */
-    NbdExport export;
-    bool writing;       /* a read-only export will not do */
-    bool lost;          /* h is of no use any more */
-    bool answered;      /* some command, since this was cleared */
-    int64_t next_dial;  /* us: not before */
-    int64_t pause;      /* us */
-    bool gave_up;       /* said already that requests fail */
-    char *last_refusal; /* why the last attempt failed, as it was said */
-    LogLimit log;
-
-    Lock lock; /* leaf; guards the rest, and the calls' states */
-    pthread_cond_t empty;
-    NbdCall *first, *last; /* in the order of their coming */
-    unsigned n_queued;     /* commands */
-    bool driven;           /* somebody holds the baton */
-    bool asleep;           /* and may not look at the queue before event_fd wakes it */
-    uint64_t n_written, n_flushed; /* writes answered; of these, flushed */
-    bool lost_writes;              /* no flush has told of it yet */
-};
-
-/* ---- answers: lock held -------------------------------------------------------------
- */
-
-static void finish_command(NbdCommand *c, int err)
-{
-    NbdCall *call = c->call;
-
-    c->state = COMMAND_DONE;
-    if (err && !call->err)
-        call->err = err;
-    if (--call->left == 0)
-        pthread_cond_signal(&call->done);
-}
-
-/* Who waits for a connection too long gets an error. */
-static void expire(NbdLink *l)
-{
-    int64_t limit = (int64_t)l->target->reconnect_s * G_USEC_PER_SEC;
-    int64_t now = g_get_monotonic_time();
-    bool failed = false;
-
-    for (NbdCall *call = l->first; call; call = call->next) {
-        if (!call->waits_since || now - call->waits_since < limit)
-            continue;
-        for (unsigned i = 0; i < call->n; i++) {
-            if (call->command[i].state == COMMAND_QUEUED) {
-                l->n_queued--;
-                finish_command(&call->command[i], EIO);
-                failed = true;
-            }
-        }
-    }
-    if (failed && !l->gave_up && !l->stop && log_limit(&l->log))
-        log_warn("'%s': requests fail until the server is back", l->target->uri);
-    l->gave_up = l->gave_up || failed;
-}
-
-static void fail_all(NbdLink *l)
-{
-    for (NbdCall *call = l->first; call; call = call->next)
-        for (unsigned i = 0; i < call->n; i++)
-            if (call->command[i].state != COMMAND_DONE)
-                finish_command(&call->command[i], EIO);
-    l->n_queued = 0;
-}
-
-/* What had been issued is queued again; for a call that has had its time that was the
- * last attempt.  So a request that a server dies of does not kill it for ever. */
-static void requeue(NbdLink *l)
-{
-    int64_t limit = (int64_t)l->target->reconnect_s * G_USEC_PER_SEC;
-    int64_t now = g_get_monotonic_time();
-
-    for (NbdCall *call = l->first; call; call = call->next) {
-        bool over = call->waits_since && now - call->waits_since >= limit;
-
-        for (unsigned i = 0; i < call->n; i++) {
-            NbdCommand *c = &call->command[i];
-
-            if (c->state != COMMAND_ISSUED)
-                continue;
-            if (over) {
-                finish_command(c, EIO);
-                continue;
-            }
-            c->state = COMMAND_QUEUED;
-            l->n_queued++;
-            if (!call->waits_since)
-                call->waits_since = now;
-        }
-    }
-}
-
-/* Tells those who wait for a flush that writes before it may be lost; false: nobody. */
-static bool fail_flushes(NbdLink *l)
-{
-    bool failed = false;
-
-    for (NbdCall *call = l->first; call; call = call->next)
-        for (unsigned i = 0; i < call->n; i++)
-            if (call->command[i].op == NBD_FLUSH &&
-                call->command[i].state == COMMAND_QUEUED) {
-                l->n_queued--;
-                finish_command(&call->command[i], EIO);
-                failed = true;
-            }
-    if (failed && log_limit(&l->log))
-        log_warn("'%s': a flush fails, as the server may have lost writes before it",
-                 l->target->uri);
-    return failed;
-}
-
-/* Commands are issued in the order of the list: the first is the oldest. */
-static const NbdCommand *oldest_issued(const NbdLink *l)
-{
-    for (const NbdCall *call = l->first; call; call = call->next)
-        for (unsigned i = 0; i < call->n && call->left; i++)
-            if (call->command[i].state == COMMAND_ISSUED)
-                return &call->command[i];
-    return NULL;
-}
-
-/* How long the oldest may still wait, in ms; -1: for ever. */
-static int time_left(const NbdLink *l)
-{
-    const NbdCommand *c = l->target->timeout_s ? oldest_issued(l) : NULL;
-    int64_t left;
-
-    if (!c)
-        return -1;
-    left = c->issued_at + (int64_t)l->target->timeout_s * G_USEC_PER_SEC -
-           g_get_monotonic_time();
-    return left > 0 ? (int)(left / 1000) + 1 : 0;
-}
-
-/* ---- libnbd's callbacks: the baton holder's thread, within a call of libnbd -----------
- */
-
-static int on_completion(void *opaque, int *error)
-{
-    NbdCommand *c = opaque;
-    NbdLink *l = c->link;
-
-    if (*error == ENOTCONN || *error == ESHUTDOWN) {
-        l->lost = true; /* it stays issued, for requeue() */
-        return 1;
-    }
-    lock_acquire(&l->lock);
-    if (!*error && (c->op == NBD_WRITE || c->op == NBD_ZERO))
-        l->n_written++;
-    if (!*error && c->op == NBD_FLUSH)
-        l->n_flushed = MAX(l->n_flushed, c->covers);
-    finish_command(c, *error); /* with which it may be gone */
-    lock_release(&l->lock);
-    l->answered = true;
-    l->gave_up = false;
-    return 1; /* nobody will ask libnbd for it */
-}
-
-/* Extents with the same answer from the beginning on; the server may say anything. */
-static int on_extents(void *opaque, const char *context, uint64_t offset,
-                      uint32_t *entries, size_t n, int *error)
-{
-    NbdCommand *c = opaque;
-
-    if (c->data_len || strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
-        return 0;
-    for (size_t i = 0; i + 1 < n && c->data_len < c->len; i += 2) {
-        bool data = !(entries[i + 1] & LIBNBD_STATE_ZERO);
-
-        if (c->data_len && data != c->data)
-            break;
-        c->data = data;
-        c->data_len += entries[i];
-    }
-    return 0;
-}
-
-/* ---- issuing ------------------------------------------------------------------------
- */
-
-/* Lock held. */
-static unsigned take_queued(NbdLink *l, NbdCommand **batch)
-{
-    int64_t now = l->n_queued ? g_get_monotonic_time() : 0;
-    unsigned n = 0;
-
-    for (NbdCall *call = l->first; call && l->n_queued && n < BATCH; call = call->next)
-        for (unsigned i = 0; i < call->n && n < BATCH; i++)
-            if (call->command[i].state == COMMAND_QUEUED) {
-                call->command[i].state = COMMAND_ISSUED;
-                call->command[i].issued_at = now;
-                call->command[i].covers = l->n_written;
-                batch[n++] = &call->command[i];
-                l->n_queued--;
-            }
-    return n;
-}
-
-static int64_t issue(NbdLink *l, NbdCommand *c)
-{
-    nbd_completion_callback done = {.callback = on_completion, .user_data = c};
-    nbd_extent_callback extents = {.callback = on_extents, .user_data = c};
-
-    switch (c->op) {
-    case NBD_READ:
-        return l->lib->aio_pread(l->h, c->buf, c->len, c->offset, done, 0);
-    case NBD_WRITE:
-        return l->lib->aio_pwrite(l->h, c->buf, c->len, c->offset, done, 0);
-    case NBD_FLUSH:
-        return l->lib->aio_flush(l->h, done, 0);
-    case NBD_TRIM:
-        return l->lib->aio_trim(l->h, c->len, c->offset, done, 0);
-    case NBD_ZERO:
-        return l->lib->aio_zero(l->h, c->len, c->offset, done,
-                                c->no_hole ? LIBNBD_CMD_FLAG_NO_HOLE : 0);
-    case NBD_STATUS:
-        c->data_len = 0;
-        return l->lib->aio_block_status(l->h, c->len, c->offset, extents, done, 0);
-    }
-    return -1;
-}
-
-static void issue_all(NbdLink *l, NbdCommand **batch, unsigned n)
-{
-    for (unsigned i = 0; i < n && !l->lost; i++) {
-        int err;
-
-        if (issue(l, batch[i]) >= 0)
-            continue;
-        err = l->lib->get_errno();
-        if (l->lib->aio_is_dead(l->h) || l->lib->aio_is_closed(l->h)) {
-            l->lost = true;
-            break;
-        }
-        lock_acquire(&l->lock);
-        finish_command(batch[i], err ? err : EIO);
-        lock_release(&l->lock);
-        l->answered = true;
-    }
-}
-
-/* ---- with the baton: lock held on entry and on return ---------------------------------
- */
+/* ---- with the baton: lock held on entry and on return -------------------------- */
 
 static void drop(NbdLink *l)
 {
@@ -299,21 +43,21 @@ static void lose(NbdLink *l)
         log_warn("'%s': the connection to the server is lost%s", l->target->uri,
                  l->target->reconnect_s ? "; requests wait for it" : "");
     drop(l);
-    requeue(l);
+    nbd_requeue(l);
 }
 
 /* Issues and waits once. */
 static void exchange(NbdLink *l)
 {
-    NbdCommand *batch[BATCH];
-    unsigned n = take_queued(l, batch);
+    NbdCommand *batch[NBD_BATCH];
+    unsigned n = nbd_take_queued(l, batch);
     bool more = l->n_queued > 0;
-    int left = time_left(l);
+    int left = nbd_time_left(l);
 
     l->asleep = !more;
     lock_release(&l->lock);
     l->answered = false;
-    issue_all(l, batch, n);
+    nbd_issue_all(l, batch, n);
     /* Issuing may bring answers, or fail: perhaps the last that we would wait for. */
     if (!l->lost && !nbd_step(l->lib, l->h, l->event_fd, more || l->answered ? 0 : left))
         l->lost = true;
@@ -390,7 +134,7 @@ static void reconnect(NbdLink *l)
         if (!call->waits_since)
             call->waits_since = now;
     if (now < l->next_dial) {
-        expire(l);
+        nbd_expire(l);
         lock_release(&l->lock);
         g_usleep((gulong)MIN(l->next_dial - now, NAP_MS * 1000));
         lock_acquire(&l->lock);
@@ -410,7 +154,7 @@ static void reconnect(NbdLink *l)
         l->pause = 0;
     } else {
         refused(l, error);
-        expire(l);
+        nbd_expire(l);
     }
     /* A connection that is lost at once is a failed attempt, too. */
     l->next_dial = g_get_monotonic_time() + MAX(l->pause, PAUSE_MIN_US);
@@ -422,8 +166,8 @@ static void drive(NbdLink *l, const NbdCall *own)
         if (l->stop) {
             if (l->h)
                 drop(l); /* no buffer is touched any more */
-            fail_all(l);
-        } else if (l->h && l->lost_writes && fail_flushes(l)) {
+            nbd_fail_all(l);
+        } else if (l->h && l->lost_writes && nbd_fail_flushes(l)) {
             l->lost_writes = false;
         } else if (l->h) {
             exchange(l);
@@ -433,8 +177,7 @@ static void drive(NbdLink *l, const NbdCall *own)
     }
 }
 
-/* ---- calls --------------------------------------------------------------------------
- */
+/* ---- calls --------------------------------------------------------------------- */
 
 /* Lock held, both. */
 static void enter(NbdLink *l, NbdCall *call)
@@ -498,8 +241,7 @@ int nbd_link_run(NbdLink *l, NbdCall *call)
     return call->err;
 }
 
-/* ---- opening and closing -------------------------------------------------------------
- */
+/* ---- opening and closing ------------------------------------------------------- */
 
 NbdLink *nbd_link_open(const NbdTarget *target, NbdExport *ret, GError **error)
 {

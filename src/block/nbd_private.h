@@ -2,6 +2,7 @@
  *
  *     file_nbd.c    the functions of a BlockFile: splits requests into commands
  *     nbd_link.c    a connection that survives the loss of its server
+ *     nbd_issue.c   the commands that are in flight on it
  *     nbd_dial.c    makes one connection, and judges what the server says of the export
  *     nbd_lib.c     loads libnbd, which speaks the protocol
  *
@@ -15,8 +16,7 @@
 #include "util/error.h"
 #include "util/lock.h"
 
-/* ---- nbd_lib.c ----------------------------------------------------------------------
- */
+/* ---- nbd_lib.c ----------------------------------------------------------------- */
 
 /* What we call of libnbd. */
 #define NBD_FUNCTIONS(X)                                                                 \
@@ -65,8 +65,7 @@ const NbdLib *nbd_lib(GError **error);
 /* libnbd's text for this thread's last failure, without the name of its function. */
 const char *nbd_lib_error(const NbdLib *lib);
 
-/* ---- nbd_dial.c ---------------------------------------------------------------------
- */
+/* ---- nbd_dial.c ---------------------------------------------------------------- */
 
 /* Whom to call; what the query parameters say that matters to us. */
 typedef struct NbdTarget {
@@ -103,8 +102,7 @@ struct nbd_handle *nbd_dial(const NbdLib *lib, const NbdTarget *target, int limi
  * the connection is no more. */
 bool nbd_step(const NbdLib *lib, struct nbd_handle *h, int event_fd, int timeout_ms);
 
-/* ---- nbd_link.c ---------------------------------------------------------------------
- */
+/* ---- nbd_link.c ---------------------------------------------------------------- */
 
 typedef enum { NBD_READ, NBD_WRITE, NBD_FLUSH, NBD_TRIM, NBD_ZERO, NBD_STATUS } NbdOp;
 typedef enum { COMMAND_QUEUED, COMMAND_ISSUED, COMMAND_DONE } NbdCommandState;

@@ -4,8 +4,8 @@
  *     qcow2.c           the FormatOps table; open, close, reopen, info
  *     qcow2_header.c    header and extensions: parse, check, write
  *     qcow2_create.c    a new image; preallocation
- *     qcow2_page.c      the cache of L2 tables and refcount blocks, and in which order
- *                       they go to the disk
+ *     qcow2_page.c      the cache of L2 tables and refcount blocks
+ *     qcow2_order.c     in which order they and the L1 table go to the disk
  *     qcow2_refcount.c  refcounts of every width; references taken and given back
  *     qcow2_alloc.c     clusters taken
  *     qcow2_l2.c        L1 and L2 tables: from an offset of the disk to an Extent, and
@@ -139,8 +139,7 @@ static inline bool qcow2_broken(const Qcow2 *s)
     return __atomic_load_n(&s->broken, __ATOMIC_RELAXED);
 }
 
-/* ---- qcow2_header.c ------------------------------------------------------------------
- */
+/* ---- qcow2_header.c ------------------------------------------------------------ */
 
 #define QCOW2_EXT_END            0u
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
@@ -174,8 +173,7 @@ int qcow2_set_incompatible(Qcow2 *s, uint64_t bits, bool on);
  * image is writable, refuses all further writing.  Returns EIO.  Lock held. */
 int qcow2_corrupt(Qcow2 *s, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
-/* ---- qcow2_page.c --------------------------------------------------------------------
- */
+/* ---- qcow2_page.c, qcow2_order.c ----------------------------------------------- */
 
 Qcow2Pages *qcow2_pages_new(Qcow2 *s);
 void qcow2_pages_free(Qcow2Pages *p); /* NULL is fine; writes nothing */
@@ -212,8 +210,7 @@ void qcow2_unsynced(Qcow2 *s);
 uint64_t qcow2_syncs(const Qcow2 *s); /* how often we have waited */
 int qcow2_sync_metadata(Qcow2 *s); /* waits for what was written; not for what is dirty */
 
-/* ---- qcow2_refcount.c ----------------------------------------------------------------
- */
+/* ---- qcow2_refcount.c ---------------------------------------------------------- */
 
 /* Reads the refcount table; also once it was rebuilt.  The entries are judged when they
  * are used. */
@@ -243,7 +240,7 @@ int qcow2_alloc_bytes(Qcow2 *s, uint64_t bytes, uint64_t *ret_offset);
 int qcow2_ref_set(Qcow2 *s, uint64_t offset, uint64_t value);
 /* Behind the last cluster taken since opening; 0: none was. */
 uint64_t qcow2_refs_end(const Qcow2 *s);
-/* qcow2_page.c's, when its turn comes: refcount pages are written, now the table; the
+/* qcow2_order.c's, when its turn comes: refcount pages are written, now the table; the
  * tables without them are on the disk, now the references given back; syncing failed. */
 int qcow2_refs_write_table(Qcow2 *s);
 bool qcow2_refs_to_apply(const Qcow2 *s);
@@ -256,8 +253,7 @@ void qcow2_refcount_store(uint8_t *block, unsigned order, uint64_t index, uint64
  * refcount table or the snapshot table: no guest data may go there. */
 bool qcow2_is_metadata(const Qcow2 *s, uint64_t offset, uint64_t len);
 
-/* ---- qcow2_l2.c ----------------------------------------------------------------------
- */
+/* ---- qcow2_l2.c ---------------------------------------------------------------- */
 
 /* FormatOps.lookup. */
 int qcow2_lookup(BlockImage *img, uint64_t offset, uint64_t len, bool may_sleep,
@@ -279,8 +275,7 @@ void qcow2_l1_set(Qcow2 *s, uint32_t index, uint64_t entry);
 /* Lock held.  Gives back the host clusters that an L2 entry refers to. */
 int qcow2_entry_free(Qcow2 *s, const Qcow2Entry *e);
 
-/* ---- qcow2_write.c, qcow2_compress.c: FormatOps --------------------------------------
- */
+/* ---- qcow2_write.c, qcow2_compress.c: FormatOps -------------------------------- */
 
 Qcow2Writes *qcow2_writes_new(Qcow2 *s);
 void qcow2_writes_free(Qcow2Writes *w);

@@ -2,7 +2,7 @@
  * docs/interop/qcow2: "Host cluster management".
  *
  * References given back are kept in a table of their own until no table on the disk has
- * them any more (the head of qcow2_page.c); only then is the refcount lowered, the place
+ * them any more (the head of qcow2_order.c); only then is the refcount lowered, the place
  * given back to the host and the cluster free to be taken.
  *
  * When the refcount table has become too small (qcow2_alloc.c), the larger one is
