@@ -1,9 +1,6 @@
 /* User-mode networking: libslirp plays the guest's router, DHCP and DNS server, and turns
  * its connections into sockets of this process.  No privilege is needed.
- *
- * The guest's network is QEMU's: 10.0.2.0/24 with the host at .2, DNS at .3 and the guest
- * at .15; fec0::/64 likewise.  A forward with an empty host address listens on all of the
- * host's, as QEMU's does.
+ * slirp_network.c says which network that is.
  *
  * libslirp wants to be asked, before each sleep, which sockets it waits for, and told,
  * after it, what happened to them.  The first is the job of a poller on the card's loop,
@@ -20,8 +17,6 @@
  * libslirp keeps its clock and its DNS cache in globals, so instances on two threads must
  * not be in it at once: one lock, taken without contention unless there are two such
  * cards.  It is a leaf. */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <libslirp.h>
 #include <linux/if_ether.h>
 #include <signal.h>
@@ -36,7 +31,6 @@
 #include "util/log.h"
 
 enum {
-    GUEST_MTU = 1500,
     RING_FRAMES = 512, /* a power of two */
     RING_CROWDED = RING_FRAMES / 2,
     MAX_UNANSWERED = 32,   /* further forwards are not told of */
@@ -46,7 +40,7 @@ enum {
 
 typedef struct Frame {
     uint16_t len;
-    uint8_t data[ETH_HLEN + GUEST_MTU];
+    uint8_t data[ETH_HLEN + SLIRP_MTU];
 } Frame;
 
 typedef struct User User;
@@ -91,8 +85,7 @@ static User *user_of(NetDev *nd)
     return (User *)nd;
 }
 
-/* ---- what libslirp calls: loop's thread, libslirp_lock held -------------------------
- */
+/* ---- what libslirp calls: loop's thread, libslirp_lock held -------------------- */
 
 static ssize_t on_frame(const void *buf, size_t len, void *opaque)
 {
@@ -199,7 +192,7 @@ static void on_log(const char *domain, GLogLevelFlags level, const char *message
         log_debug("user network: libslirp: %s", message);
 }
 
-/* ---- the turn: libslirp's view of its sockets -------------------------------------- */
+/* ---- the turn: libslirp's view of its sockets ---------------------------------- */
 
 static int on_revents(int fd, void *opaque)
 {
@@ -297,8 +290,7 @@ static void sockets_event(void *opaque, uint32_t events)
     u->stale = u->has_event = true;
 }
 
-/* ---- frames -------------------------------------------------------------------------
- */
+/* ---- frames -------------------------------------------------------------------- */
 
 /* Tells once of each forwarded port that the guest takes up a connection there. */
 static void look_for_answer(User *u, size_t len)
@@ -368,176 +360,43 @@ static void user_set_reading(NetDev *nd, bool on)
     /* The poller looks at nd->reading before each sleep. */
 }
 
-/* ---- open and close -----------------------------------------------------------------
- */
-
-static bool user_check(const NetDevOptions *o, GError **error)
-{
-    const size_t max_name = 32; /* what libslirp keeps */
-
-    if (o->ifname)
-        return fail(error, VM_ERROR_INVALID,
-                    "ifname= goes with tap; user mode has no interface on the host");
-    if (o->hostname &&
-        (!o->hostname[0] || strlen(o->hostname) > max_name ||
-         strspn(o->hostname, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
-                             "UVWXYZ0123456789-.") != strlen(o->hostname)))
-        return fail(error, VM_ERROR_INVALID,
-                    "hostname=%s is no name for a host: give 1 to %zu letters, digits, "
-                    "'-' and '.'",
-                    o->hostname, max_name);
-    for (char **text = o->hostfwd; text && *text; text++) {
-        HostFwd fwd;
-
-        if (!hostfwd_parse(*text, &fwd, error))
-            return false;
-    }
-    return true;
-}
-
-static bool fail_forward(int err, const char *text, const HostFwd *fwd, GError **error)
-{
-    const char *proto = fwd->udp ? "udp" : "tcp";
-
-    if (err == EADDRINUSE)
-        return fail(error, VM_ERROR_BUSY,
-                    "hostfwd=%s: %s port %u of the host is in use: give another, or find "
-                    "its owner with 'ss -l%cnp sport = %u'",
-                    text, proto, fwd->host_port, proto[0], fwd->host_port);
-    if (err == EACCES || err == EPERM)
-        return fail(
-            error, VM_ERROR_UNSUPPORTED,
-            "hostfwd=%s: no permission to listen on %s port %u: give one from 1024 "
-            "up",
-            text, proto, fwd->host_port);
-    if (err == EADDRNOTAVAIL)
-        return fail(
-            error, VM_ERROR_INVALID,
-            "hostfwd=%s: the host has no such address: give one that 'ip address' "
-            "shows, or none for all",
-            text);
-    errno = err;
-    return fail_errno(error, "hostfwd=%s: listen on %s port %u", text, proto,
-                      fwd->host_port);
-}
-
-static bool add_forward(User *u, const char *text, GError **error)
-{
-    HostFwd fwd;
-
-    if (!hostfwd_parse(text, &fwd, error))
-        return false;
-    if (slirp_add_hostfwd(u->slirp, fwd.udp, (struct in_addr){htonl(fwd.host_addr)},
-                          fwd.host_port, (struct in_addr){htonl(fwd.guest_addr)},
-                          fwd.guest_port) < 0)
-        return fail_forward(errno, text, &fwd, error);
-    if (!fwd.udp && u->n_unanswered < MAX_UNANSWERED)
-        u->unanswered[u->n_unanswered++] = fwd.guest_port;
-    return true;
-}
-
-/* ---- a switch's network: its subnet and its forwards --------------------------------
- */
-
-static void use_subnet(SlirpConfig *cfg, const NetDevSubnet *s)
-{
-    cfg->in_enabled = s->v4.bits;
-    cfg->in6_enabled = s->v6.bits;
-    if (s->v4.bits) {
-        cfg->vnetwork.s_addr = htonl(ip_to_v4(&s->v4.ip));
-        cfg->vnetmask.s_addr = htonl(UINT32_MAX << (128 - s->v4.bits));
-        cfg->vhost.s_addr = htonl(ip_to_v4(&s->host4));
-        cfg->vdhcp_start = cfg->vnameserver = cfg->vhost;
-    }
-    if (s->v6.bits) {
-        memcpy(&cfg->vprefix_addr6, s->v6.ip.b, sizeof(s->v6.ip.b));
-        cfg->vprefix_len = s->v6.bits;
-        memcpy(&cfg->vhost6, s->host6.b, sizeof(s->host6.b));
-        cfg->vnameserver6 = cfg->vhost6;
-    }
-    cfg->disable_dns = cfg->disable_dhcp = true;
-    cfg->if_mtu = cfg->if_mru = MIN(s->mtu, GUEST_MTU);
-}
-
-static socklen_t socket_address(const Ip *ip, bool v4, uint16_t port,
-                                struct sockaddr_storage *ret)
-{
-    struct sockaddr_in *in = (struct sockaddr_in *)ret;
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ret;
-
-    memset(ret, 0, sizeof(*ret));
-    if (v4) {
-        in->sin_family = AF_INET;
-        in->sin_port = htons(port);
-        in->sin_addr.s_addr = ip_is_unspecified(ip) ? 0 : htonl(ip_to_v4(ip));
-        return sizeof(*in);
-    }
-    in6->sin6_family = AF_INET6;
-    in6->sin6_port = htons(port);
-    memcpy(&in6->sin6_addr, ip->b, sizeof(ip->b));
-    return sizeof(*in6);
-}
-
-static int forward_flags(const NetDevForward *fwd)
-{
-    return (fwd->udp ? SLIRP_HOSTFWD_UDP : 0) |
-           (ip_is_v4(&fwd->guest) ? 0 : SLIRP_HOSTFWD_V6ONLY);
-}
+/* ---- forwards ------------------------------------------------------------------- */
 
 static bool user_forward(NetDev *nd, const NetDevForward *fwd, GError **error)
 {
-    bool v4 = ip_is_v4(&fwd->guest);
-    struct sockaddr_storage host, guest;
-    socklen_t host_len = socket_address(&fwd->host, v4, fwd->host_port, &host);
-    socklen_t guest_len = socket_address(&fwd->guest, v4, fwd->guest_port, &guest);
     User *u = user_of(nd);
 
     LOCK_GUARD(&libslirp_lock);
-    if (slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, host_len,
-                           (struct sockaddr *)&guest, guest_len, forward_flags(fwd)) < 0)
-        return fail_errno(error, "listen on %s port %u", fwd->udp ? "udp" : "tcp",
-                          fwd->host_port);
+    if (!slirp_forward(u->slirp, fwd, error))
+        return false;
     u->stale = true;
     return true;
 }
 
 static void user_unforward(NetDev *nd, const NetDevForward *fwd)
 {
-    struct sockaddr_storage host;
-    socklen_t len = socket_address(&fwd->host, ip_is_v4(&fwd->guest), fwd->host_port,
-                                   &host);
     User *u = user_of(nd);
 
     LOCK_GUARD(&libslirp_lock);
-    slirp_remove_hostxfwd(u->slirp, (struct sockaddr *)&host, len, forward_flags(fwd));
+    slirp_unforward(u->slirp, fwd);
     u->stale = true;
 }
 
-static Slirp *make_slirp(User *u, const NetDevOptions *o)
+/* Those of hostfwd=. */
+static bool add_forwards(User *u, char **texts, GError **error)
 {
-    SlirpConfig cfg = {
-        .version = 4,
-        .restricted = o->restrict_,
-        .in_enabled = true,
-        .vnetwork.s_addr = htonl(0x0a000200),
-        .vnetmask.s_addr = htonl(0xffffff00),
-        .vhost.s_addr = htonl(0x0a000202),
-        .vdhcp_start.s_addr = htonl(0x0a00020f),
-        .vnameserver.s_addr = htonl(0x0a000203),
-        .in6_enabled = o->ipv6,
-        .vprefix_len = 64,
-        .vhostname = o->hostname,
-        .if_mtu = GUEST_MTU,
-        .if_mru = GUEST_MTU,
-    };
+    for (; texts && *texts; texts++) {
+        HostFwd fwd;
 
-    inet_pton(AF_INET6, "fec0::", &cfg.vprefix_addr6);
-    inet_pton(AF_INET6, "fec0::2", &cfg.vhost6);
-    inet_pton(AF_INET6, "fec0::3", &cfg.vnameserver6);
-    if (o->subnet)
-        use_subnet(&cfg, o->subnet);
-    return slirp_new(&cfg, &user_callbacks, u);
+        if (!slirp_forward_text(u->slirp, *texts, &fwd, error))
+            return false;
+        if (!fwd.udp && u->n_unanswered < MAX_UNANSWERED)
+            u->unanswered[u->n_unanswered++] = fwd.guest_port;
+    }
+    return true;
 }
+
+/* ---- open and close ------------------------------------------------------------ */
 
 /* Once in a process: libslirp's messages to our log, and no SIGPIPE, which its plain
  * send() would raise when a guest writes to a connection that the other side has closed.
@@ -584,6 +443,8 @@ static void user_close(NetDev *nd)
 
 static bool user_start(User *u, const NetDevOptions *o, GError **error)
 {
+    SlirpConfig config;
+
     if (!slirp_fds_init(&u->fds, error))
         return false;
     if (!ioloop_watch(u->nd.loop, &u->sockets, u->fds.epoll_fd, EPOLLIN, sockets_event, u,
@@ -591,16 +452,13 @@ static bool user_start(User *u, const NetDevOptions *o, GError **error)
         return false;
     LOCK_GUARD(&libslirp_lock);
     prepare_process_locked();
-    u->slirp = make_slirp(u, o);
+    slirp_configure(&config, o);
+    u->slirp = slirp_new(&config, &user_callbacks, u);
     if (!u->slirp)
         return fail(error, VM_ERROR_UNSUPPORTED,
                     "libslirp %s refused to start the user network: install 4.7 or later",
                     slirp_version_string());
-    for (char **text = o->hostfwd; text && *text; text++) {
-        if (!add_forward(u, *text, error))
-            return false;
-    }
-    return true;
+    return add_forwards(u, o->hostfwd, error);
 }
 
 static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop *loop,
@@ -626,8 +484,7 @@ static NetDev *user_open(const NetDevOptions *o, const NetDevCard *card, IoLoop 
     return &u->nd;
 }
 
-/* ---- saved state --------------------------------------------------------------------
- */
+/* ---- saved state --------------------------------------------------------------- */
 
 static void user_save(NetDev *nd, UserState *ret)
 {
@@ -656,7 +513,7 @@ static void user_restored(NetDev *nd)
 
 const NetDevOps netdev_user_ops = {
     .name = "user",
-    .check = user_check,
+    .check = slirp_check,
     .open = user_open,
     .close = user_close,
     .set_reading = user_set_reading,

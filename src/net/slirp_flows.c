@@ -23,7 +23,7 @@
 enum { TCP_FIN = 1, TCP_RST = 4, TCP_ACK = 16, TCP_LEN = 20, IP4_LEN = 20, IP6_LEN = 40 };
 enum { PLACES = 4 /* where a flow may be */ };
 
-/* ---- what a frame says ------------------------------------------------------------ */
+/* ---- what a frame says --------------------------------------------------------- */
 
 typedef struct Segment {
     SlirpFlow of; /* `guest` is its sender */
@@ -73,7 +73,7 @@ static bool parse(const uint8_t *f, size_t len, Segment *ret)
     return parse_tcp(ip + IP6_LEN, total, ret);
 }
 
-/* ---- the table -------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------- */
 
 static bool same(const SlirpFlow *a, const SlirpFlow *b)
 {
@@ -193,7 +193,7 @@ void slirp_flows_add(SlirpFlows *f, const SlirpFlow *list, unsigned n)
             make(f, &list[i]);
 }
 
-/* ---- the probe -------------------------------------------------------------------- */
+/* ---- the probe ----------------------------------------------------------------- */
 
 static void put_checksum(uint8_t *at, uint32_t sum)
 {

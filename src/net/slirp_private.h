@@ -1,5 +1,5 @@
-/* The parts of user-mode networking that stand on their own: src/net/slirp_filter.c and
- * src/net/slirp_fds.c.  All on the card's I/O thread. */
+/* The parts of user-mode networking that stand on their own, beside slirp.c.  All on the
+ * card's I/O thread. */
 #pragma once
 
 #include <libslirp.h>
@@ -7,11 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/net/netdev_private.h"
 #include "state/state.h"
 #include "util/error.h"
 
-/* ---- which frames pass ----------------------------------------------------------------
- */
+/* ---- which frames pass --------------------------------------------------------- */
 
 /* Zero-initialise. */
 typedef struct SlirpFilter {
@@ -27,8 +27,7 @@ bool slirp_filter_admits(SlirpFilter *filter, const uint8_t *f, size_t len, bool
  * 0: it does not. */
 uint16_t slirp_filter_accepts(const uint8_t *f, size_t len);
 
-/* ---- libslirp's sockets
- * ---------------------------------------------------------------- */
+/* ---- libslirp's sockets -------------------------------------------------------- */
 
 enum {
     SLIRP_MAX_FD = 1 << 16,   /* a descriptor above is not polled */
@@ -85,8 +84,7 @@ void slirp_fds_begin(SlirpFds *f);
 int slirp_fds_want(SlirpFds *f, int fd, int events);
 void slirp_fds_sync(SlirpFds *f);
 
-/* ---- TCP connections of the guest: slirp_flows.c --------------------------------------
- */
+/* ---- TCP connections of the guest: slirp_flows.c ------------------------------- */
 
 enum { SLIRP_MAX_FLOWS = 1024 /* a power of two */, SLIRP_PROBE_LEN = 74 };
 
@@ -117,8 +115,7 @@ void slirp_flows_add(SlirpFlows *f, const SlirpFlow *list, unsigned n);
 size_t slirp_flow_probe(const SlirpFlows *f, const SlirpFlow *flow,
                         uint8_t frame[SLIRP_PROBE_LEN]);
 
-/* ---- what a guest knows of its user network, saved: slirp_state.c --------------------
- */
+/* ---- what a guest knows of its user network, saved: slirp_state.c -------------- */
 
 enum { SLIRP_LEASES = 16 };
 
@@ -138,3 +135,18 @@ typedef struct UserState {
 /* Between libslirp and the struct; libslirp's lock held. */
 void slirp_state_get(Slirp *slirp, UserState *ret);
 void slirp_state_put(Slirp *slirp, const UserState *s);
+
+/* ---- which network it plays: slirp_network.c; libslirp's lock held ------------- */
+
+enum { SLIRP_MTU = 1500 };
+
+bool slirp_check(const NetDevOptions *o, GError **error); /* any thread, without lock */
+
+/* What is made of the options; refers to them. */
+void slirp_configure(SlirpConfig *ret, const NetDevOptions *o);
+
+/* The host listens for the guest, as a text of hostfwd= or a switch says, from now on, or
+ * not any more. */
+bool slirp_forward_text(Slirp *slirp, const char *text, HostFwd *ret, GError **error);
+bool slirp_forward(Slirp *slirp, const NetDevForward *fwd, GError **error);
+void slirp_unforward(Slirp *slirp, const NetDevForward *fwd);

@@ -82,7 +82,7 @@ void slirp_state_put(Slirp *slirp, const UserState *s)
     slirp_state_load(slirp, FORMAT, on_read, &b);
 }
 
-/* ---- the section ------------------------------------------------------------------ */
+/* ---- the section --------------------------------------------------------------- */
 
 static const StateField lease_fields[] = {
     STATE_RAW(SlirpLease, mac, 1),
