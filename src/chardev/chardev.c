@@ -1,5 +1,5 @@
-/* Character devices: the output ring, the read-ahead, and which kind does what.  Contract
- * in backend/chardev.h.
+/* Character devices: the output ring and the read-ahead.  Contract in backend/chardev.h;
+ * which kind does what is in options.c.
  *
  * Output.  Writers on any thread fill the ring under its lock and kick the loop; only the
  * loop takes bytes out, by plain writes to a non-blocking descriptor.  While the sink is
@@ -37,7 +37,7 @@ static void tell(Chardev *c, ChardevEvent event)
         c->handlers->event(c->opaque, event);
 }
 
-/* ---- output ----------------------------------------------------------------------- */
+/* ---- output -------------------------------------------------------------------- */
 
 static void ring_put_locked(Chardev *c, const uint8_t *buf, size_t len)
 {
@@ -248,7 +248,7 @@ bool chardev_size(const Chardev *c, uint16_t *columns, uint16_t *rows)
     return true;
 }
 
-/* ---- input ------------------------------------------------------------------------ */
+/* ---- input --------------------------------------------------------------------- */
 
 /* Offers what was read ahead; true if all of it was taken. */
 static bool deliver(Chardev *c)
@@ -365,7 +365,7 @@ void chardev_accept_input(Chardev *c)
     chardev_kick(c);
 }
 
-/* ---- connecting ------------------------------------------------------------------- */
+/* ---- connecting ---------------------------------------------------------------- */
 
 void chardev_attach(Chardev *c, int in_fd, int out_fd)
 {
@@ -404,71 +404,7 @@ void chardev_set_handlers(Chardev *c, const ChardevHandlers *handlers, void *opa
     chardev_kick(c);
 }
 
-/* ---- opening and closing ---------------------------------------------------------- */
-
-static bool none_open(Chardev *c, const ChardevOptions *options, GError **error)
-{
-    return true;
-}
-
-static void none_close(Chardev *c)
-{
-}
-
-static const ChardevOps none_ops = {"none", .open = none_open, .close = none_close};
-
-const char *const chardev_type_names[] = {"none", "stdio", "pty", NULL};
-
-bool chardev_options_check(const ChardevOptions *options, GError **error)
-{
-    unsigned n = !!options->type + !!options->file + !!options->socket;
-
-    if (n == 1 && options->log && !options->socket)
-        return fail(error, VM_ERROR_INVALID, "log=FILE goes with socket=PATH only");
-    if (n == 1)
-        return true;
-    return fail(error, VM_ERROR_INVALID,
-                "%s: write one of stdio, pty, none, file=FILE or socket=PATH",
-                n ? "too many places to go to" : "no place to go to");
-}
-
-static bool check(void *options, GError **error)
-{
-    return chardev_options_check(options, error);
-}
-
-/* So that the macro finds its options under a member's name. */
-typedef struct ChardevOptionsAlone {
-    ChardevOptions o;
-} ChardevOptionsAlone;
-
-const ParamTable chardev_params = {
-    .size = sizeof(ChardevOptionsAlone),
-    .desc = (const ParamDesc[]){CHARDEV_PARAMS(ChardevOptionsAlone, o), {0}},
-    .check = check,
-};
-
-static const ChardevOps *ops_for(const ChardevOptions *options)
-{
-    if (options->file)
-        return &chardev_file_ops;
-    if (options->socket)
-        return &chardev_socket_ops;
-    if (options->type == CHARDEV_STDIO)
-        return &chardev_stdio_ops;
-    if (options->type == CHARDEV_PTY)
-        return &chardev_pty_ops;
-    return &none_ops;
-}
-
-static char *filename_for(const ChardevOptions *options)
-{
-    if (options->socket)
-        return g_strdup_printf("unix:%s,server=on", options->socket);
-    if (options->file)
-        return g_strdup("file");
-    return g_strdup(options->type == CHARDEV_STDIO ? "stdio" : "null");
-}
+/* ---- opening and closing ------------------------------------------------------- */
 
 const char *chardev_filename(const Chardev *c)
 {
@@ -480,14 +416,14 @@ Chardev *chardev_open(const ChardevOptions *options, const char *id, IoLoop *loo
 {
     Chardev *c = g_new0(Chardev, 1);
 
-    c->ops = ops_for(options);
+    c->ops = chardev_ops_for(options);
     c->loop = loop;
     c->in_fd = c->out_fd = -1;
-    c->filename = filename_for(options);
+    c->filename = chardev_filename_for(options);
     g_strlcpy(c->id, id, sizeof(c->id));
     lock_init(&c->lock);
     c->kick_fd = fd_event(error);
-    if (c->ops != &none_ops)
+    if (c->ops != &chardev_none_ops)
         c->ring = g_malloc(CHARDEV_RING);
     if (c->kick_fd >= 0 &&
         ioloop_watch(loop, &c->kick, c->kick_fd, EPOLLIN, on_kick, c, error) &&

@@ -1,4 +1,5 @@
-/* What the kinds of chardev (stdio.c, pty.c, file.c, socket.c) see of chardev.c. */
+/* What the kinds of chardev (stdio.c, pty.c, file.c, socket.c) see of chardev.c, and
+ * which there are. */
 #pragma once
 
 #include "backend/chardev.h"
@@ -66,8 +67,15 @@ struct Chardev {
     bool starved;    /* a writer got a short count and waits for drained() */
 };
 
-extern const ChardevOps chardev_stdio_ops, chardev_pty_ops, chardev_file_ops,
-    chardev_socket_ops;
+extern const ChardevOps chardev_none_ops, chardev_stdio_ops, chardev_pty_ops,
+    chardev_file_ops, chardev_socket_ops;
+
+/* ---- options.c ----------------------------------------------------------------- */
+
+const ChardevOps *chardev_ops_for(const ChardevOptions *options);
+char *chardev_filename_for(const ChardevOptions *options); /* a new string, for QMP */
+
+/* ---- chardev.c ----------------------------------------------------------------- */
 
 /* Loop's thread.  Puts output into the ring that is in the log, or need not be. */
 void chardev_requeue(Chardev *c, const uint8_t *buf, size_t len);
@@ -80,8 +88,7 @@ void chardev_detach(Chardev *c, ChardevSink after);
 /* Any thread, and signal handlers: makes the loop look at the chardev. */
 void chardev_kick(Chardev *c);
 
-/* ---- terminal.c: standard input as a terminal ---------------------------------------
- */
+/* ---- terminal.c: standard input as a terminal ---------------------------------- */
 
 /* Makes it raw for `c`, who is kicked when the terminal was resized or job control gave
  * it back to us.  Released by terminal_release(). */
