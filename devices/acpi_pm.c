@@ -98,7 +98,7 @@ typedef struct AcpiPm {
     const PlatformEvents *events;
 } AcpiPm;
 
-/* ---- timer and SCI: functions of the registers and the clock --------------- */
+/* ---- timer and SCI: functions of the registers and the clock ------------------- */
 
 static uint64_t timer_ticks(const AcpiPm *pm)
 {
@@ -152,7 +152,7 @@ static void on_rearm(void *opaque)
                  on_timer, pm);
 }
 
-/* ---- PM1a and the timer ---------------------------------------------------- */
+/* ---- PM1a and the timer -------------------------------------------------------- */
 
 static uint8_t pm_read8(Device *d, unsigned reg)
 {
@@ -216,7 +216,7 @@ static void pm_write(Device *d, uint64_t offset, unsigned size, uint64_t value)
 
 static const BusOps pm_ops = {pm_read, pm_write};
 
-/* ---- general-purpose events (4.8.4.1) -------------------------------------- */
+/* ---- general-purpose events (4.8.4.1) ------------------------------------------ */
 
 static uint8_t gpe_read8(Device *d, unsigned reg)
 {
@@ -248,8 +248,7 @@ static void gpe_write(Device *d, uint64_t offset, unsigned size, uint64_t value)
 
 static const BusOps gpe_ops = {gpe_read, gpe_write};
 
-/* ---- SMI command port: hands the fixed hardware to ACPI and back (5.2.9, SMI_CMD) ----
- */
+/* ---- SMI command port: hands the fixed hardware to ACPI and back (5.2.9, SMI_CMD)  */
 
 static uint64_t smi_read(Device *d, uint64_t offset, unsigned size)
 {
@@ -270,7 +269,7 @@ static void smi_write(Device *d, uint64_t offset, unsigned size, uint64_t value)
 
 static const BusOps smi_ops = {smi_read, smi_write};
 
-/* ---- reset register (4.8.3.6), the reset control port of Intel's chipsets ---- */
+/* ---- reset register (4.8.3.6), the reset control port of Intel's chipsets ------ */
 
 static uint64_t reset_read(Device *d, uint64_t offset, unsigned size)
 {
@@ -288,7 +287,7 @@ static void reset_write(Device *d, uint64_t offset, unsigned size, uint64_t valu
 
 static const BusOps reset_ops = {reset_read, reset_write};
 
-/* ---- the machine's side ----------------------------------------------------- */
+/* ---- the machine's side -------------------------------------------------------- */
 
 void acpi_pm_power_button(Device *d)
 {

@@ -94,7 +94,7 @@ static void write_out_port(I8042 *k, uint8_t value)
         pull_reset(k);
 }
 
-/* ---- 0x60 ------------------------------------------------------------------ */
+/* ---- 0x60 ---------------------------------------------------------------------- */
 
 static uint64_t data_read(Device *d, uint64_t offset, unsigned size)
 {
@@ -122,7 +122,7 @@ static void data_write(Device *d, uint64_t offset, unsigned size, uint64_t wide)
 
 static const BusOps data_ops = {data_read, data_write};
 
-/* ---- 0x64 ------------------------------------------------------------------ */
+/* ---- 0x64 ---------------------------------------------------------------------- */
 
 static uint64_t status_read(Device *d, uint64_t offset, unsigned size)
 {
@@ -203,7 +203,7 @@ static void command_write(Device *d, uint64_t offset, unsigned size, uint64_t va
 
 static const BusOps command_ops = {status_read, command_write};
 
-/* ---- 0x92 ------------------------------------------------------------------ */
+/* ---- 0x92 ---------------------------------------------------------------------- */
 
 static uint64_t control_a_read(Device *d, uint64_t offset, unsigned size)
 {
@@ -226,7 +226,7 @@ static void control_a_write(Device *d, uint64_t offset, unsigned size, uint64_t 
 
 static const BusOps control_a_ops = {control_a_read, control_a_write};
 
-/* ---- life ------------------------------------------------------------------ */
+/* ---- life ---------------------------------------------------------------------- */
 
 static void i8042_reset(Device *d)
 {

@@ -116,7 +116,7 @@ bool msix_enabled(const Msix *m)
     return atomic_load_explicit(&m->enabled, memory_order_acquire);
 }
 
-/* ---- the guest's side: device's lock held, or vCPUs parked ----------------- */
+/* ---- the guest's side: device's lock held, or vCPUs parked --------------------- */
 
 static bool route(Msix *m, MsixVector *v)
 {
@@ -245,7 +245,7 @@ bool msix_write(Msix *m, uint64_t bar_offset, unsigned size, uint64_t value)
     return true;
 }
 
-/* ---- saved state: vCPUs parked, nobody notifies ------------------------------ */
+/* ---- saved state: vCPUs parked, nobody notifies -------------------------------- */
 
 typedef struct MsixVectorState {
     uint32_t address_low, address_high, data, control;
@@ -362,7 +362,7 @@ bool msix_load(Msix *m, StateReader *r, GError **error)
     return true;
 }
 
-/* ---- the device's side: any thread ----------------------------------------- */
+/* ---- the device's side: any thread --------------------------------------------- */
 
 void msix_notify(Msix *m, unsigned vector)
 {

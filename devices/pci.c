@@ -48,7 +48,7 @@ void pci_device_init(PciDevice *p, const DeviceOps *ops, const char *id,
     p->cap_end = FIRST_CAP;
 }
 
-/* ---- BARs ------------------------------------------------------------------ */
+/* ---- BARs ---------------------------------------------------------------------- */
 
 void pci_add_bar(PciDevice *p, unsigned n, uint64_t size, bool io, bool is64,
                  const BusOps *ops)
@@ -135,7 +135,7 @@ bool pci_map_bars(PciDevice *p, unsigned bars, unsigned *ret_bad)
     return true;
 }
 
-/* ---- INTx ------------------------------------------------------------------ */
+/* ---- INTx ---------------------------------------------------------------------- */
 
 /* Both the device (any thread) and the command register (a vCPU) change the line.  What
  * it should be is worked out and set under one lock, so that the later of two changes
@@ -163,7 +163,7 @@ void pci_resume_intx(PciDevice *p)
     set_intx_line(p);
 }
 
-/* ---- config space ---------------------------------------------------------- */
+/* ---- config space -------------------------------------------------------------- */
 
 uint8_t pci_add_cap(PciDevice *p, uint8_t id, uint8_t len)
 {

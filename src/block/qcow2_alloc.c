@@ -34,8 +34,7 @@ static uint64_t span_count(const Qcow2 *s, const Qcow2Span *span, bool zero)
     return i;
 }
 
-/* ---- the file's end -------------------------------------------------------------------
- */
+/* ---- the file's end ------------------------------------------------------------ */
 
 static int far_beyond(Qcow2 *s)
 {
@@ -117,9 +116,7 @@ uint64_t qcow2_refs_end(const Qcow2 *s)
     return s->refs && s->refs->tail_known ? to_offset(s, s->refs->tail) : 0;
 }
 
-/* ---- refcount blocks, and the table
- * ----------------------------------------------------
- */
+/* ---- refcount blocks, and the table -------------------------------------------- */
 
 static int take_at_tail(Qcow2 *s, uint64_t n, uint64_t *ret);
 
@@ -224,8 +221,7 @@ int qcow2_place_block(Qcow2 *s, uint64_t cluster)
     return err ? err : place_block(s, cluster >> s->refs->block_bits);
 }
 
-/* ---- what was given back is free ------------------------------------------------------
- */
+/* ---- what was given back is free ----------------------------------------------- */
 
 static void add_run(Qcow2Refs *r, Qcow2Run run)
 {
@@ -255,8 +251,7 @@ void qcow2_freed(Qcow2 *s, Qcow2Run run)
     add_run(s->refs, run);
 }
 
-/* ---- taking clusters ------------------------------------------------------------------
- */
+/* ---- taking clusters ----------------------------------------------------------- */
 
 /* Gives up to n of the free clusters from `cluster` on refcount 1; *ret_n 0: the first is
  * not free.  Where there is no block there is nothing to be had. */
@@ -422,8 +417,7 @@ int qcow2_alloc_run(Qcow2 *s, uint64_t n, uint64_t *ret_offset)
     return err;
 }
 
-/* ---- compressed data ------------------------------------------------------------------
- */
+/* ---- compressed data ----------------------------------------------------------- */
 
 /* "Compressed Clusters Descriptor": as many bits as are left for the offset. */
 static bool describable(const Qcow2 *s, uint64_t offset)

@@ -24,8 +24,7 @@ typedef struct Checker {
     uint64_t highest;  /* cluster in use, plus one */
 } Checker;
 
-/* ---- the stored refcounts ------------------------------------------------------------
- */
+/* ---- the stored refcounts ------------------------------------------------------ */
 
 static bool read_reftable(Checker *c, GError **error)
 {
@@ -56,8 +55,7 @@ static bool read_reftable(Checker *c, GError **error)
     return true;
 }
 
-/* ---- comparing -----------------------------------------------------------------------
- */
+/* ---- comparing ----------------------------------------------------------------- */
 
 /* Returns the stored refcount as it is afterwards. */
 static uint64_t compare_cluster(Checker *c, uint64_t cluster, uint64_t stored,
@@ -199,8 +197,7 @@ static void compare_rest(Checker *c)
     }
 }
 
-/* ---- flags ---------------------------------------------------------------------------
- */
+/* ---- flags --------------------------------------------------------------------- */
 
 static bool report_flag(void *opaque, uint64_t entry, uint32_t count)
 {
@@ -237,8 +234,7 @@ static void check_l1_flags(Checker *c)
     }
 }
 
-/* ---- the whole -----------------------------------------------------------------------
- */
+/* ---- the whole ----------------------------------------------------------------- */
 
 static bool go_through(Checker *c, GError **error)
 {

@@ -92,7 +92,7 @@ void qcow2_packing_free(Qcow2Packing *p)
     g_free(p);
 }
 
-/* ---- codecs ----------------------------------------------------------------------- */
+/* ---- codecs -------------------------------------------------------------------- */
 
 /* The most that an entry can claim, and what reading it by whole blocks adds. */
 static size_t packed_bytes(const Qcow2 *s)
@@ -202,7 +202,7 @@ static size_t pack_zstd(Codec *c, const void *in, size_t in_len, uint8_t *out, s
     return ZSTD_isError(n) ? 0 : n;
 }
 
-/* ---- unpacked clusters ------------------------------------------------------------ */
+/* ---- unpacked clusters --------------------------------------------------------- */
 
 static bool slot_holds(const Slot *slot, const Qcow2Cluster *c)
 {
@@ -328,7 +328,7 @@ int qcow2_unpack(Qcow2 *s, const Qcow2Cluster *c, uint64_t within,
     return err;
 }
 
-/* ---- FormatOps -------------------------------------------------------------------- */
+/* ---- FormatOps ----------------------------------------------------------------- */
 
 int qcow2_read_compressed(BlockImage *img, uint64_t offset, const struct iovec *iov,
                           unsigned n_iov, uint64_t skip, uint64_t len)

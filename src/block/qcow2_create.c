@@ -12,10 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "qcow2_private.h"
+#include "qcow2_header_private.h"
 #include "util/fd.h"
 
-enum { V2_LEN = 72, V3_LEN = 112, FEATURE_ENTRY = 48, CHUNK = 1 * MIB };
+enum { CHUNK = 1 * MIB };
 
 /* "Feature name table": by bitmap (incompatible, compatible, autoclear) and bit. */
 const char *const qcow2_names[3][8] = {
@@ -42,8 +42,7 @@ typedef struct Maker {
     Layout at;
 } Maker;
 
-/* ---- is it possible? ------------------------------------------------------------------
- */
+/* ---- is it possible? ----------------------------------------------------------- */
 
 static bool check_how(const ImageCreate *how, GError **error)
 {
@@ -81,9 +80,7 @@ static bool check_how(const ImageCreate *how, GError **error)
     return true;
 }
 
-/* ---- the layout
- * ------------------------------------------------------------------------
- */
+/* ---- the layout ---------------------------------------------------------------- */
 
 static uint64_t div_up(uint64_t a, uint64_t b)
 {
@@ -96,8 +93,7 @@ static bool set_layout(Maker *m, GError **error)
     Qcow2 *s = &m->s;
     Layout *at = &m->at;
     uint64_t per_block = (uint64_t)s->cluster_size * 8 / how->refcount_bits;
-    uint64_t l1_entries = MAX(div_up(how->size, BIT64(s->h.cluster_bits + s->l2_bits)),
-                              1);
+    uint64_t l1_entries = MAX(qcow2_l1_entries(s, how->size), 1);
 
     if (l1_entries * 8 > QCOW2_MAX_L1_BYTES)
         return fail(error, VM_ERROR_INVALID,
@@ -140,8 +136,7 @@ static bool set_layout(Maker *m, GError **error)
     return true;
 }
 
-/* ---- the parts ------------------------------------------------------------------------
- */
+/* ---- the parts ----------------------------------------------------------------- */
 
 static void fill_header(Maker *m)
 {
@@ -149,7 +144,7 @@ static void fill_header(Maker *m)
     Qcow2Header *h = &m->s.h;
 
     h->version = how->compat == IMAGE_COMPAT_0_10 ? 2 : 3;
-    h->header_len = h->version == 2 ? V2_LEN : V3_LEN;
+    h->header_len = h->version == 2 ? QCOW2_V2_LEN : QCOW2_KNOWN_LEN;
     h->cluster_bits = (uint32_t)__builtin_ctzll(how->cluster_size);
     h->refcount_order = (uint32_t)__builtin_ctzll(how->refcount_bits);
     h->size = how->size;
@@ -175,7 +170,7 @@ static void fill_header(Maker *m)
 /* For programs that are older than a feature; left out where there is no room for it. */
 static void add_feature_names(Maker *m)
 {
-    uint8_t table[24 * FEATURE_ENTRY] = {0}, *entry = table;
+    uint8_t table[24 * QCOW2_FEATURE_ENTRY] = {0}, *entry = table;
 
     for (unsigned map = 0; map < 3; map++)
         for (unsigned bit = 0; bit < 8; bit++)
@@ -183,7 +178,7 @@ static void add_feature_names(Maker *m)
                 entry[0] = (uint8_t)map;
                 entry[1] = (uint8_t)bit;
                 memcpy(entry + 2, qcow2_names[map][bit], strlen(qcow2_names[map][bit]));
-                entry += FEATURE_ENTRY;
+                entry += QCOW2_FEATURE_ENTRY;
             }
     if (m->s.h.version >= 3 && m->s.cluster_size >= 4096)
         qcow2_add_extension(&m->s, QCOW2_EXT_FEATURE_NAMES, table,
@@ -296,9 +291,7 @@ static bool write_parts(Maker *m, GError **error)
     return qcow2_header_write(s, error);
 }
 
-/* ---- the data file
- * ---------------------------------------------------------------------
- */
+/* ---- the data file ------------------------------------------------------------- */
 
 static bool make_data_file(const Maker *m, GError **error)
 {

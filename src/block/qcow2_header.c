@@ -1,6 +1,6 @@
-/* The qcow2 header and its extensions: read and judged, and written.  Clauses of QEMU's
- * docs/interop/qcow2: "Header", "Additional fields", "Header extensions", "Feature name
- * table".
+/* The qcow2 header and its extensions: read and written; judged in qcow2_header_check.c.
+ * Clauses of QEMU's docs/interop/qcow2: "Header", "Additional fields", "Header
+ * extensions".
  *
  * Every field comes from a file that anybody may have made.  What is copied into a
  * Qcow2Header here has been judged: tables are of bounded size, lie on cluster boundaries
@@ -8,29 +8,17 @@
 #include <errno.h>
 #include <string.h>
 
-#include "qcow2_private.h"
+#include "qcow2_header_private.h"
 #include "util/log.h"
 
 enum { /* offsets of fields */
-       V2_LEN = 72,
        AT_REFTABLE = 48,
        AT_INCOMPATIBLE = 72,
-       V3_LEN = 104,
-       AT_COMPRESSION = 104,
-       KNOWN_LEN = 112, /* with compression_type and its padding */
        MAX_BACKING_NAME = 1023,
        MAX_EXTENSIONS = 256,
-       FEATURE_ENTRY = 48,
-       FEATURE_NAME = 46,
 };
 
-#define KNOWN_INCOMPATIBLE                                                               \
-    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_DATA_FILE |          \
-     QCOW2_INCOMPAT_COMPRESSION | QCOW2_INCOMPAT_EXTENDED_L2)
-#define MAX_OFFSET BIT64(56) /* of anything a table entry can point to */
-
-static bool bad(const Qcow2 *s, GError **error, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
-static bool bad(const Qcow2 *s, GError **error, const char *fmt, ...)
+bool qcow2_bad_header(const Qcow2 *s, GError **error, const char *fmt, ...)
 {
     g_autofree char *text = NULL;
     va_list ap;
@@ -41,9 +29,7 @@ static bool bad(const Qcow2 *s, GError **error, const char *fmt, ...)
     return fail(error, VM_ERROR_CORRUPT, "'%s': qcow2 header: %s", s->file->path, text);
 }
 
-/* ---- the fixed part
- * --------------------------------------------------------------------
- */
+/* ---- the fixed part ------------------------------------------------------------ */
 
 static void load_header(Qcow2Header *h, const uint8_t *p)
 {
@@ -61,7 +47,7 @@ static void load_header(Qcow2Header *h, const uint8_t *p)
     h->snapshots_offset = load_be64(p + 64);
     h->incompatible = h->compatible = h->autoclear = 0;
     h->refcount_order = 4;
-    h->header_len = V2_LEN;
+    h->header_len = QCOW2_V2_LEN;
     h->compression = 0;
     if (h->version == 2)
         return;
@@ -70,8 +56,8 @@ static void load_header(Qcow2Header *h, const uint8_t *p)
     h->autoclear = load_be64(p + 88);
     h->refcount_order = load_be32(p + 96);
     h->header_len = load_be32(p + 100);
-    if (h->header_len > AT_COMPRESSION)
-        h->compression = p[AT_COMPRESSION];
+    if (h->header_len > QCOW2_AT_COMPRESSION)
+        h->compression = p[QCOW2_AT_COMPRESSION];
 }
 
 static void store_header(const Qcow2Header *h, uint8_t *p)
@@ -96,13 +82,13 @@ static void store_header(const Qcow2Header *h, uint8_t *p)
     store_be64(p + 88, h->autoclear);
     store_be32(p + 96, h->refcount_order);
     store_be32(p + 100, h->header_len);
-    if (h->header_len > AT_COMPRESSION)
-        p[AT_COMPRESSION] = h->compression;
+    if (h->header_len > QCOW2_AT_COMPRESSION)
+        p[QCOW2_AT_COMPRESSION] = h->compression;
 }
 
 static bool check_magic(const Qcow2 *s, const uint8_t *p, size_t len, GError **error)
 {
-    if (len < V2_LEN || load_be32(p) != QCOW2_MAGIC)
+    if (len < QCOW2_V2_LEN || load_be32(p) != QCOW2_MAGIC)
         return fail(error, VM_ERROR_INVALID,
                     "'%s' is not a qcow2 image: it does not begin like one; use "
                     "format=raw if its bytes are those of the disk",
@@ -112,8 +98,9 @@ static bool check_magic(const Qcow2 *s, const uint8_t *p, size_t len, GError **e
                     "'%s': qcow2 header: version is %u, and only 2 and 3 are known; "
                     "convert it with qemu-img",
                     s->file->path, load_be32(p + 4));
-    if (load_be32(p + 4) == 3 && len < V3_LEN)
-        return bad(s, error, "the file ends within it, after %zu bytes", len);
+    if (load_be32(p + 4) == 3 && len < QCOW2_V3_LEN)
+        return qcow2_bad_header(s, error, "the file ends within it, after %zu bytes",
+                                len);
     return true;
 }
 
@@ -124,185 +111,23 @@ static bool check_geometry(const Qcow2 *s, GError **error)
 
     if (h->cluster_bits < QCOW2_MIN_CLUSTER_BITS ||
         h->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-        return bad(s, error, "cluster_bits is %u, and must be within %d and %d",
-                   h->cluster_bits, QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
-    if (h->version >= 3 && (h->header_len < V3_LEN || h->header_len % 8 ||
+        return qcow2_bad_header(
+            s, error, "cluster_bits is %u, and must be within %d and %d", h->cluster_bits,
+            QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
+    if (h->version >= 3 && (h->header_len < QCOW2_V3_LEN || h->header_len % 8 ||
                             h->header_len > BIT(h->cluster_bits)))
-        return bad(s, error,
-                   "header_length is %u, and must be a multiple of 8 from %d up to the "
-                   "cluster size",
-                   h->header_len, V3_LEN);
+        return qcow2_bad_header(
+            s, error,
+            "header_length is %u, and must be a multiple of 8 from %d up to the "
+            "cluster size",
+            h->header_len, QCOW2_V3_LEN);
     if (h->refcount_order > 6)
-        return bad(s, error, "refcount_order is %u, and must be 6 at most",
-                   h->refcount_order);
+        return qcow2_bad_header(s, error, "refcount_order is %u, and must be 6 at most",
+                                h->refcount_order);
     return true;
 }
 
-/* ---- features
- * --------------------------------------------------------------------------
- */
-
-/* Feature name table: the names are the file's, and shown as far as they are letters. */
-static char *feature_name(const Qcow2 *s, unsigned bit)
-{
-    const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_FEATURE_NAMES);
-
-    for (uint32_t at = 0; e && at + FEATURE_ENTRY <= e->len; at += FEATURE_ENTRY) {
-        const uint8_t *entry = e->data + at;
-        char *name;
-
-        if (entry[0] != 0 || entry[1] != bit)
-            continue;
-        name = g_strndup((const char *)entry + 2, FEATURE_NAME);
-        for (char *c = name; *c; c++)
-            if (!g_ascii_isprint(*c))
-                *c = '?';
-        return name;
-    }
-    return g_strdup_printf("bit %u", bit);
-}
-
-static bool check_features(const Qcow2 *s, GError **error)
-{
-    const Qcow2Header *h = &s->h;
-    uint64_t unknown = h->incompatible & ~KNOWN_INCOMPATIBLE;
-    g_autoptr(GString) names = g_string_new(NULL);
-    bool has_type = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
-
-    for (unsigned bit = 0; bit < 64; bit++) {
-        g_autofree char *name = unknown & BIT64(bit) ? feature_name(s, bit) : NULL;
-
-        if (name)
-            g_string_append_printf(names, "%s'%s'", names->len ? ", " : "", name);
-    }
-    if (unknown)
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "'%s': qcow2 header: incompatible_features has %s, which hutch does "
-                    "not know; convert the image with the program that made it",
-                    s->file->path, names->str);
-    if (h->crypt_method)
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "'%s': qcow2 header: crypt_method is %u (%s), and encrypted images "
-                    "are not supported; convert it with qemu-img",
-                    s->file->path, h->crypt_method,
-                    h->crypt_method == 1   ? "AES"
-                    : h->crypt_method == 2 ? "LUKS"
-                                           : "unknown");
-    if (has_type && (h->compression == IMAGE_ZLIB || h->header_len <= AT_COMPRESSION))
-        return bad(s, error,
-                   "compression_type is missing, though a feature bit says it "
-                   "is there");
-    if (!has_type && h->compression != IMAGE_ZLIB)
-        return bad(s, error, "compression_type is %u, though no feature bit says so",
-                   h->compression);
-    if (h->compression > IMAGE_ZSTD)
-        return fail(error, VM_ERROR_UNSUPPORTED,
-                    "'%s': qcow2 header: compression_type is %u, and only 0 (zlib) and 1 "
-                    "(zstd) are known",
-                    s->file->path, h->compression);
-    if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) && h->cluster_bits < 14)
-        return bad(s, error,
-                   "cluster_bits is %u, and extended L2 entries need at least 14",
-                   h->cluster_bits);
-    if ((h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA) &&
-        !(h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
-        return bad(s, error,
-                   "autoclear_features says that the external data file is raw, "
-                   "but there is none");
-    if ((h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA) && h->backing_offset)
-        return bad(s, error,
-                   "backing_file_offset is set, and a raw external data file "
-                   "excludes a backing file");
-    return true;
-}
-
-/* ---- tables
- * ----------------------------------------------------------------------------
- */
-
-typedef struct Table {
-    const char *name;
-    uint64_t offset, len;
-} Table;
-
-static bool check_table(const Qcow2 *s, const Table *t, GError **error)
-{
-    uint64_t size = align_up(block_file_size(s->file), s->cluster_size);
-
-    if (!t->len)
-        return true;
-    if (!is_aligned(t->offset, s->cluster_size) || t->offset < s->cluster_size ||
-        t->offset >= MAX_OFFSET)
-        return bad(s, error,
-                   "%s_offset is 0x%" PRIx64 ", which is not where a table can be",
-                   t->name, t->offset);
-    if (!range_within(t->offset, t->len, size))
-        return bad(s, error,
-                   "%s_offset is 0x%" PRIx64 ", from where its %" PRIu64
-                   " bytes reach beyond the end of the file",
-                   t->name, t->offset, t->len);
-    return true;
-}
-
-static bool overlap(const Table *a, const Table *b)
-{
-    return a->offset < b->offset + b->len && b->offset < a->offset + a->len;
-}
-
-/* The disk's size in L1 entries, or UINT64_MAX if no L1 table is as large. */
-static uint64_t l1_entries_for(const Qcow2 *s, uint64_t size)
-{
-    unsigned bits = s->h.cluster_bits + s->l2_bits;
-
-    return (size >> bits) + !is_aligned(size, BIT64(bits));
-}
-
-static bool check_tables(const Qcow2 *s, unsigned flags, GError **error)
-{
-    const Qcow2Header *h = &s->h;
-    const Table t[] = {
-        {"l1_table", h->l1_offset, (uint64_t)h->l1_entries * 8},
-        {"refcount_table", h->reftable_offset,
-         (uint64_t)h->reftable_clusters << h->cluster_bits},
-        /* An entry has 40 bytes and more. */
-        {"snapshots", h->snapshots_offset, (uint64_t)h->n_snapshots * 40},
-    };
-    bool check = flags & IMAGE_FOR_CHECK;
-
-    if (t[0].len > QCOW2_MAX_L1_BYTES)
-        return bad(s, error, "l1_size is %u entries, and may be %d at most",
-                   h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
-    if (h->l1_entries < l1_entries_for(s, h->size))
-        return bad(s, error,
-                   "l1_size is %u entries, too few for a disk of %" PRIu64 " bytes",
-                   h->l1_entries, h->size);
-    if (t[1].len > QCOW2_MAX_REFTABLE_BYTES || (!t[1].len && !check))
-        return bad(s, error,
-                   "refcount_table_clusters is %u, and must be from 1 to %u clusters",
-                   h->reftable_clusters, QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits);
-    if (h->n_snapshots > QCOW2_MAX_SNAPSHOTS)
-        return bad(s, error, "nb_snapshots is %u, and may be %d at most", h->n_snapshots,
-                   QCOW2_MAX_SNAPSHOTS);
-    if (h->n_snapshots && (h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
-        return bad(s, error,
-                   "nb_snapshots is %u, and an external data file excludes "
-                   "snapshots",
-                   h->n_snapshots);
-    for (unsigned i = 0; i < G_N_ELEMENTS(t); i++) {
-        if (check && i == 1)
-            continue; /* it can be made anew */
-        if (!check_table(s, &t[i], error))
-            return false;
-        for (unsigned j = 0; j < i && !check; j++)
-            if (overlap(&t[i], &t[j]))
-                return bad(s, error, "%s_offset and %s_offset: the tables overlap",
-                           t[j].name, t[i].name);
-    }
-    return true;
-}
-
-/* ---- names and extensions -------------------------------------------------------------
- */
+/* ---- names and extensions ------------------------------------------------------ */
 
 static void clear_extension(void *opaque)
 {
@@ -355,16 +180,18 @@ static bool load_extensions(Qcow2 *s, const uint8_t *p, uint64_t end, GError **e
         if (type == QCOW2_EXT_END)
             return true;
         if (len > end - at)
-            return bad(s, error,
-                       "extension 0x%08x is %u bytes long, more than there is room for",
-                       type, len);
+            return qcow2_bad_header(
+                s, error,
+                "extension 0x%08x is %u bytes long, more than there is room for", type,
+                len);
         if (type == QCOW2_EXT_BACKING_FORMAT) {
             set_string(&s->backing_format, p + at, len);
         } else if (type == QCOW2_EXT_DATA_FILE) {
             set_string(&s->data_path, p + at, len);
         } else {
             if (s->extensions && s->extensions->len >= MAX_EXTENSIONS)
-                return bad(s, error, "it has more than %d extensions", MAX_EXTENSIONS);
+                return qcow2_bad_header(s, error, "it has more than %d extensions",
+                                        MAX_EXTENSIONS);
             qcow2_add_extension(s, type, p + at, len);
         }
         at += align_up(len, 8);
@@ -379,17 +206,19 @@ static bool load_backing_name(Qcow2 *s, const uint8_t *p, GError **error)
     if (!h->backing_offset)
         return true;
     if (h->backing_offset < h->header_len || h->backing_offset > s->cluster_size)
-        return bad(s, error,
-                   "backing_file_offset is 0x%" PRIx64 ", outside of the first cluster",
-                   h->backing_offset);
+        return qcow2_bad_header(s, error,
+                                "backing_file_offset is 0x%" PRIx64
+                                ", outside of the first cluster",
+                                h->backing_offset);
     if (!h->backing_len || h->backing_len > MAX_BACKING_NAME ||
         h->backing_len > s->cluster_size - h->backing_offset)
-        return bad(s, error,
-                   "backing_file_size is %u, and must be from 1 to %d within the first "
-                   "cluster",
-                   h->backing_len, MAX_BACKING_NAME);
+        return qcow2_bad_header(
+            s, error,
+            "backing_file_size is %u, and must be from 1 to %d within the first "
+            "cluster",
+            h->backing_len, MAX_BACKING_NAME);
     set_string(&s->backing, p + h->backing_offset, h->backing_len);
-    return *s->backing || bad(s, error, "the backing file name is empty");
+    return *s->backing || qcow2_bad_header(s, error, "the backing file name is empty");
 }
 
 static void set_geometry(Qcow2 *s)
@@ -408,7 +237,7 @@ bool qcow2_header_read(Qcow2 *s, const BlockOptions *options, unsigned flags,
                        GError **error)
 {
     g_autofree uint8_t *cluster = NULL;
-    uint8_t head[KNOWN_LEN] = {0};
+    uint8_t head[QCOW2_KNOWN_LEN] = {0};
     size_t len = sizeof(head);
 
     if (!block_read_head(s->file, head, &len, error) || !check_magic(s, head, len, error))
@@ -425,13 +254,13 @@ bool qcow2_header_read(Qcow2 *s, const BlockOptions *options, unsigned flags,
                          s->h.backing_offset ? s->h.backing_offset : s->cluster_size,
                          error))
         return false;
-    if (s->h.header_len > KNOWN_LEN)
-        s->header_extra = copy_of(cluster + KNOWN_LEN, s->h.header_len - KNOWN_LEN);
-    return check_features(s, error) && check_tables(s, flags, error);
+    if (s->h.header_len > QCOW2_KNOWN_LEN)
+        s->header_extra = copy_of(cluster + QCOW2_KNOWN_LEN,
+                                  s->h.header_len - QCOW2_KNOWN_LEN);
+    return qcow2_check_features(s, error) && qcow2_check_tables(s, flags, error);
 }
 
-/* ---- writing --------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------------- */
 
 static void append(GByteArray *to, const void *data, size_t len)
 {
@@ -462,10 +291,10 @@ static GByteArray *pack(Qcow2 *s)
 {
     GByteArray *to = g_byte_array_new();
 
-    g_byte_array_set_size(to, MIN(s->h.header_len, KNOWN_LEN));
+    g_byte_array_set_size(to, MIN(s->h.header_len, QCOW2_KNOWN_LEN));
     memset(to->data, 0, to->len);
     if (s->header_extra)
-        append(to, s->header_extra, s->h.header_len - KNOWN_LEN);
+        append(to, s->header_extra, s->h.header_len - QCOW2_KNOWN_LEN);
     append_string(to, QCOW2_EXT_BACKING_FORMAT, s->backing ? s->backing_format : NULL);
     append_string(to, QCOW2_EXT_DATA_FILE, s->data_path);
     for (unsigned i = 0; s->extensions && i < s->extensions->len; i++) {

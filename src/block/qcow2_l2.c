@@ -11,7 +11,7 @@
 
 enum { NEW_TABLE_BYTES = 64 * 1024 }; /* of a new table in the cache at once */
 
-/* ---- one entry -------------------------------------------------------------------- */
+/* ---- one entry ----------------------------------------------------------------- */
 
 static void parse_compressed(const Qcow2 *s, uint64_t entry, Qcow2Cluster *ret)
 {
@@ -77,7 +77,7 @@ static void load_entry(const Qcow2 *s, const uint8_t *at, Qcow2Entry *ret)
     ret->bitmap = s->l2_entry_size == 16 ? load_be64(at + 8) : 0;
 }
 
-/* ---- where an entry is ------------------------------------------------------------ */
+/* ---- where an entry is --------------------------------------------------------- */
 
 static uint64_t l1_index(const Qcow2 *s, uint64_t disk_offset)
 {
@@ -163,7 +163,7 @@ int qcow2_cluster_get(Qcow2 *s, uint64_t cluster, Qcow2Cluster *ret, Qcow2Entry 
     return problem ? corrupt_entry(s, cluster, entry.entry, problem) : 0;
 }
 
-/* ---- looking up ------------------------------------------------------------------- */
+/* ---- looking up ---------------------------------------------------------------- */
 
 static uint32_t subcluster_of(const Qcow2 *s, uint64_t disk_offset)
 {
@@ -331,7 +331,7 @@ int qcow2_lookup(BlockImage *img, uint64_t offset, uint64_t len, bool may_sleep,
     return err;
 }
 
-/* ---- changing --------------------------------------------------------------------- */
+/* ---- changing ------------------------------------------------------------------ */
 
 /* Lock held.  A table of zeroes.  Where the file reads so already, only the neighbourhood
  * of the entry goes through the cache: tables can be of 2 MiB. */

@@ -9,8 +9,7 @@
 
 #include "qcow2_survey_private.h"
 
-/* ---- L1 tables of snapshots ----------------------------------------------------------
- */
+/* ---- L1 tables of snapshots ---------------------------------------------------- */
 
 static bool mend_snapshot(Qcow2 *s, const Qcow2Snapshot *snap, GError **error)
 {
@@ -31,8 +30,7 @@ static bool mend_snapshot(Qcow2 *s, const Qcow2Snapshot *snap, GError **error)
     return true;
 }
 
-/* ---- L2 tables -----------------------------------------------------------------------
- */
+/* ---- L2 tables ----------------------------------------------------------------- */
 
 /* Whether any cluster of the place holds metadata too. */
 static bool clashes(Qcow2Survey *v, const Qcow2Spot *p)

@@ -88,9 +88,7 @@ static void forget(Qcow2Pages *p, Qcow2Page *page)
     page->known = false;
 }
 
-/* ---- taking a page
- * ---------------------------------------------------------------------
- */
+/* ---- taking a page ------------------------------------------------------------- */
 
 /* The clock: a page that is neither in use nor was used since the hand came by.  Clean
  * ones go first; when many dirty ones are passed, all are written. */

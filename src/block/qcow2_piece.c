@@ -80,7 +80,7 @@ static uint64_t end_of_hole(const Qcow2 *s, const Qcow2Cluster *c, uint64_t clus
     return n == first ? offset : MIN(end, cluster + (uint64_t)n * s->subcluster_size);
 }
 
-/* ---- planning: lock held ---------------------------------------------------------- */
+/* ---- planning: lock held ------------------------------------------------------- */
 
 /* How far a piece goes that begins at p->start: over clusters with places alike.  `copy`
  * takes only what this layer does not have, and may find nothing. */
@@ -174,7 +174,7 @@ int qcow2_piece_plan(Qcow2 *s, uint64_t offset, uint64_t len, bool copy, Qcow2Pi
     return 0;
 }
 
-/* ---- the data: lock not held ------------------------------------------------------ */
+/* ---- the data: lock not held --------------------------------------------------- */
 
 int qcow2_zeroes_at(Qcow2 *s, uint64_t offset, uint64_t len, bool *ret_zero,
                     uint64_t *ret_n)
@@ -414,7 +414,7 @@ int qcow2_piece_write(Qcow2 *s, Qcow2Piece *p, const struct iovec *iov, unsigned
     return write_padded(s, p, &pads, iov, n_iov, skip);
 }
 
-/* ---- linking: lock held ----------------------------------------------------------- */
+/* ---- linking: lock held -------------------------------------------------------- */
 
 static int link_cluster(Qcow2 *s, const Qcow2Piece *p, uint64_t cluster)
 {

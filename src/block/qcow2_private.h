@@ -2,7 +2,7 @@
  * specification; clauses are cited by their headings).
  *
  *     qcow2.c           the FormatOps table; open, close, reopen, info
- *     qcow2_header.c    header and extensions: parse, check, write
+ *     qcow2_header.c    header and extensions: parse, check (qcow2_header_check.c), write
  *     qcow2_create.c    a new image; preallocation
  *     qcow2_page.c      the cache of L2 tables and refcount blocks
  *     qcow2_order.c     in which order they and the L1 table go to the disk
@@ -48,6 +48,7 @@ enum {
     QCOW2_MAX_REFTABLE_BYTES = 8 << 20,
     QCOW2_MAX_SNAPSHOTS = 65536,
 };
+#define QCOW2_MAX_OFFSET BIT64(56) /* of anything that a table entry can point to */
 
 /* Header: incompatible, compatible, autoclear features */
 #define QCOW2_INCOMPAT_DIRTY       BIT64(0)

@@ -18,8 +18,7 @@ enum {
     TABLE_PIECE = 512,
 };
 
-/* ---- one refcount in the bytes of a block ---------------------------------------------
- */
+/* ---- one refcount in the bytes of a block -------------------------------------- */
 
 uint64_t qcow2_refcount_load(const uint8_t *block, unsigned order, uint64_t index)
 {
@@ -74,8 +73,7 @@ uint64_t qcow2_max_count(const Qcow2Refs *r)
     return r->order == 6 ? UINT64_MAX : BIT64(BIT(r->order)) - 1;
 }
 
-/* ---- a span: refcounts that follow one another in one page ----------------------------
- */
+/* ---- a span: refcounts that follow one another in one page --------------------- */
 
 /* *ret_block 0: there is none, and all its refcounts are 0. */
 static int find_block(Qcow2 *s, uint64_t cluster, uint64_t *ret_block)
@@ -153,8 +151,7 @@ void qcow2_span_store(Qcow2 *s, Qcow2Span *span, uint64_t i, uint64_t value)
     qcow2_page_set(s, span->page, at, bytes, len);
 }
 
-/* ---- the refcount table ---------------------------------------------------------------
- */
+/* ---- the refcount table -------------------------------------------------------- */
 
 void qcow2_reftable_set(Qcow2 *s, uint64_t index, uint64_t value)
 {
@@ -297,8 +294,7 @@ bool qcow2_is_metadata(const Qcow2 *s, uint64_t offset, uint64_t len)
     return false;
 }
 
-/* ---- references -----------------------------------------------------------------------
- */
+/* ---- references ---------------------------------------------------------------- */
 
 static void *key_of(uint64_t cluster)
 {
@@ -434,8 +430,7 @@ int qcow2_ref_set(Qcow2 *s, uint64_t offset, uint64_t value)
     return 0;
 }
 
-/* ---- what was given back becomes free -------------------------------------------------
- */
+/* ---- what was given back becomes free ------------------------------------------ */
 
 static int by_value(const void *a, const void *b)
 {

@@ -5,7 +5,6 @@
 #include "qcow2_private.h"
 
 enum { QCOW2_MAX_RUNS = 512 };
-#define QCOW2_MAX_OFFSET BIT64(56) /* of anything that a table entry can point to */
 
 typedef struct Qcow2Run {
     uint64_t start, n; /* clusters */

@@ -7,17 +7,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "qcow2_header_private.h"
 #include "qcow2_io_private.h"
 #include "qcow2_survey_private.h"
 
 static uint64_t table_covers(const Qcow2 *s)
 {
     return (uint64_t)s->cluster_size << s->l2_bits;
-}
-
-static uint64_t l1_entries_for(const Qcow2 *s, uint64_t size)
-{
-    return size / table_covers(s) + (size % table_covers(s) != 0);
 }
 
 static bool write_header(Qcow2 *s, GError **error)
@@ -28,8 +24,7 @@ static bool write_header(Qcow2 *s, GError **error)
     return !errno || fail_errno(error, "write the header");
 }
 
-/* ---- a longer L1 table ---------------------------------------------------------------
- */
+/* ---- a longer L1 table --------------------------------------------------------- */
 
 /* A copy elsewhere, complete before the header points to it. */
 static bool write_longer_l1(Qcow2 *s, uint32_t entries, uint64_t *ret_offset,
@@ -64,7 +59,7 @@ static bool write_longer_l1(Qcow2 *s, uint32_t entries, uint64_t *ret_offset,
 /* Lock held.  Ahead of need, as the table moves each time. */
 static bool lengthen_l1(Qcow2 *s, uint64_t size, GError **error)
 {
-    uint64_t need = l1_entries_for(s, size), limit = QCOW2_MAX_L1_BYTES / 8;
+    uint64_t need = qcow2_l1_entries(s, size), limit = QCOW2_MAX_L1_BYTES / 8;
     const Qcow2Header before = s->h;
     uint64_t *l1, *old = s->l1;
     uint64_t offset;
@@ -104,8 +99,7 @@ static bool lengthen_l1(Qcow2 *s, uint64_t size, GError **error)
     return true;
 }
 
-/* ---- larger --------------------------------------------------------------------------
- */
+/* ---- larger -------------------------------------------------------------------- */
 
 /* Up to where something may show in what is new. */
 static uint64_t shows_until(Qcow2 *s, uint64_t old_size, uint64_t size)
@@ -178,8 +172,7 @@ static bool grow(Qcow2 *s, uint64_t size, GError **error)
     return false;
 }
 
-/* ---- smaller -------------------------------------------------------------------------
- */
+/* ---- smaller ------------------------------------------------------------------- */
 
 /* Lock held.  Gives back a table that is about what lies beyond the disk's end, and its
  * data: the table may be a snapshot's as well, and then each loses one of its references,
@@ -223,7 +216,7 @@ static int drop_tail(Qcow2 *s, uint64_t size, uint64_t old_size)
         if (!err)
             err = qcow2_entry_free(s, &e);
     }
-    for (uint64_t i = l1_entries_for(s, size); i < s->h.l1_entries && !err; i++)
+    for (uint64_t i = qcow2_l1_entries(s, size); i < s->h.l1_entries && !err; i++)
         err = drop_table(s, (uint32_t)i);
     return err;
 }
@@ -294,8 +287,7 @@ static bool shrink(Qcow2 *s, uint64_t size, GError **error)
     return true;
 }
 
-/* ---- either ---------------------------------------------------------------------------
- */
+/* ---- either -------------------------------------------------------------------- */
 
 bool qcow2_resize(BlockImage *img, uint64_t size, GError **error)
 {

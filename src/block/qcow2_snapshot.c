@@ -13,8 +13,7 @@
 
 enum { ENTRY_FIXED = 40, ENTRY_EXTRA = 16, NAME_MAX_LEN = 65535 };
 
-/* ---- the list ------------------------------------------------------------------------
- */
+/* ---- the list ------------------------------------------------------------------ */
 
 static ImageSnapshot describe(const Qcow2Snapshot *snap)
 {
@@ -73,8 +72,7 @@ static bool must_find(const GPtrArray *snaps, const char *id_or_name, int *ret,
                              id_or_name);
 }
 
-/* ---- a new entry ---------------------------------------------------------------------
- */
+/* ---- a new entry --------------------------------------------------------------- */
 
 /* One more than the highest that is a number. */
 static char *new_id(const GPtrArray *snaps)
@@ -123,8 +121,7 @@ static Qcow2Snapshot *new_snapshot(const Qcow2 *s, const GPtrArray *snaps,
     return snap;
 }
 
-/* ---- changes -------------------------------------------------------------------------
- */
+/* ---- changes ------------------------------------------------------------------- */
 
 /* Lock held.  NULL: the image cannot be changed. */
 static Qcow2Switch *begin(Qcow2 *s, GError **error)

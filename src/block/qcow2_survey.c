@@ -21,8 +21,7 @@ enum {
 
 uint64_t qcow2_survey_memory = 512 * MIB;
 
-/* ---- findings ------------------------------------------------------------------------
- */
+/* ---- findings ------------------------------------------------------------------ */
 
 static void say(Qcow2Report *r, const char *fmt, va_list ap) G_GNUC_PRINTF(2, 0);
 
@@ -61,8 +60,7 @@ void qcow2_report_leak(Qcow2Report *r, const char *fmt, ...)
     va_end(ap);
 }
 
-/* ---- making one ----------------------------------------------------------------------
- */
+/* ---- making one ---------------------------------------------------------------- */
 
 bool qcow2_survey_init(Qcow2Survey *v, Qcow2 *s, Qcow2Tree *tree, Qcow2Report *report,
                        GError **error)
@@ -80,8 +78,7 @@ void qcow2_survey_finish(Qcow2Survey *v)
     g_free(v->reftable);
 }
 
-/* ---- metadata ------------------------------------------------------------------------
- */
+/* ---- metadata ------------------------------------------------------------------ */
 
 static void count_range(Qcow2Survey *v, uint64_t offset, uint64_t len, uint32_t weight,
                         bool table)
@@ -134,8 +131,7 @@ static void count_refcounts(Qcow2Survey *v, bool first)
     }
 }
 
-/* ---- bitmaps -------------------------------------------------------------------------
- */
+/* ---- bitmaps ------------------------------------------------------------------- */
 
 /* The data of the bitmaps extension, if the header vouches for it ("Bitmaps extension":
  * without the autoclear bit the data are inconsistent, and their clusters leaks). */
@@ -218,8 +214,7 @@ static int count_bitmaps(Qcow2Survey *v, bool first)
     return err;
 }
 
-/* ---- L2 tables and data --------------------------------------------------------------
- */
+/* ---- L2 tables and data -------------------------------------------------------- */
 
 static uint64_t guest_offset(const Qcow2 *s, const Qcow2L2Ref *l2, uint32_t i)
 {
@@ -322,8 +317,7 @@ bool qcow2_survey_count(Qcow2Survey *v, uint64_t start, GError **error)
            fail(error, VM_ERROR_IO, "no memory to count clusters");
 }
 
-/* ---- the flag "refcount is exactly one" ----------------------------------------------
- */
+/* ---- the flag "refcount is exactly one" ---------------------------------------- */
 
 static bool in_window(const Qcow2Survey *v, uint64_t cluster)
 {

@@ -40,8 +40,7 @@ struct Qcow2Switch {
     uint8_t *block; /* one of them being filled */
 };
 
-/* ---- beginning -----------------------------------------------------------------------
- */
+/* ---- beginning ----------------------------------------------------------------- */
 
 static void keep_first(void *opaque, const char *text)
 {
@@ -123,8 +122,7 @@ Qcow2Tree *qcow2_switch_tree(Qcow2Switch *w)
     return w->tree;
 }
 
-/* ---- clusters to write to ------------------------------------------------------------
- */
+/* ---- clusters to write to ------------------------------------------------------ */
 
 static void need_block(Qcow2Switch *w, uint64_t index)
 {
@@ -184,8 +182,7 @@ static bool put(Qcow2Switch *w, const void *buf, uint64_t len, Qcow2Range *ret,
     return !errno || fail_errno(error, "write tables at offset %" PRIu64, ret->offset);
 }
 
-/* ---- L2 tables with other flags ------------------------------------------------------
- */
+/* ---- L2 tables with other flags ------------------------------------------------ */
 
 static bool turn(void *opaque, uint64_t entry, uint32_t count)
 {
@@ -246,8 +243,7 @@ static bool copy_tables(Qcow2Switch *w, GError **error)
     return true;
 }
 
-/* ---- L1 tables and the snapshot table ------------------------------------------------
- */
+/* ---- L1 tables and the snapshot table ------------------------------------------ */
 
 static int by_offset(const void *a, const void *b)
 {
@@ -345,8 +341,7 @@ static bool put_tables(Qcow2Switch *w, GError **error)
     return true;
 }
 
-/* ---- refcounts -----------------------------------------------------------------------
- */
+/* ---- refcounts ----------------------------------------------------------------- */
 
 /* Gives each needed block without one a place; that may need more blocks. */
 static bool place_blocks(Qcow2Switch *w, bool *again, GError **error)
@@ -446,8 +441,7 @@ static bool write_reftable(Qcow2Switch *w, GError **error)
     return !errno || fail_errno(error, "write the refcount table");
 }
 
-/* ---- switching over ------------------------------------------------------------------
- */
+/* ---- switching over ------------------------------------------------------------ */
 
 bool qcow2_reload(Qcow2 *s, GError **error)
 {

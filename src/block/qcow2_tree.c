@@ -26,8 +26,7 @@ int qcow2_read_padded(Qcow2 *s, uint64_t offset, void *buf, uint64_t len)
     return there ? block_file_read(s->file, offset, buf, there) : 0;
 }
 
-/* ---- the snapshot table --------------------------------------------------------------
- */
+/* ---- the snapshot table -------------------------------------------------------- */
 
 void qcow2_snapshot_free(Qcow2Snapshot *snap)
 {
@@ -121,8 +120,7 @@ bool qcow2_snapshots_read(Qcow2 *s, GPtrArray *snaps, uint64_t *ret_len, GError 
     return ok;
 }
 
-/* ---- entries -------------------------------------------------------------------------
- */
+/* ---- entries ------------------------------------------------------------------- */
 
 /* Of [offset, offset + len) a part of the last cluster may lie beyond the end of the
  * file, which reads as zeroes. */
@@ -260,8 +258,7 @@ void qcow2_table_put(const Qcow2 *s, uint8_t *table, uint32_t i, const Qcow2Entr
         store_be64(at + 8, e->bitmap);
 }
 
-/* ---- L2 tables, each once ------------------------------------------------------------
- */
+/* ---- L2 tables, each once ------------------------------------------------------ */
 
 static int by_offset(const void *a, const void *b)
 {
@@ -386,8 +383,7 @@ bool qcow2_tree_collect(Qcow2 *s, Qcow2Tree *t, Qcow2Report *r, GError **error)
     return true;
 }
 
-/* ---- the tree ------------------------------------------------------------------------
- */
+/* ---- the tree ------------------------------------------------------------------ */
 
 static bool read_l1(Qcow2 *s, Qcow2Tree *t, Qcow2Report *r, GError **error)
 {

@@ -43,7 +43,7 @@ Qcow2Packing *qcow2_packing_of(const Qcow2 *s)
     return s->writes->packing;
 }
 
-/* ---- claims ----------------------------------------------------------------------- */
+/* ---- claims -------------------------------------------------------------------- */
 
 void qcow2_sleep(Qcow2 *s)
 {
@@ -113,7 +113,7 @@ void qcow2_buffer_put(Qcow2 *s, uint8_t *buf)
     s->writes->buffers = buf;
 }
 
-/* ---- FormatOps -------------------------------------------------------------------- */
+/* ---- FormatOps ----------------------------------------------------------------- */
 
 int qcow2_write(BlockImage *img, uint64_t offset, const struct iovec *iov, unsigned n_iov,
                 uint64_t skip, uint64_t len)
@@ -189,7 +189,7 @@ int qcow2_write_zeroes(BlockImage *img, uint64_t offset, uint64_t len, bool may_
     return err;
 }
 
-/* ---- copying up ------------------------------------------------------------------- */
+/* ---- copying up ---------------------------------------------------------------- */
 
 /* How long, from `offset` on, the disk reads as zeroes, and then as data; both at most
  * len. */

@@ -33,7 +33,7 @@ typedef struct Tables {
     unsigned n_listed;
 } Tables;
 
-/* ---- pieces ---------------------------------------------------------------- */
+/* ---- pieces -------------------------------------------------------------------- */
 
 static void put(Tables *t, uint64_t value, unsigned size)
 {
@@ -110,7 +110,7 @@ static void build_dsdt(Tables *t)
     end_table(t, t->dsdt);
 }
 
-/* ---- FACS (5.2.10) and FADT (5.2.9) ---------------------------------------- */
+/* ---- FACS (5.2.10) and FADT (5.2.9) -------------------------------------------- */
 
 static void build_facs(Tables *t)
 {
@@ -211,7 +211,7 @@ static void build_fadt(Tables *t)
     end_listed_table(t, at);
 }
 
-/* ---- MADT (5.2.12) --------------------------------------------------------- */
+/* ---- MADT (5.2.12) ------------------------------------------------------------- */
 
 enum {
     MADT_LAPIC = 0,
@@ -292,7 +292,7 @@ static void build_madt(Tables *t)
     end_listed_table(t, at);
 }
 
-/* ---- MCFG (PCI Firmware 3.2, 4.1.2) ---------------------------------------- */
+/* ---- MCFG (PCI Firmware 3.2, 4.1.2) -------------------------------------------- */
 
 static void build_mcfg(Tables *t)
 {
@@ -305,7 +305,7 @@ static void build_mcfg(Tables *t)
     end_listed_table(t, at);
 }
 
-/* ---- RSDT, XSDT and RSDP (5.2.5 to 5.2.8) ---------------------------------- */
+/* ---- RSDT, XSDT and RSDP (5.2.5 to 5.2.8) -------------------------------------- */
 
 static uint64_t build_root(Tables *t, const char *signature, unsigned width)
 {

@@ -57,7 +57,7 @@ GByteArray *aml_finish(Aml *a)
     return g_steal_pointer(&a->bytes);
 }
 
-/* ---- package lengths (20.2.4) and names (20.2.2) --------------------------- */
+/* ---- package lengths (20.2.4) and names (20.2.2) ------------------------------- */
 
 /* Counts itself: one byte up to 63, else the low four bits and one to three more bytes.
  */
@@ -131,7 +131,7 @@ static void name_path(Aml *a, const char *path)
     }
 }
 
-/* ---- objects --------------------------------------------------------------- */
+/* ---- objects ------------------------------------------------------------------- */
 
 void aml_int(Aml *a, uint64_t value)
 {
@@ -259,7 +259,7 @@ void aml_call_with_field(Aml *a, const char *method, const char *path, uint64_t 
     aml_int(a, value);
 }
 
-/* ---- registers (20.2.5.2) -------------------------------------------------- */
+/* ---- registers (20.2.5.2) ------------------------------------------------------ */
 
 enum { REGION_SYSTEM_IO = 1, FIELD_DWORD_ZEROS = 3 | 2 << 5 };
 
@@ -287,7 +287,7 @@ void aml_dword_fields(Aml *a, const char *region, const char *const *names, unsi
     aml_end(a);
 }
 
-/* ---- resource descriptors (6.4) -------------------------------------------- */
+/* ---- resource descriptors (6.4) ------------------------------------------------ */
 
 enum { /* tags, with the length where it is part of the tag */
        RES_IRQ = 0x22,

@@ -59,8 +59,7 @@ static Device *add(Board *b, Device *d)
     return d;
 }
 
-/* ---- legacy devices
- * -------------------------------------------------------------------- */
+/* ---- legacy devices ------------------------------------------------------------ */
 
 static bool add_serial(Board *b, unsigned i, uint16_t port, unsigned gsi, GError **error)
 {
@@ -113,8 +112,7 @@ static bool add_legacy_devices(Board *b, GError **error)
     return true;
 }
 
-/* ---- virtio devices
- * -------------------------------------------------------------------- */
+/* ---- virtio devices ------------------------------------------------------------ */
 
 static bool add_pci_bus(Board *b, GError **error)
 {
@@ -196,8 +194,7 @@ Device *board_pci_hotplug(Board *b)
     return b->hotplug;
 }
 
-/* ---- life-cycle
- * -------------------------------------------------------------------------- */
+/* ---- life-cycle ---------------------------------------------------------------- */
 
 Board *board_new(const BoardContext *ctx, GError **error)
 {
@@ -334,8 +331,7 @@ void board_resume(Board *b)
         pci_bus_resume(b->pci);
 }
 
-/* ---- saving -------------------------------------------------------------------------
- */
+/* ---- saving -------------------------------------------------------------------- */
 
 char *board_pinned(Board *b)
 {

@@ -109,8 +109,7 @@ bool boot_load(const BootContext *ctx, BootEntry *ret, GError **error)
     return true;
 }
 
-/* ---- for the loaders ------------------------------------------------------------------
- */
+/* ---- for the loaders ----------------------------------------------------------- */
 
 static void *room_for(const BootContext *ctx, uint64_t gpa, uint64_t size,
                       const char *what, GError **error)

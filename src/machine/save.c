@@ -10,8 +10,7 @@
 #include "machine_private.h"
 #include "util/bits.h"
 
-/* ---- what the machine is --------------------------------------------------------------
- */
+/* ---- what the machine is ------------------------------------------------------- */
 
 static const StateField device_fields[] = {
     STATE_STRING(SavedDevice, id, 1, .help = "the device's id"),
@@ -130,8 +129,7 @@ static bool check_regions(const Machine *m, GError **error)
                         "lie where this hutch's machine has it");
 }
 
-/* ---- saving and loading ---------------------------------------------------------------
- */
+/* ---- saving and loading -------------------------------------------------------- */
 
 char *machine_pinned(Machine *m)
 {
@@ -183,8 +181,7 @@ bool machine_load(Machine *m, GError **error)
     return state_reader_done(r->state, error) && board_new_generation(m->board, error);
 }
 
-/* ---- the config -----------------------------------------------------------------------
- */
+/* ---- the config ---------------------------------------------------------------- */
 
 json_t *machine_current_config(Machine *m)
 {
@@ -206,8 +203,7 @@ const MachineRestore *machine_restored(const Machine *m)
     return m->restore;
 }
 
-/* ---- which pages change ---------------------------------------------------------------
- */
+/* ---- which pages change -------------------------------------------------------- */
 
 /* Other processes that work in the guest's RAM are told of the log when they go on. */
 static bool start_own_log(Machine *m, GError **error)
