@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "backend/netdev.h"
+#include "card.h"
 #include "network/config.h"
 #include "network/place.h"
 #include "network/ring.h"
@@ -15,11 +15,12 @@
 #include "util/json.h"
 #include "util/unixsocket.h"
 
-enum { FRAME = NET_HDR_LEN + 60, WAIT_MS = 20000 };
+enum { FRAME = NET_HDR_LEN + 60 };
 
 /* Everything here runs on the test's one thread but the answer to a hello, which the card
  * waits for. */
 typedef struct Scene {
+    Card card;
     char *folder;
     UnixListener listener;
     const char *answer; /* to the next hello; NULL: a good one */
@@ -32,12 +33,7 @@ typedef struct Scene {
     char said[4096]; /* by the card after its hello */
     size_t n_said;
 
-    IoLoop *loop;
-    NetDev *nd;
-    unsigned n_received, n_writable;
     uint8_t first; /* byte of the frame that was received last */
-    int link;      /* as told last; -1: never */
-    IoTimer timer;
 } Scene;
 
 /* ---- the switch -----------------------------------------------------------------------
@@ -149,38 +145,11 @@ static void on_readable(void *opaque)
     const struct iovec iov[] = {{frame, 7}, {frame + 7, sizeof(frame) - 7}};
     ssize_t len;
 
-    while ((len = netdev_receive(s->nd, iov, 2)) > 0) {
+    while ((len = netdev_receive(s->card.nd, iov, 2)) > 0) {
         g_assert_cmpint(len, ==, FRAME);
         s->first = frame[NET_HDR_LEN];
-        s->n_received++;
+        s->card.n_received++;
     }
-}
-
-static void on_writable(void *opaque)
-{
-    ((Scene *)opaque)->n_writable++;
-}
-
-static void on_link(void *opaque, bool up)
-{
-    ((Scene *)opaque)->link = up;
-}
-
-static void on_late(void *opaque)
-{
-    ioloop_quit(((Scene *)opaque)->loop);
-}
-
-/* Runs the loop until `met` is, looking every millisecond. */
-static bool until(Scene *s, bool (*met)(Scene *s))
-{
-    for (unsigned i = 0; i < WAIT_MS; i++) {
-        if (met(s))
-            return true;
-        ioloop_timer(s->loop, &s->timer, clock_ns() + 1000000, on_late, s);
-        ioloop_run(s->loop);
-    }
-    return false;
 }
 
 static const NetDevCard card = {
@@ -199,7 +168,7 @@ static NetDev *open_card(Scene *s, GError **error)
                        .vlan = 5,
                        .trust = true};
 
-    return netdev_open(&o, &card, s->loop, error);
+    return netdev_open(&o, &card, s->card.loop, error);
 }
 
 static void begin(Scene *s)
@@ -209,7 +178,7 @@ static void begin(Scene *s)
     NetworkConfig *config = param_new(&network_params);
 
     *s = (Scene){
-        .fd = -1, .memory_fd = -1, .kick = {-1, -1}, .call = {-1, -1}, .link = -1};
+        .fd = -1, .memory_fd = -1, .kick = {-1, -1}, .call = {-1, -1}, .card.link = -1};
     s->folder = g_dir_make_tmp("hutch-XXXXXX", NULL);
     networks = g_build_filename(s->folder, "networks", NULL);
     g_setenv("XDG_RUNTIME_DIR", s->folder, true);
@@ -221,7 +190,7 @@ static void begin(Scene *s)
     path = network_place("blue", NETWORK_PORT, NULL);
     g_assert_true(unix_listen(&s->listener, path, 4, NULL));
     g_assert_true(fd_set_nonblock(s->listener.fd, false, NULL));
-    s->loop = ioloop_new(&error);
+    s->card.loop = ioloop_new(&error);
     g_assert_no_error(error);
 }
 
@@ -231,20 +200,20 @@ static void begin_joined(Scene *s)
 
     begin(s);
     expect_hello(s, NULL);
-    s->nd = open_card(s, &error);
+    s->card.nd = open_card(s, &error);
     g_assert_no_error(error);
     greeted(s);
-    netdev_set_handlers(s->nd, on_readable, on_writable, s);
-    netdev_set_link_handler(s->nd, on_link);
+    netdev_set_handlers(s->card.nd, on_readable, card_on_writable, s);
+    netdev_set_link_handler(s->card.nd, card_on_link);
 }
 
 static void end(Scene *s)
 {
     char *argv[] = {(char *)"rm", (char *)"-r", s->folder, NULL};
 
-    netdev_close(s->nd);
-    ioloop_timer_cancel(&s->timer);
-    ioloop_free(s->loop);
+    netdev_close(s->card.nd);
+    ioloop_timer_cancel(&s->card.timer);
+    ioloop_free(s->card.loop);
     drop_rings(s);
     json_decref(s->hello);
     unix_unlisten(&s->listener);
@@ -260,8 +229,8 @@ static bool send_frame(Scene *s, uint8_t mark, size_t len)
     bool sent;
 
     frame[NET_HDR_LEN] = mark;
-    sent = netdev_send(s->nd, &iov, 1);
-    netdev_flush(s->nd);
+    sent = netdev_send(s->card.nd, &iov, 1);
+    netdev_flush(s->card.nd);
     return sent;
 }
 
@@ -291,23 +260,25 @@ static void it_says_who_it_is(void)
     json_object_del(s.hello, "instance");
     g_assert_true(json_equal(s.hello, told));
     json_decref(told);
-    g_assert_cmpuint(netdev_mtu(s.nd), ==, 1400);
-    g_assert_true(netdev_link(s.nd));
-    netdev_set_offloads(s.nd, NET_OFFLOADS);
+    g_assert_cmpuint(netdev_mtu(s.card.nd), ==, 1400);
+    g_assert_true(netdev_link(s.card.nd));
+    netdev_set_offloads(s.card.nd, NET_OFFLOADS);
     g_assert_cmpstr(said(&s), ==, "{\"offloads\": 111}\n");
-    netdev_set_link(s.nd, false);
-    netdev_announce(s.nd);
+    netdev_set_link(s.card.nd, false);
+    netdev_announce(s.card.nd);
     g_assert_nonnull(strstr(said(&s), "{\"link\": false}\n{\"announce\": true}\n"));
     end(&s);
 }
 
-static bool got_three(Scene *s)
+static bool got_three(Card *c)
 {
-    return s->n_received == 3;
+    return c->n_received == 3;
 }
 
-static bool is_asleep(Scene *s)
+static bool is_asleep(Card *c)
 {
+    Scene *s = (Scene *)c;
+
     return __atomic_load_n(&s->to_card.shared->asleep, __ATOMIC_ACQUIRE);
 }
 
@@ -325,22 +296,22 @@ static void frames_pass_both_ways(void)
     g_assert_cmphex(frame[NET_HDR_LEN], ==, 0x5a);
 
     put_frame(&s, 1); /* it waits until somebody reads */
-    g_assert_cmpuint(s.n_received, ==, 0);
-    netdev_set_reading(s.nd, true);
-    g_assert_true(until(&s, is_asleep));
-    g_assert_cmpuint(s.n_received, ==, 1);
+    g_assert_cmpuint(s.card.n_received, ==, 0);
+    netdev_set_reading(s.card.nd, true);
+    g_assert_true(card_until(&s.card, is_asleep));
+    g_assert_cmpuint(s.card.n_received, ==, 1);
     put_frame(&s, 2);
     put_frame(&s, 3);
-    g_assert_true(until(&s, got_three));
+    g_assert_true(card_until(&s.card, got_three));
     g_assert_cmpuint(s.first, ==, 3);
-    g_assert_true(until(&s, is_asleep));
+    g_assert_true(card_until(&s.card, is_asleep));
     g_assert_cmpuint(s.to_card.shared->tail, ==, s.to_card.head);
     end(&s);
 }
 
-static bool is_writable(Scene *s)
+static bool is_writable(Card *c)
 {
-    return s->n_writable == 1;
+    return c->n_writable == 1;
 }
 
 static void a_full_ring_holds_back(void)
@@ -356,7 +327,7 @@ static void a_full_ring_holds_back(void)
     while (ring_peek(&s.from_card, &len))
         ring_take(&s.from_card);
     ring_release(&s.from_card);
-    g_assert_true(until(&s, is_writable));
+    g_assert_true(card_until(&s.card, is_writable));
     g_assert_true(send_frame(&s, 2, NET_MAX_FRAME));
     end(&s);
 }
@@ -369,8 +340,10 @@ static uint64_t held_bytes(Scene *s)
     return (uint64_t)st.st_blocks * 512;
 }
 
-static bool is_given_back(Scene *s)
+static bool is_given_back(Card *c)
 {
+    Scene *s = (Scene *)c;
+
     return held_bytes(s) <= 4096 + RING_KEPT;
 }
 
@@ -386,16 +359,11 @@ static void a_ring_that_rests_is_given_back(void)
     while (ring_peek(&s.from_card, &len))
         ring_take(&s.from_card);
     ring_release(&s.from_card);
-    g_assert_true(until(&s, is_given_back));
+    g_assert_true(card_until(&s.card, is_given_back));
     g_assert_true(send_frame(&s, 2, FRAME));
     g_assert_nonnull(ring_peek(&s.from_card, &len));
     g_assert_cmpuint(len, ==, FRAME);
     end(&s);
-}
-
-static bool link_is_down(Scene *s)
-{
-    return s->link == 0;
 }
 
 static void the_switch_cuts_the_link(void)
@@ -405,8 +373,8 @@ static void the_switch_cuts_the_link(void)
     begin_joined(&s);
     say(&s, "{\"link\"");
     say(&s, ": false}\n{\"other\": 1}\n");
-    g_assert_true(until(&s, link_is_down));
-    g_assert_false(netdev_link(s.nd));
+    g_assert_true(card_until(&s.card, card_link_is_down));
+    g_assert_false(netdev_link(s.card.nd));
     end(&s);
 }
 
@@ -417,16 +385,17 @@ static void who_was_disconnected_stays_away(void)
     begin_joined(&s);
     say(&s, "{\"leave\": true}\n");
     drop_rings(&s);
-    g_assert_true(until(&s, link_is_down));
-    ioloop_timer(s.loop, &s.timer, clock_ns() + 50000000, on_late, &s);
-    ioloop_run(s.loop);
+    g_assert_true(card_until(&s.card, card_link_is_down));
+    card_run(&s.card, 50000000);
     g_assert_true(fd_set_nonblock(s.listener.fd, true, NULL));
     g_assert_cmpint(accept(s.listener.fd, NULL, NULL), ==, -1);
     end(&s);
 }
 
-static bool joined_again(Scene *s)
+static bool joined_again(Card *c)
 {
+    Scene *s = (Scene *)c;
+
     return send_frame(s, 9, FRAME) && s->memory && s->from_card.shared->head > 0;
 }
 
@@ -436,23 +405,23 @@ static void a_dead_switch_is_joined_again(void)
     Scene s;
 
     begin_joined(&s);
-    netdev_set_reading(s.nd, true);
-    netdev_set_offloads(s.nd, NET_OFFLOAD_CSUM);
+    netdev_set_reading(s.card.nd, true);
+    netdev_set_offloads(s.card.nd, NET_OFFLOAD_CSUM);
     instance = g_strdup(json_get_text(s.hello, "instance"));
     while (send_frame(&s, 1, NET_MAX_FRAME)) /* it is owed a `writable` */
         ;
     drop_rings(&s);
     expect_hello(&s, NULL);
-    g_assert_true(until(&s, is_writable));
+    g_assert_true(card_until(&s.card, is_writable));
     greeted(&s);
-    g_assert_true(until(&s, joined_again));
+    g_assert_true(card_until(&s.card, joined_again));
     g_assert_cmpstr(json_get_text(s.hello, "instance"), ==, instance);
     g_assert_cmpint(json_integer_value(json_object_get(s.hello, "offloads")), ==,
                     NET_OFFLOAD_CSUM);
-    g_assert_cmpint(s.link, ==, -1); /* nobody saw it go */
-    s.n_received = 2;
+    g_assert_cmpint(s.card.link, ==, -1); /* nobody saw it go */
+    s.card.n_received = 2;
     put_frame(&s, 4);
-    g_assert_true(until(&s, got_three));
+    g_assert_true(card_until(&s.card, got_three));
     end(&s);
 }
 
@@ -463,11 +432,10 @@ static void it_can_go_while_it_joins(void)
 
     begin_joined(&s);
     drop_rings(&s);
-    s.n_writable = 0;
-    ioloop_timer(s.loop, &s.timer, clock_ns() + 20000000, on_late, &s);
-    ioloop_run(s.loop); /* it has connected by now, and is not answered */
+    s.card.n_writable = 0;
+    card_run(&s.card, 20000000); /* it has connected by now, and is not answered */
     s.fd = accept(s.listener.fd, NULL, NULL);
-    g_clear_pointer(&s.nd, netdev_close);
+    g_clear_pointer(&s.card.nd, netdev_close);
     send_answer(&s, "{\"error\": {\"desc\": \"too late\"}}\n", false);
     end(&s);
 }

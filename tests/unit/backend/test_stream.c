@@ -4,23 +4,20 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "backend/netdev.h"
+#include "card.h"
 #include "util/fd.h"
 #include "util/unixsocket.h"
 
-enum { WAIT_MS = 20000, MANY = 4000, FRAME = 60 };
+enum { MANY = 4000, FRAME = 60 };
 
 typedef struct Scene {
+    Card card;
     char *path;
-    IoLoop *loop;
-    NetDev *nd;
     UnixListener listener;
     int fd; /* the other side's */
-    unsigned n_received, n_lost, n_writable;
+    unsigned n_lost;
     size_t received; /* length of the last one */
     uint8_t last;    /* its first byte */
-    int link;        /* as told last; -1: never */
-    IoTimer timer;
 } Scene;
 
 static void on_readable(void *opaque)
@@ -31,60 +28,35 @@ static void on_readable(void *opaque)
     static const uint8_t none[NET_HDR_LEN];
     ssize_t len;
 
-    while ((len = netdev_receive(s->nd, iov, 2)) != 0) {
+    while ((len = netdev_receive(s->card.nd, iov, 2)) != 0) {
         s->n_lost += len < 0;
         if (len < 0)
             continue;
         g_assert_cmpint(memcmp(frame, none, NET_HDR_LEN), ==, 0);
         s->received = (size_t)len - NET_HDR_LEN;
         s->last = frame[NET_HDR_LEN];
-        s->n_received++;
+        s->card.n_received++;
     }
-}
-
-static void on_writable(void *opaque)
-{
-    ((Scene *)opaque)->n_writable++;
-}
-
-static void on_link(void *opaque, bool up)
-{
-    ((Scene *)opaque)->link = up;
-}
-
-static void on_late(void *opaque)
-{
-    ioloop_quit(((Scene *)opaque)->loop);
-}
-
-static bool until(Scene *s, bool (*met)(Scene *s))
-{
-    for (unsigned i = 0; i < WAIT_MS; i++) {
-        if (met(s))
-            return true;
-        ioloop_timer(s->loop, &s->timer, clock_ns() + 1000000, on_late, s);
-        ioloop_run(s->loop);
-    }
-    return false;
 }
 
 static void begin(Scene *s)
 {
     g_autofree char *folder = g_dir_make_tmp("hutch-XXXXXX", NULL);
 
-    *s = (Scene){.fd = -1, .link = -1, .listener = {.fd = -1}};
+    *s = (Scene){.fd = -1, .card.link = -1, .listener = {.fd = -1}};
     s->path = g_build_filename(folder, "s", NULL);
-    s->loop = ioloop_new(NULL);
+    s->card.loop = ioloop_new(NULL);
 }
 
 static NetDev *open_card(Scene *s, bool listening, GError **error)
 {
     NetDevOptions o = {.path = s->path, .listen = listening};
-    NetDev *nd = netdev_check(&o, error) ? netdev_open(&o, NULL, s->loop, error) : NULL;
+    NetDev *nd = netdev_check(&o, error) ? netdev_open(&o, NULL, s->card.loop, error)
+                                         : NULL;
 
     if (nd) {
-        netdev_set_handlers(nd, on_readable, on_writable, s);
-        netdev_set_link_handler(nd, on_link);
+        netdev_set_handlers(nd, on_readable, card_on_writable, s);
+        netdev_set_link_handler(nd, card_on_link);
         netdev_set_reading(nd, true);
     }
     return nd;
@@ -102,7 +74,7 @@ static void begin_connected(Scene *s)
 
     begin(s);
     listen_there(s);
-    s->nd = open_card(s, false, &error);
+    s->card.nd = open_card(s, false, &error);
     g_assert_no_error(error);
     s->fd = accept(s->listener.fd, NULL, NULL);
     g_assert_cmpint(s->fd, >=, 0);
@@ -112,9 +84,9 @@ static void end(Scene *s)
 {
     g_autofree char *folder = g_path_get_dirname(s->path);
 
-    netdev_close(s->nd);
-    ioloop_timer_cancel(&s->timer);
-    ioloop_free(s->loop);
+    netdev_close(s->card.nd);
+    ioloop_timer_cancel(&s->card.timer);
+    ioloop_free(s->card.loop);
     unix_unlisten(&s->listener);
     fd_close(&s->fd);
     g_assert_cmpint(rmdir(folder), ==, 0);
@@ -144,8 +116,8 @@ static bool send_frame(Scene *s, size_t len, uint8_t mark)
     bool sent;
 
     frame[NET_HDR_LEN] = mark;
-    sent = netdev_send(s->nd, iov, 2);
-    netdev_flush(s->nd);
+    sent = netdev_send(s->card.nd, iov, 2);
+    netdev_flush(s->card.nd);
     return sent;
 }
 
@@ -164,14 +136,14 @@ static uint8_t read_frame(Scene *s, size_t *ret_len)
 /* ---- the tests ------------------------------------------------------------------------
  */
 
-static bool got_one(Scene *s)
+static bool got_one(Card *c)
 {
-    return s->n_received == 1;
+    return c->n_received == 1;
 }
 
-static bool got_four(Scene *s)
+static bool got_four(Card *c)
 {
-    return s->n_received == 4;
+    return c->n_received == 4;
 }
 
 static void frames_are_cut_and_glued(void)
@@ -183,15 +155,14 @@ static void frames_are_cut_and_glued(void)
     begin_connected(&s);
     for (size_t i = 0; i < len; i++) { /* a byte at a time */
         write_all(&s, bytes + i, 1);
-        ioloop_timer(s.loop, &s.timer, clock_ns(), on_late, &s);
-        ioloop_run(s.loop);
+        card_run(&s.card, 0);
     }
-    g_assert_true(until(&s, got_one));
+    g_assert_true(card_until(&s.card, got_one));
     len = put_frame(bytes, FRAME, 2); /* and several at once */
     len += put_frame(bytes + len, 65550, 4);
     len += put_frame(bytes + len, FRAME, 5);
     write_all(&s, bytes, len);
-    g_assert_true(until(&s, got_four));
+    g_assert_true(card_until(&s.card, got_four));
     g_assert_cmpuint(s.last, ==, 5);
     g_assert_cmpuint(s.n_lost, ==, 0);
     g_assert_true(send_frame(&s, FRAME, 6));
@@ -210,11 +181,10 @@ static void a_full_socket_holds_back_and_loses_nothing(void)
     while (sent < MANY && send_frame(&s, 1500, (uint8_t)sent))
         sent++;
     g_assert_cmpuint(sent, <, MANY);
-    for (; !s.n_writable; read++) { /* whole frames in order */
+    for (; !s.card.n_writable; read++) { /* whole frames in order */
         g_assert_cmphex(read_frame(&s, &len), ==, (uint8_t)read);
         g_assert_cmpuint(len, ==, 1500);
-        ioloop_timer(s.loop, &s.timer, clock_ns(), on_late, &s);
-        ioloop_run(s.loop);
+        card_run(&s.card, 0);
     }
     for (; read < sent; read++)
         g_assert_cmphex(read_frame(&s, &len), ==, (uint8_t)read);
@@ -223,14 +193,9 @@ static void a_full_socket_holds_back_and_loses_nothing(void)
     end(&s);
 }
 
-static bool link_is_down(Scene *s)
+static bool link_is_up(Card *c)
 {
-    return s->link == 0;
-}
-
-static bool link_is_up(Scene *s)
-{
-    return s->link == 1;
+    return c->link == 1;
 }
 
 static void it_connects_again(void)
@@ -241,13 +206,13 @@ static void it_connects_again(void)
     begin_connected(&s);
     fd_close(&s.fd);
     unix_unlisten(&s.listener);
-    g_assert_true(until(&s, link_is_down));
+    g_assert_true(card_until(&s.card, card_link_is_down));
     g_assert_true(send_frame(&s, FRAME, 1)); /* and is lost */
     listen_there(&s);
-    g_assert_true(until(&s, link_is_up));
+    g_assert_true(card_until(&s.card, link_is_up));
     s.fd = accept(s.listener.fd, NULL, NULL);
     write_all(&s, bytes, put_frame(bytes, FRAME, 2));
-    g_assert_true(until(&s, got_one));
+    g_assert_true(card_until(&s.card, got_one));
     end(&s);
 }
 
@@ -258,17 +223,17 @@ static void it_serves_one_after_the_other(void)
     Scene s;
 
     begin(&s);
-    s.nd = open_card(&s, true, &error);
+    s.card.nd = open_card(&s, true, &error);
     g_assert_no_error(error);
-    g_assert_false(netdev_link(s.nd));
+    g_assert_false(netdev_link(s.card.nd));
     for (unsigned i = 0; i < 2; i++) {
         s.fd = unix_connect(s.path, NULL);
-        g_assert_true(until(&s, link_is_up));
-        s.n_received = 0;
+        g_assert_true(card_until(&s.card, link_is_up));
+        s.card.n_received = 0;
         write_all(&s, bytes, put_frame(bytes, FRAME, 1));
-        g_assert_true(until(&s, got_one));
+        g_assert_true(card_until(&s.card, got_one));
         fd_close(&s.fd);
-        g_assert_true(until(&s, link_is_down));
+        g_assert_true(card_until(&s.card, card_link_is_down));
     }
     end(&s);
 }
@@ -284,8 +249,8 @@ static void what_it_cannot_do_is_done_before(void)
     Scene s;
 
     begin_connected(&s);
-    g_assert_cmpuint(netdev_offloads(s.nd), ==, 0);
-    netdev_expect(s.nd, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4);
+    g_assert_cmpuint(netdev_offloads(s.card.nd), ==, 0);
+    netdev_expect(s.card.nd, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4);
     f[0] = 0xaa;
     f[12] = 0x08; /* IPv4, TCP */
     f[14] = 0x45;
@@ -293,8 +258,8 @@ static void what_it_cannot_do_is_done_before(void)
     f[17] = (HEADERS - 14 + PAYLOAD) & 0xff;
     f[23] = 6;
     f[34 + 12] = 0x50;
-    g_assert_true(netdev_send(s.nd, &iov, 1));
-    netdev_flush(s.nd);
+    g_assert_true(netdev_send(s.card.nd, &iov, 1));
+    netdev_flush(s.card.nd);
     for (unsigned i = 0; i < PAYLOAD / MSS; i++) {
         size_t len;
 
@@ -318,7 +283,7 @@ static void nonsense_ends_the_connection(void)
 
     begin_connected(&s);
     write_all(&s, huge, sizeof(huge));
-    g_assert_true(until(&s, link_is_down));
+    g_assert_true(card_until(&s.card, card_link_is_down));
     end(&s);
 }
 
