@@ -1,8 +1,9 @@
 /* The bytes of DHCPv4 (dhcp_message.h): RFC 2131, 2 and 4.1; RFC 2132; search lists RFC
- * 3397; the client's identifier in answers RFC 6842. */
+ * 3397; routes RFC 3442; the client's identifier in answers RFC 6842. */
 #include "src/switch/dhcp_message.h"
 
 #include "src/switch/leases.h"
+#include "src/switch/outside.h"
 #include "util/bits.h"
 
 enum {
@@ -21,7 +22,8 @@ enum {
     AT_OPTIONS = 240,
     OVERLOAD_FILE = 1,
     OVERLOAD_SNAME = 2,
-    MIN_SIZE = 576, /* every client takes so much: RFC 2132, 9.10 */
+    MAX_ROUTES = 27, /* of nine bytes each, with the default's five */
+    MIN_SIZE = 576,  /* every client takes so much: RFC 2132, 9.10 */
 };
 
 typedef enum {
@@ -44,6 +46,7 @@ typedef enum {
     OPT_REBIND = 59,
     OPT_CLIENT_ID = 61,
     OPT_SEARCH = 119,
+    OPT_ROUTES = 121,
     OPT_END = 255,
 } Option;
 
@@ -145,6 +148,31 @@ static void put_router(const Answer *a, Builder *v)
         put_gateway(a, v);
 }
 
+static void put_route(const Answer *a, Builder *v, const IpPrefix *to, unsigned bits)
+{
+    uint32_t ip = ip_to_v4(&to->ip);
+
+    build_u8(v, (uint8_t)bits);
+    for (unsigned at = 0; at < bits; at += 8)
+        build_u8(v, (uint8_t)(ip >> (24 - at)));
+    put_gateway(a, v);
+}
+
+/* Networks that routes lead to: who is on several networks knows whose gateway leads
+ * there.  Clients that take this option take no notice of OPT_ROUTER, so that the default
+ * route is here, too; what finds no room goes that way. */
+static void put_routes(const Answer *a, Builder *v)
+{
+    IpPrefix to[MAX_ROUTES], all = {.bits = 0};
+    unsigned n = outside_routes(a->gw, false, to, MAX_ROUTES);
+
+    if (!n)
+        return;
+    for (unsigned i = 0; i < n; i++)
+        put_route(a, v, &to[i], to[i].bits - 96u);
+    put_route(a, v, &all, 0);
+}
+
 static void put_dns(const Answer *a, Builder *v)
 {
     if (a->config->dns)
@@ -231,6 +259,7 @@ static const struct {
     {OPT_HOST_NAME, false, put_host_name},
     {OPT_BROADCAST, false, put_broadcast},
     {OPT_SEARCH, false, put_search},
+    {OPT_ROUTES, false, put_routes},
 };
 
 /* Not if it would be longer than what the client, or the network, takes. */

@@ -44,6 +44,9 @@ extern const GatewayPart gateway_arp, gateway_dhcp, gateway_dhcp6, gateway_ra,
 json_t *gateway_query_leases(Switch *sw, json_t *arguments, GError **error);
 json_t *gateway_lease_release(Switch *sw, json_t *arguments, GError **error);
 
+/* Routes to other networks may be others: hosts hear of it at once.  ra.c. */
+void ra_routes_changed(Gateway *gw);
+
 /* One of the gateway's addresses on this network, link-local too. */
 bool gateway_is(const Gateway *gw, const Ip *ip);
 

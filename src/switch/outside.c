@@ -276,7 +276,10 @@ static bool start(Gateway *gw, GError **error)
 
 static bool reconfigure(Gateway *gw, GError **error)
 {
-    return configure(gw->outside, error);
+    if (!configure(gw->outside, error))
+        return false;
+    ra_routes_changed(gw);
+    return true;
 }
 
 static void port_removed(Gateway *gw, Port *port)
@@ -310,6 +313,11 @@ bool outside_is_network(Gateway *gw, const char *network, const Ip *ip)
 bool outside_is_name(Gateway *gw, const char *pattern, const Ip *ip)
 {
     return gw->outside && names_have(gw->outside->names, pattern, ip, gw->sw->now_ns);
+}
+
+unsigned outside_routes(const Gateway *gw, bool v6, IpPrefix *ret, unsigned max)
+{
+    return gw->outside ? routes_list(gw->outside->routes, v6, ret, max) : 0;
 }
 
 json_t *outside_query_names(Switch *sw, json_t *arguments, GError **error)

@@ -20,6 +20,9 @@ bool outside_is_name(Gateway *gw, const char *pattern, const Ip *ip);
  * there is no way back it is lost; f->p is set by this. */
 void outside_send_back(Gateway *gw, Frame *f);
 
+/* The subnets of other networks that routes lead to, for hosts to be told. */
+unsigned outside_routes(const Gateway *gw, bool v6, IpPrefix *ret, unsigned max);
+
 /* Commands. */
 json_t *outside_query_names(Switch *sw, json_t *arguments, GError **error);
 json_t *outside_query_forwards(Switch *sw, json_t *arguments, GError **error);

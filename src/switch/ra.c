@@ -1,4 +1,5 @@
-/* Router advertisements: RFC 4861, 6.2; DNS in them RFC 8106.  To who asks at once, to
+/* Router advertisements: RFC 4861, 6.2; DNS in them RFC 8106, routes RFC
+ * 4191.  To who asks at once, to
  * all when the config changes and seldom otherwise: an idle network is woken twice an
  * hour.
  *
@@ -8,6 +9,7 @@
 #include <netinet/icmp6.h>
 
 #include "src/switch/leases.h"
+#include "src/switch/outside.h"
 
 #define SECOND_NS 1000000000ll
 
@@ -24,11 +26,13 @@ enum {
     OPT_SOURCE_LINK = 1,
     OPT_PREFIX = 3,
     OPT_MTU = 5,
+    OPT_ROUTE = 24,
     OPT_RDNSS = 25,
     OPT_DNSSL = 31,
     PREFIX_ON_LINK = 0x80,
     PREFIX_AUTONOMOUS = 0x40,
     UNITS = 8, /* bytes, which options count in */
+    MAX_ROUTES = 16,
 };
 
 static const Ip all_nodes = {{0xff, 2, [15] = 1}};
@@ -37,7 +41,9 @@ static const Mac all_nodes_mac = {{0x33, 0x33, 0, 0, 0, 1}};
 struct Ra {
     Gateway *gw;
     IpPrefix prefix; /* that was advertised last */
-    IoTimer timer;   /* armed while there are ports */
+    unsigned n_routes;
+    IpPrefix route[MAX_ROUTES]; /* likewise */
+    IoTimer timer;              /* armed while there are ports */
 };
 
 static bool serves(const Gateway *gw)
@@ -64,6 +70,37 @@ static void put_prefix(Builder *b, const IpPrefix *prefix, uint32_t valid_s,
     build_u32(b, preferred_s);
     build_u32(b, 0);
     build_bytes(b, prefix->ip.b, sizeof(prefix->ip.b));
+}
+
+static bool is_among(const IpPrefix *p, const IpPrefix *all, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (all[i].bits == p->bits && ip_equal(&all[i].ip, &p->ip))
+            return true;
+    return false;
+}
+
+/* RFC 4191, 2.3, of medium preference; networks' prefixes have 64 bits (config.c). */
+static void put_route(Builder *b, const IpPrefix *to, uint32_t lifetime_s)
+{
+    option(b, OPT_ROUTE, 2);
+    build_u8(b, to->bits);
+    build_u8(b, 0);
+    build_u32(b, lifetime_s);
+    build_bytes(b, to->ip.b, UNITS);
+}
+
+/* To other networks; those that were told of and are there no more are over. */
+static void put_routes(Builder *b, const Ra *ra)
+{
+    IpPrefix to[MAX_ROUTES];
+    unsigned n = serves(ra->gw) ? outside_routes(ra->gw, true, to, MAX_ROUTES) : 0;
+
+    for (unsigned i = 0; i < n; i++)
+        put_route(b, &to[i], ROUTER_S);
+    for (unsigned i = 0; i < ra->n_routes; i++)
+        if (!is_among(&ra->route[i], to, n))
+            put_route(b, &ra->route[i], 0);
 }
 
 static void put_dns(Builder *b, const Gateway *gw)
@@ -106,6 +143,7 @@ static void build_ra(const Ra *ra, Builder *b, const Mac *mac, const Ip *to)
         put_prefix(b, &gw->subnets.v6, LEASE_S, LEASE_S);
     if (moved || (ra->prefix.bits && !serves(gw)))
         put_prefix(b, &ra->prefix, OLD_PREFIX_S, 0);
+    put_routes(b, ra);
     if (serves(gw) && config->dns)
         put_dns(b, gw);
 }
@@ -170,6 +208,23 @@ static bool reconfigure(Gateway *gw, GError **error)
     else
         ioloop_timer_cancel(&ra->timer);
     return true;
+}
+
+void ra_routes_changed(Gateway *gw)
+{
+    Ra *ra = gw->ra;
+    IpPrefix to[MAX_ROUTES];
+    unsigned n = serves(gw) ? outside_routes(gw, true, to, MAX_ROUTES) : 0;
+    bool same = n == ra->n_routes;
+
+    for (unsigned i = 0; i < n; i++)
+        same &= is_among(&to[i], ra->route, ra->n_routes);
+    if (same)
+        return;
+    if (serves(gw))
+        to_all(ra);
+    memcpy(ra->route, to, n * sizeof(to[0]));
+    ra->n_routes = n;
 }
 
 static void port_added(Gateway *gw, Port *port)

@@ -442,6 +442,20 @@ bool routes_is_network(Routes *all, const char *network, const Ip *ip)
     return r && leads_to(r, ip);
 }
 
+unsigned routes_list(const Routes *all, bool v6, IpPrefix *ret, unsigned max)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < all->list->len && n < max; i++) {
+        const Route *r = all->list->pdata[i];
+        const IpPrefix *subnet = v6 ? &r->v6 : &r->v4;
+
+        if (subnet->bits)
+            ret[n++] = *subnet;
+    }
+    return n;
+}
+
 json_t *routes_json(Routes *all)
 {
     json_t *list = json_array();

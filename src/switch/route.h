@@ -36,4 +36,7 @@ RouteFate routes_send(Routes *routes, const Frame *f, const Ip *to);
 /* Whether an address is of a network that a route leads to. */
 bool routes_is_network(Routes *routes, const char *network, const Ip *ip);
 
+/* The subnets that routes lead to, of one family: how many, at most `max`. */
+unsigned routes_list(const Routes *routes, bool v6, IpPrefix *ret, unsigned max);
+
 json_t *routes_json(Routes *routes);

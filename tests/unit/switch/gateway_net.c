@@ -103,6 +103,9 @@ void net_begin(const char *options)
     net.folder = g_dir_make_tmp("hutch-gateway-XXXXXX", &error);
     g_assert_no_error(error);
     g_setenv("HUTCH_NETWORKS", net.folder, TRUE);
+    net.run = g_dir_make_tmp("hutch-run-XXXXXX", &error);
+    g_assert_no_error(error);
+    g_setenv("XDG_RUNTIME_DIR", net.run, TRUE);
     net.sw.name = "lan";
     net.sw.now_ns = clock_ns();
     net.sw.config = parse(options);
@@ -122,6 +125,13 @@ static void stop(void)
     ioloop_free(net.sw.loop);
 }
 
+static void remove_run(const char *below)
+{
+    g_autofree char *path = g_strconcat(net.run, below, NULL);
+
+    g_rmdir(path);
+}
+
 void net_end(void)
 {
     g_autofree char *lock = g_build_filename(net.folder, ".lock", NULL);
@@ -129,8 +139,15 @@ void net_end(void)
 
     stop();
     param_free(&network_params, net.sw.config);
-    network_remove("lan", &error);
-    g_assert_no_error(error);
+    g_auto(GStrv) all = network_list(NULL);
+    for (char **name = all; *name; name++) {
+        network_remove(*name, &error);
+        g_assert_no_error(error);
+    }
+    remove_run("/hutch-net/lan");
+    remove_run("/hutch-net");
+    remove_run("");
+    g_free(net.run);
     g_unlink(lock);
     g_rmdir(net.folder);
     g_free(net.folder);
@@ -150,6 +167,18 @@ void net_renew(void)
     net.sw.now_ns = clock_ns();
     start();
     net_clear();
+}
+
+void net_other(const char *name, const char *options)
+{
+    NetworkConfig *config = parse(options);
+    g_autofree char *run = g_build_filename(net.run, "hutch-net", "lan", NULL);
+    GError *error = NULL;
+
+    g_assert_cmpint(g_mkdir_with_parents(run, 0700), ==, 0); /* for the route's socket */
+    network_create(name, config, &error);
+    g_assert_no_error(error);
+    param_free(&network_params, config);
 }
 
 void net_set(const char *options)
@@ -254,4 +283,11 @@ bool net_has(const Port *port, const Ip *ip)
     while (n && !ip_equal(&all[n - 1], ip))
         n--;
     return n;
+}
+
+void net_last(void)
+{
+    g_assert_cmpuint(net.n_sent, >, 0);
+    net.sent[0] = net.sent[(net.n_sent - 1) % NET_SENT_MAX];
+    net.n_sent = 1;
 }

@@ -20,7 +20,7 @@ typedef struct NetSent {
 
 typedef struct Net {
     Switch sw;
-    char *folder;
+    char *folder, *run;
     unsigned n_sent;
     NetSent sent[NET_SENT_MAX];
 } Net;
@@ -38,6 +38,9 @@ void net_renew(void);
 /* `hutch net set`. */
 void net_set(const char *options);
 
+/* Another network, which nobody is on; they go with the folder. */
+void net_other(const char *name, const char *options);
+
 /* By hand: `ip`, or NULL. vm NULL: a stream.  mac: its last byte, of 02:00:00:00:00:xx.
  */
 Port *net_port(const char *vm, uint8_t mac, const char *ip);
@@ -49,6 +52,7 @@ bool net_input(Port *port, Builder *b);
 /* Whether the gateway kept it for itself. */
 extern bool net_taken;
 void net_clear(void);
+void net_last(void); /* forgets all that was sent but the last */
 
 /* Whether it is among a port's addresses. */
 bool guard_has(const Guard *guard, const Ip *ip);

@@ -109,6 +109,36 @@ static void an_isolated_network_has_no_way_out(void)
     net_end();
 }
 
+/* With the default route, which clients would not take from the router option then. */
+static void routes_to_other_networks_are_told_to_who_asks(void)
+{
+    static const char red[] = "\x18\x0a\x06\x00\x0a\x05\x00\x01", /* 10.6.0.0/24 */
+        blue[] = "\x0c\xac\x10\x0a\x05\x00\x01",                  /* 172.16.0.0/12 */
+        rest[] = "\x00\x0a\x05\x00\x01";
+    g_autoptr(GString) expect = g_string_new(NULL);
+    Port *web;
+    Ip ip;
+
+    g_string_append_len(expect, red, 8);
+    g_string_append_len(expect, blue, 7);
+    g_string_append_len(expect, rest, 5);
+    net_begin("routed,subnet=10.5.0.0/24");
+    net_other("red", "routed,subnet=10.6.0.0/24");
+    net_other("blue", "routed,subnet=172.16.0.0/12");
+    net_set("routed,subnet=10.5.0.0/24,route=red,route=blue");
+    web = net_port("web", 7, NULL);
+    dhcp_ask(web, DISCOVER, &(DhcpOptions){.wanted = "\x79\3"}, &ip);
+    assert_option(121, expect->str, expect->len);
+    g_assert_true(has_option(3));
+    dhcp_ask(web, DISCOVER, &(DhcpOptions){.wanted = "\3"}, &ip);
+    g_assert_false(has_option(121));
+    net_set("routed,subnet=10.5.0.0/24");
+    dhcp_ask(web, DISCOVER, &(DhcpOptions){.wanted = "\x79\3"}, &ip);
+    g_assert_false(has_option(121));
+    g_assert_true(has_option(3));
+    net_end();
+}
+
 static void who_cannot_be_reached_is_answered_by_broadcast(void)
 {
     Port *web;
@@ -356,6 +386,7 @@ int main(int argc, char **argv)
     g_test_add_func("/dhcp/lease", four_messages_make_a_lease);
     g_test_add_func("/dhcp/order", options_come_in_the_order_that_was_asked_for);
     g_test_add_func("/dhcp/isolated", an_isolated_network_has_no_way_out);
+    g_test_add_func("/dhcp/routes", routes_to_other_networks_are_told_to_who_asks);
     g_test_add_func("/dhcp/broadcast", who_cannot_be_reached_is_answered_by_broadcast);
     g_test_add_func("/dhcp/requests", requests_are_granted_or_denied);
     g_test_add_func("/dhcp/inform", inform_gets_options_and_no_lease);

@@ -124,6 +124,37 @@ static void a_new_prefix_replaces_the_old_one(void)
     net_end();
 }
 
+#define ROUTE   "1802400000002328fd00000600000000"
+#define ROUTE_7 "1802400000002328fd00000700000000"
+#define OVER    "1802400000000000fd00000600000000"
+
+/* RFC 4191: at once, and those that are over, too. */
+static void routes_to_other_networks_are_told(void)
+{
+    g_autofree char *both = NULL, *one = NULL, *after = NULL;
+
+    begin(NAT ",dns=off");
+    net_other("red", "routed,subnet6=fd00:6::/64");
+    net_other("blue", "routed,subnet6=fd00:7::/64");
+    both = with_mac(HEADER, MTU PREFIX ROUTE ROUTE_7);
+    one = with_mac(HEADER, MTU PREFIX ROUTE_7 OVER);
+    after = with_mac(HEADER, MTU PREFIX ROUTE_7);
+    net_set(NAT ",dns=off,route=red,route=blue");
+    net_last();
+    assert_sent(both);
+    solicit("fe80::7");
+    net_input(web, &b);
+    assert_sent(both);
+    net_clear();
+    net_set(NAT ",dns=off,route=blue");
+    net_last();
+    assert_sent(one);
+    solicit("fe80::7");
+    net_input(web, &b);
+    assert_sent(after);
+    net_end();
+}
+
 static void no_dhcp_any_more_is_no_router_any_more(void)
 {
     g_autofree char *expect = NULL;
@@ -159,6 +190,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ra/isolated", an_isolated_network_has_no_router);
     g_test_add_func("/ra/off", a_network_without_dhcp_has_no_advertisements);
     g_test_add_func("/ra/new-prefix", a_new_prefix_replaces_the_old_one);
+    g_test_add_func("/ra/routes", routes_to_other_networks_are_told);
     g_test_add_func("/ra/no-dhcp", no_dhcp_any_more_is_no_router_any_more);
     g_test_add_func("/ra/elsewhere", solicitations_from_elsewhere_are_not_answered);
     return g_test_run();
