@@ -1,7 +1,5 @@
-/* The table of leases (leases.h). */
+/* Whose lease is whose: what DHCP, the config and ports do with them (leases.h). */
 #include "src/switch/leases_private.h"
-#include "src/switch/outside.h"
-#include "src/switch/rules.h"
 
 #include "util/log.h"
 
@@ -13,132 +11,6 @@ enum {
     STATIONS_MAX = 64
 };
 
-const Ip no_ip;
-
-int64_t leases_now(void)
-{
-    return g_get_real_time() / G_USEC_PER_SEC;
-}
-
-static guint hash_ip(gconstpointer key)
-{
-    uint64_t half[2];
-
-    memcpy(half, key, sizeof(half));
-    return (guint)((half[0] * 31 + half[1]) * 0x9e3779b97f4a7c15 >> 32);
-}
-
-static gboolean same_ip(gconstpointer a, gconstpointer b)
-{
-    return ip_equal(a, b);
-}
-
-/* ---- the table ------------------------------------------------------------------------
- */
-
-static char *key_of(const char *vm, const char *nic, const Mac *mac)
-{
-    char text[MAC_TEXT];
-
-    return vm ? g_strdup_printf("%s/%s", vm, nic ? nic : "")
-              : g_strdup(mac_text(mac, text));
-}
-
-Lease *leases_by_ip(Leases *l, const Ip *ip)
-{
-    return g_hash_table_lookup(l->by_ip, ip);
-}
-
-/* Rules, names and forwards are about addresses that are bound: what is only offered is
- * nobody's yet, and a client may ask for another offer with each of its messages. */
-static void bound_changed(Leases *l)
-{
-    outside_addresses_changed(l->gw);
-    rules_world_changed(l->gw->sw);
-}
-
-void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip)
-{
-    Lease *before = ip ? leases_by_ip(l, ip) : NULL;
-    bool was_bound = lease->bound[v6];
-
-    if (before == lease)
-        return;
-    if (before)
-        leases_set_ip(l, before, v6, NULL);
-    if (ip_is_set(&lease->ip[v6])) {
-        g_hash_table_remove(l->by_ip, &lease->ip[v6]);
-        if (lease->port)
-            guard_remove_lease(lease->port->guard, &lease->ip[v6]);
-    }
-    lease->ip[v6] = ip ? *ip : no_ip;
-    lease->bound[v6] = false;
-    lease->until[v6] = 0;
-    if (ip_is_set(&lease->ip[v6]))
-        g_hash_table_insert(l->by_ip, &lease->ip[v6], lease);
-    if (was_bound)
-        bound_changed(l);
-}
-
-void leases_remove(Leases *l, Lease *lease)
-{
-    leases_set_ip(l, lease, false, NULL);
-    leases_set_ip(l, lease, true, NULL);
-    g_queue_unlink(&l->all, &lease->link);
-    g_hash_table_remove(l->by_key, lease->key);
-    g_free(lease->key);
-    g_free(lease->vm);
-    g_free(lease->nic);
-    g_free(lease);
-}
-
-/* The one to be given up first: that of a station before that of a VM. */
-static Lease *least_wanted(Leases *l)
-{
-    Lease *vm = NULL;
-
-    for (GList *i = l->all.head; i; i = i->next) {
-        Lease *lease = i->data;
-
-        if (lease->port)
-            continue;
-        if (!lease->vm)
-            return lease;
-        if (!vm)
-            vm = lease;
-    }
-    return vm;
-}
-
-Lease *leases_add(Leases *l, const char *vm, const char *nic, const Mac *mac)
-{
-    Lease *lease;
-
-    if (l->all.length >= LEASES_MAX) {
-        lease = least_wanted(l);
-        if (!lease)
-            return NULL;
-        leases_remove(l, lease);
-    }
-    lease = g_new0(Lease, 1);
-    lease->key = key_of(vm, nic, mac);
-    lease->vm = g_strdup(vm);
-    lease->nic = g_strdup(nic);
-    lease->mac = *mac;
-    lease->seen = leases_now();
-    lease->link.data = lease;
-    g_queue_push_tail_link(&l->all, &lease->link);
-    g_hash_table_insert(l->by_key, lease->key, lease);
-    return lease;
-}
-
-void leases_seen(Leases *l, Lease *lease)
-{
-    lease->seen = leases_now();
-    g_queue_unlink(&l->all, &lease->link);
-    g_queue_push_tail_link(&l->all, &lease->link);
-}
-
 /* ---- whose lease it is ----------------------------------------------------------------
  */
 
@@ -146,13 +18,6 @@ void leases_seen(Leases *l, Lease *lease)
 static bool has_stations(const Port *port)
 {
     return port->trusted || port->sw->config->spoof;
-}
-
-static Lease *by_name(Leases *l, const char *vm, const char *nic, const Mac *mac)
-{
-    g_autofree char *key = key_of(vm, nic, mac);
-
-    return g_hash_table_lookup(l->by_key, key);
 }
 
 /* The port's own lease, or the station's at it: then *ret_vm is NULL. */
@@ -163,11 +28,11 @@ static Lease *find(Leases *l, const Port *port, const Mac **mac, const char **re
     if (!has_stations(port) && !mac_is_zero(&port->mac))
         *mac = &port->mac;
     *ret_vm = mac_equal(*mac, &port->mac) || mac_is_zero(&port->mac) ? port->vm : NULL;
-    lease = by_name(l, *ret_vm, port->nic, *mac);
+    lease = leases_by_name(l, *ret_vm, port->nic, *mac);
     if (!*ret_vm || !lease || !lease->port || lease->port == port)
         return lease;
     *ret_vm = NULL; /* a second VM of that name is a station */
-    return by_name(l, NULL, NULL, *mac);
+    return leases_by_name(l, NULL, NULL, *mac);
 }
 
 /* Those that a port brought in beyond reason make room for its next. */
@@ -248,7 +113,7 @@ bool leases_bind(Gateway *gw, Port *port, const Mac *mac, const Ip *ip)
     lease->bound[v6] = true;
     lease->until[v6] = leases_now() + LEASE_S;
     if (news) {
-        bound_changed(l);
+        leases_bound_changed(l);
         leases_write_soon(l);
     }
     if (!news && leases_now() - lease->seen > SEEN_S)
@@ -332,11 +197,8 @@ static void read_statics(Leases *l)
 
 static bool start(Gateway *gw, GError **error)
 {
-    Leases *l = g_new0(Leases, 1);
+    Leases *l = leases_new(gw);
 
-    l->gw = gw;
-    l->by_key = g_hash_table_new(g_str_hash, g_str_equal);
-    l->by_ip = g_hash_table_new(hash_ip, same_ip);
     l->statics = g_array_new(FALSE, FALSE, sizeof(Static));
     g_array_set_clear_func(l->statics, static_clear);
     gw->leases = l;
@@ -353,14 +215,8 @@ static void stop(Gateway *gw)
         return;
     leases_write_now(l);
     ioloop_timer_cancel(&l->timer);
-    while (l->all.head) {
-        ((Lease *)l->all.head->data)->port = NULL; /* ports may be gone */
-        leases_remove(l, l->all.head->data);
-    }
-    g_hash_table_unref(l->by_key);
-    g_hash_table_unref(l->by_ip);
     g_array_unref(l->statics);
-    g_free(l);
+    leases_free(l);
 }
 
 static bool reconfigure(Gateway *gw, GError **error)
@@ -409,7 +265,7 @@ static void note_by_hand(Leases *l, Port *port, bool v6)
         leases_write_later(l);
     }
     lease->bound[v6] = true;
-    bound_changed(l);
+    leases_bound_changed(l);
 }
 
 static void port_added(Gateway *gw, Port *port)

@@ -1,4 +1,4 @@
-/* What leases.c, leases_choose.c, leases_file.c and leases_commands.c share. */
+/* What leases.c and its kin, leases_*.c, share. */
 #pragma once
 
 #include "src/switch/leases.h"
@@ -57,6 +57,11 @@ static inline bool ip_family(const Ip *ip) /* true: IPv6 */
 
 int64_t leases_now(void); /* seconds since 1970 */
 
+/* ---- the table: leases_table.c --------------------------------------------------- */
+
+Leases *leases_new(Gateway *gw); /* empty, without statics */
+void leases_free(Leases *l);     /* all of them, wherever their ports are */
+
 /* vm and nic may be NULL.  NULL: all are in use by ports. */
 Lease *leases_add(Leases *l, const char *vm, const char *nic, const Mac *mac);
 void leases_remove(Leases *l, Lease *lease);
@@ -64,6 +69,12 @@ void leases_seen(Leases *l, Lease *lease);
 /* NULL or ::: takes it away.  Whoever had it has it no more. */
 void leases_set_ip(Leases *l, Lease *lease, bool v6, const Ip *ip);
 Lease *leases_by_ip(Leases *l, const Ip *ip);
+/* Of a VM's card; vm NULL: of a station. */
+Lease *leases_by_name(Leases *l, const char *vm, const char *nic, const Mac *mac);
+
+/* Rules, names and forwards are about addresses that are bound: what is only offered is
+ * nobody's yet, and a client may ask for another offer with each of its messages. */
+void leases_bound_changed(Leases *l);
 
 /* The VM whose address it is by config; NULL: none's. */
 const char *leases_static_vm(Leases *l, const Ip *ip);
