@@ -13,35 +13,25 @@
 #include <unistd.h>
 
 #include "src/net/frames.h"
+#include "util/child.h"
 #include "util/fd.h"
 
 enum {
     CHILD_FD = 3,
-    STARTS = 5, /* in WINDOW_NS */
-    WORDS = 512,
     READY_MS = 1000,
     ARP_FRAME = 60,
 };
-static const int64_t WINDOW_NS = 60 * 1000000000ll;
 
 struct PasstChild {
     char *program, *id;
     GPtrArray *argv; /* ends with NULL */
     IoLoop *loop;
     pid_t pid; /* 0: none */
-    bool ready;
-    int64_t started_ns[STARTS]; /* a ring */
-    unsigned n_started;
-
-    int words_fd; /* its standard error; -1: none */
-    IoWatch words_watch;
-    char words[WORDS]; /* a line that is not complete yet */
-    size_t n_words;
-    char last[WORDS];
-    LogLimit words_limit;
+    ChildStarts starts;
+    ChildWords words;
 };
 
-/* ---- its command line ------------------------------------------------------------- */
+/* ---- its command line ---------------------------------------------------------- */
 
 static void arg(PasstChild *c, const char *text)
 {
@@ -95,6 +85,13 @@ static bool make_argv(PasstChild *c, const NetDevOptions *o, PasstMode mode,
     return true;
 }
 
+/* That there is no syslog, and whom it runs as. */
+static bool is_noise(const char *line)
+{
+    return g_str_has_prefix(line, "Failed to send") ||
+           g_str_has_prefix(line, "Don't run as root");
+}
+
 PasstChild *passt_child_new(const NetDevOptions *o, PasstMode mode, const char *id,
                             IoLoop *loop, GError **error)
 {
@@ -102,7 +99,8 @@ PasstChild *passt_child_new(const NetDevOptions *o, PasstMode mode, const char *
 
     c->loop = loop;
     c->id = g_strdup(id);
-    c->words_fd = -1;
+    c->words = (ChildWords){
+        .id = c->id, .program = "passt", .is_noise = is_noise, .fd = -1};
     c->argv = g_ptr_array_new_with_free_func(g_free);
     c->program = g_find_program_in_path("passt");
     if (!c->program)
@@ -126,53 +124,7 @@ void passt_child_free(PasstChild *c)
     g_free(c);
 }
 
-/* ---- what it says ----------------------------------------------------------------- */
-
-/* Guests can make it talk.  What it says while it starts is told if it fails; that there
- * is no syslog, and whom it runs as, never. */
-static void tell_line(PasstChild *c)
-{
-    c->words[c->n_words] = '\0';
-    c->n_words = 0;
-    if (!c->words[0] || g_str_has_prefix(c->words, "Failed to send") ||
-        g_str_has_prefix(c->words, "Don't run as root"))
-        return;
-    g_strlcpy(c->last, c->words, sizeof(c->last));
-    if (c->ready && log_limit(&c->words_limit))
-        log_warn("%s: passt says: %s", c->id, c->words);
-}
-
-static void read_words(PasstChild *c)
-{
-    char part[1024];
-    ssize_t n;
-
-    do {
-        n = read(c->words_fd, part, sizeof(part));
-        for (ssize_t i = 0; i < n; i++) {
-            if (part[i] == '\n' || c->n_words == WORDS - 1)
-                tell_line(c);
-            if (part[i] != '\n')
-                c->words[c->n_words++] = part[i];
-        }
-    } while (n == sizeof(part));
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-        ioloop_unwatch(&c->words_watch);
-}
-
-static void on_words(void *opaque, uint32_t events)
-{
-    read_words(opaque);
-}
-
-const char *passt_child_last_words(PasstChild *c)
-{
-    if (c->words_watch.loop)
-        read_words(c);
-    return c->last;
-}
-
-/* ---- starting and ending ---------------------------------------------------------- */
+/* ---- starting and ending ------------------------------------------------------- */
 
 /* In the child, where only system calls may be made.  A Ctrl-C at the terminal is for us
  * to act upon. */
@@ -182,7 +134,7 @@ static void before_exec(void *opaque)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-static bool spawn(PasstChild *c, int socket, GError **error)
+static bool spawn(PasstChild *c, int socket, int *ret_words, GError **error)
 {
     const int to = CHILD_FD;
     g_autoptr(GError) why = NULL;
@@ -190,7 +142,7 @@ static bool spawn(PasstChild *c, int socket, GError **error)
     if (g_spawn_async_with_pipes_and_fds(
             NULL, (const char *const *)c->argv->pdata, NULL,
             G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL, before_exec, NULL, -1,
-            -1, -1, &socket, &to, 1, &c->pid, NULL, NULL, &c->words_fd, &why))
+            -1, -1, &socket, &to, 1, &c->pid, NULL, NULL, ret_words, &why))
         return true;
     c->pid = 0;
     return fail(error, VM_ERROR_IO, "run %s: %s", c->program, why->message);
@@ -198,17 +150,18 @@ static bool spawn(PasstChild *c, int socket, GError **error)
 
 int passt_child_start(PasstChild *c, GError **error)
 {
-    int pair[2];
+    int pair[2], words;
     bool ok;
 
     passt_child_stop(c);
-    c->started_ns[c->n_started++ % STARTS] = clock_ns();
+    child_starts_add(&c->starts);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         fail_errno(error, "make a socket");
         return -1;
     }
-    ok = spawn(c, pair[1], error) && fd_set_nonblock(c->words_fd, true, error) &&
-         ioloop_watch(c->loop, &c->words_watch, c->words_fd, EPOLLIN, on_words, c, error);
+    c->words.untold = true; /* if it fails, its last words are in the error */
+    ok = spawn(c, pair[1], &words, error) &&
+         child_words_hear(&c->words, words, c->loop, error);
     close(pair[1]);
     if (ok)
         return pair[0];
@@ -220,11 +173,8 @@ int passt_child_start(PasstChild *c, GError **error)
 /* It has nothing to lose, so it is not asked. */
 void passt_child_stop(PasstChild *c)
 {
-    ioloop_unwatch(&c->words_watch);
-    fd_close(&c->words_fd);
-    c->n_words = 0;
-    c->ready = false;
-    c->last[0] = '\0';
+    child_words_close(&c->words);
+    c->words.last[0] = '\0';
     if (!c->pid)
         return;
     kill(c->pid, SIGKILL);
@@ -233,12 +183,17 @@ void passt_child_stop(PasstChild *c)
     c->pid = 0;
 }
 
-int64_t passt_child_next_start(const PasstChild *c)
+const char *passt_child_last_words(PasstChild *c)
 {
-    return c->n_started < STARTS ? 0 : c->started_ns[c->n_started % STARTS] + WINDOW_NS;
+    return child_words_last(&c->words);
 }
 
-/* ---- whether it is ready ---------------------------------------------------------- */
+int64_t passt_child_next_start(const PasstChild *c)
+{
+    return child_starts_next(&c->starts);
+}
+
+/* ---- whether it is ready ------------------------------------------------------- */
 
 /* passt answers every question for an address but the guest's own, which this one is not:
  * it is of TEST-NET-1 (RFC 5737), as the asker's. */
@@ -258,20 +213,11 @@ static void make_question(uint8_t frame[FRAMES_PREFIX + ARP_FRAME], const uint8_
     memcpy(eth + 38, ends, 4);
 }
 
-/* Until it hangs up, or says what it has to say. */
-static void hear_out(PasstChild *c)
-{
-    struct pollfd p = {c->words_fd, POLLIN, 0};
-
-    while (c->words_watch.loop && poll(&p, 1, READY_MS) == 1)
-        read_words(c);
-}
-
 void passt_child_serves(PasstChild *c)
 {
-    read_words(c);
-    c->last[0] = '\0';
-    c->ready = true;
+    child_words_last(&c->words);
+    c->words.last[0] = '\0';
+    c->words.untold = false;
 }
 
 /* Whatever it sends shows that it serves; the guest is not there yet, so it misses
@@ -284,9 +230,10 @@ bool passt_child_wait(PasstChild *c, int socket, const uint8_t mac[6], GError **
     make_question(frame, mac);
     if (send(socket, frame, sizeof(frame), MSG_NOSIGNAL) < 0 ||
         (poll(&p, 1, READY_MS) == 1 && recv(socket, rest, 1, MSG_PEEK) <= 0)) {
-        hear_out(c);
+        const char *said = child_words_hear_out(&c->words, READY_MS);
+
         return fail(error, VM_ERROR_UNSUPPORTED, "passt does not start%s%s",
-                    c->last[0] ? "; it says: " : "", c->last);
+                    said[0] ? "; it says: " : "", said);
     }
     passt_child_serves(c);
     return true;

@@ -27,38 +27,28 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "util/child.h"
 #include "util/fd.h"
-#include "util/log.h"
 #include "util/unixsocket.h"
 
 enum {
-    STARTS = 5, /* in WINDOW_NS */
-    WORDS = 512,
     GRACE_TRIES = 10, /* for the child to end by itself, and after it was killed */
     END_TRIES = 100,
     MAX_ARGS = 24,
     RECURSIVE = 0x8000, /* AT_RECURSIVE */
 };
-static const int64_t WINDOW_NS = 60 * 1000000000ll;
 
 struct Virtiofsd {
     char *program, *folder, *id;
     bool readonly;
     bool is_c; /* QEMU's, which takes -o options */
     IoLoop *loop;
-    pid_t pid;                  /* 0: none; leads a process group of its own */
-    int64_t started_ns[STARTS]; /* a ring */
-    unsigned n_started;
-
-    int words_fd; /* the child's standard error; -1: none */
-    IoWatch words_watch;
-    char words[WORDS]; /* a line that is not complete yet */
-    size_t n_words;
-    char last[WORDS];
-    LogLimit words_limit;
+    pid_t pid; /* 0: none; leads a process group of its own */
+    ChildStarts starts;
+    ChildWords words;
 };
 
-/* ---- finding it ------------------------------------------------------------------- */
+/* ---- finding it ---------------------------------------------------------------- */
 
 const char *const virtiofsd_folders[] = {"/usr/libexec", "/usr/lib/qemu", NULL};
 
@@ -108,7 +98,7 @@ Virtiofsd *virtiofsd_new(const char *folder, bool readonly, const char *id, IoLo
     d->loop = loop;
     d->readonly = readonly;
     d->id = g_strdup(id);
-    d->words_fd = -1;
+    d->words = (ChildWords){.id = d->id, .program = "virtiofsd", .fd = -1};
     d->program = find_program();
     if (!d->program)
         fail(error, VM_ERROR_UNSUPPORTED,
@@ -120,7 +110,7 @@ Virtiofsd *virtiofsd_new(const char *folder, bool readonly, const char *id, IoLo
     return NULL;
 }
 
-/* ---- its command line ------------------------------------------------------------- */
+/* ---- its command line ---------------------------------------------------------- */
 
 typedef struct Args {
     char *v[MAX_ARGS];
@@ -172,7 +162,7 @@ static void make_args(const Virtiofsd *d, const char *sandbox, int listen_fd, Ar
     }
 }
 
-/* ---- the child, before it is virtiofsd -------------------------------------------- */
+/* ---- the child, before it is virtiofsd ----------------------------------------- */
 
 typedef struct Child {
     Args boxed, bare; /* with namespaces, and where there are none */
@@ -249,7 +239,7 @@ static void G_GNUC_NORETURN run_child(Child *c)
     give_up("it cannot be executed\n");
 }
 
-/* ---- starting --------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------ */
 
 /* A listening socket, and a connection to it, that nobody else can have. */
 static bool make_sockets(int *ret_listen, int *ret_socket, GError **error)
@@ -270,17 +260,6 @@ static bool make_sockets(int *ret_listen, int *ret_socket, GError **error)
     return *ret_socket >= 0;
 }
 
-static void on_words(void *opaque, uint32_t events);
-
-static bool listen_to_words(Virtiofsd *d, int fd, GError **error)
-{
-    d->words_fd = fd;
-    d->n_words = 0;
-    d->last[0] = '\0';
-    return fd_set_nonblock(fd, true, error) &&
-           ioloop_watch(d->loop, &d->words_watch, fd, EPOLLIN, on_words, d, error);
-}
-
 /* Looks every 10 ms whether the child has ended. */
 static bool ends_within(Virtiofsd *d, unsigned tries)
 {
@@ -298,8 +277,7 @@ static bool ends_within(Virtiofsd *d, unsigned tries)
  * its namespaces, with it in good order. */
 void virtiofsd_stop(Virtiofsd *d)
 {
-    ioloop_unwatch(&d->words_watch);
-    fd_close(&d->words_fd);
+    child_words_close(&d->words);
     if (!d->pid)
         return;
     if (!ends_within(d, GRACE_TRIES)) {
@@ -316,7 +294,7 @@ void virtiofsd_stop(Virtiofsd *d)
 
 static void fork_child(Virtiofsd *d, Child *c, GError **error)
 {
-    d->started_ns[d->n_started++ % STARTS] = clock_ns();
+    child_starts_add(&d->starts);
     d->pid = fork();
     if (d->pid == 0)
         run_child(c);
@@ -350,7 +328,7 @@ int virtiofsd_start(Virtiofsd *d, GError **error)
     snprintf(c.gid_map, sizeof(c.gid_map), "0 %u 1", (unsigned)getegid());
     make_args(d, "namespace", listener, &c.boxed);
     make_args(d, c.user_namespace && !d->is_c ? "none" : "chroot", listener, &c.bare);
-    if (listen_to_words(d, words[0], error))
+    if (child_words_hear(&d->words, words[0], d->loop, error))
         fork_child(d, &c, error);
     close(words[1]);
     clear_args(&c.boxed);
@@ -360,7 +338,7 @@ int virtiofsd_start(Virtiofsd *d, GError **error)
 
 int64_t virtiofsd_next_start(const Virtiofsd *d)
 {
-    return d->n_started < STARTS ? 0 : d->started_ns[d->n_started % STARTS] + WINDOW_NS;
+    return child_starts_next(&d->starts);
 }
 
 void virtiofsd_free(Virtiofsd *d)
@@ -374,48 +352,12 @@ void virtiofsd_free(Virtiofsd *d)
     g_free(d);
 }
 
-/* ---- what it says ----------------------------------------------------------------- */
-
-/* Guests can make it talk. */
-static void tell_line(Virtiofsd *d)
-{
-    d->words[d->n_words] = '\0';
-    d->n_words = 0;
-    if (!d->words[0])
-        return;
-    g_strlcpy(d->last, d->words, sizeof(d->last));
-    if (log_limit(&d->words_limit))
-        log_warn("%s: virtiofsd says: %s", d->id, d->words);
-}
-
-static void read_words(Virtiofsd *d)
-{
-    char part[1024];
-    ssize_t n = read(d->words_fd, part, sizeof(part));
-
-    for (ssize_t i = 0; i < n; i++) {
-        if (part[i] == '\n' || d->n_words == WORDS - 1)
-            tell_line(d);
-        if (part[i] != '\n')
-            d->words[d->n_words++] = part[i];
-    }
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-        ioloop_unwatch(&d->words_watch);
-}
-
-static void on_words(void *opaque, uint32_t events)
-{
-    read_words(opaque);
-}
-
 const char *virtiofsd_last_words(Virtiofsd *d)
 {
-    if (d->words_watch.loop)
-        read_words(d);
-    return d->last;
+    return child_words_last(&d->words);
 }
 
-/* ---- as a device's helper --------------------------------------------------------- */
+/* ---- as a device's helper ------------------------------------------------------ */
 
 static int helper_start(void *helper, GError **error)
 {
