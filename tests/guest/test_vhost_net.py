@@ -2,6 +2,7 @@
 """Cards whose queues another process serves (vhost-user): Debian 13's passt, which
 guest-images/passt brings here, and liars at a socket.  The host is a network namespace, as in test_hostnet.py."""
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -139,29 +140,39 @@ def test_a_pause_a_cable_and_a_reset_leave_the_card_working():
             ends(vm)
 
 
-def test_a_guest_is_saved_while_passt_writes_its_memory_and_restored_beside_another():
+def hutch(it, *arguments, status=0):
+    done = subprocess.run([*it.enter, HUTCH, *arguments], text=True, capture_output=True, check=False)
+    equal(done.returncode, status, f"{arguments}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def test_what_passt_writes_while_a_guest_is_saved_is_in_the_snapshot():
     with new_passt() as it:
         with station_with_control(it, "passt,id=n", more=["--name", "vhost-saved"]) as \
                 (vm, qmp, folder):
+            live, diff, full = (os.path.join(folder, name) for name in ("live", "diff", "full"))
             vm.expect("address 10.8.0.5")
-            vm.send("echo 10.8.0.1 0 1400\n")  # without end: its buffers are written all the time
-            for turn in range(3):
-                saved = os.path.join(folder, f"saved{turn}")
-                done = subprocess.run([*it.enter, HUTCH, "snapshot", "create", "vhost-saved", saved,
-                                       *(["--diff"] if turn == 2 else [])],
-                                      text=True, capture_output=True, check=False)
-                equal(done.returncode, 0, done.stderr)
+            vm.send("echo 10.8.0.1 0 1400\n")  # without end
+            hutch(it, "snapshot", "create", "vhost-saved", live)
+            vm.send("stop\n")
+            vm.expect("echo done")
+            vm.send("echo 10.8.0.1 300 1400\n")
+            vm.expect("echo done count=300")
+            qmp("stop")
+            hutch(it, "snapshot", "create", "vhost-saved", diff, "--diff")  # by the log
+            hutch(it, "snapshot", "create", "vhost-saved", full)            # all there is
+            compared = json.loads(hutch(it, "snapshot", "diff", diff, full, "--json", status=1))
+            equal(compared["memory"]["pages"], 0, "pages that the log did not tell of")
             killed(vm)
-            for turn in range(3):
-                saved = os.path.join(folder, f"saved{turn}")
-                for net in ([], ["--net", "n=passt,mode=stream"]) if turn == 0 else ([],):
-                    with Vm("--restore", saved, *net, wrap=it.enter) as again:
-                        again.expect("announce")
-                        equal(serves_queues(child_of(again)), not net, f"{saved} {net}")
+            for saved, net in ((live, []), (diff, []), (full, ["--net", "n=passt,mode=stream"])):
+                with Vm("--restore", saved, *net, wrap=it.enter) as again:
+                    again.expect("announce")
+                    equal(serves_queues(child_of(again)), not net, f"{saved} {net}")
+                    if saved == live:
                         again.send("stop\n")
                         again.expect("echo done")
-                        reaches_the_host(again)
-                        ends(again)
+                    reaches_the_host(again)
+                    ends(again)
 
 
 if __name__ == "__main__":
