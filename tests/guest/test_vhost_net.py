@@ -64,6 +64,35 @@ def test_passt_serves_a_cards_queues_by_itself_where_it_can():
             check(is_gone(child), "passt ends with its VM")
 
 
+def switches(pid, thread=None):
+    """How often it has slept."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status", encoding="utf-8") as file:
+            status = dict(line.partition(":\t")[::2] for line in file)
+        if thread in (None, status["Name"].strip()):
+            return int(status["voluntary_ctxt_switches"])
+    raise AssertionError(f"no thread {thread}")
+
+
+def test_no_frame_and_no_interrupt_passes_by_the_monitor():
+    with new_passt() as it:
+        it.sh("echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")
+        words = "test=net-speed role=ping host=10.8.0.1 ip=10.8.0.5 count=40000 wait=irq"
+        with Vm(*payload(words, "--net", "passt"), wrap=it.enter) as vm:
+            child = child_of(vm)
+            while not serves_queues(child):  # one that was only asked what it can
+                child = child_of(vm, but=child)
+            for round_trips in (50, 400):  # the first ones: it has begun
+                before, mine = switches(child), switches(vm.process.pid, "io-net0")
+                end = time.monotonic() + 30 * PATIENCE
+                while switches(child) < before + round_trips:
+                    check(time.monotonic() < end, "passt is asked nothing")
+                    time.sleep(0.01)
+            mine = switches(vm.process.pid, "io-net0") - mine
+            check(mine < 10, f"the monitor's thread woke {mine} times for 400 frames")
+            killed(vm)
+
+
 def test_an_old_passt_is_joined_by_frames_and_says_so_when_queues_are_wanted():
     with host_with_passt() as it, tempfile.TemporaryDirectory() as folder:
         old = os.path.join(folder, "passt")
@@ -94,6 +123,44 @@ def test_a_passt_that_dies_is_started_again_and_the_rings_go_on():
                 reaches_the_host(vm)
             killed(vm)
         check(is_gone(child), "passt ends with its VM, however that ends")
+
+
+@contextlib.contextmanager
+def passt_at(it, path):
+    """One that somebody else has started, which listens at the socket."""
+    with subprocess.Popen([*it.enter, "passt", "--foreground", "--quiet", "--vhost-user",
+                           "--runas", "0", "--socket", path], stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 30 * PATIENCE
+            while not os.path.exists(path):
+                check(time.monotonic() < end and process.poll() is None, "passt does not start")
+                time.sleep(0.005)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            os.unlink(path)
+
+
+def test_a_back_end_at_a_socket_may_leave_and_come_and_the_guest_sees_its_link():
+    with new_passt() as it, tempfile.TemporaryDirectory(prefix="hutch-vhost-", dir="/var/tmp") as \
+            folder:
+        path = os.path.join(folder, "socket")
+        refused(*payload("test=net", "--net", f"vhost-user,path={path}"), wrap=it.enter,
+                words=["net0", path, "No such file"])
+        refused(*payload("test=net", "--net", "vhost-user"), words=["path=SOCKET"])
+        with passt_at(it, path):
+            refused(*payload("test=net", "--net", f"vhost-user,path={path},queues=2"),
+                    wrap=it.enter, words=["serves 1 pairs", "queues=2"])
+            vm = station(it, f"vhost-user,path={path}", "dhcp=1")
+            vm.expect("address 10.8.0.5")
+            reaches_the_host(vm)
+        with vm:
+            vm.expect("link down")
+            with passt_at(it, path):
+                vm.expect("link up")
+                reaches_the_host(vm)
+                ends(vm)
 
 
 def test_a_passt_that_hangs_holds_neither_the_control_socket_nor_the_end():

@@ -258,6 +258,41 @@ static void any_access_is_survived(Fixture *f, gconstpointer unused)
 
 /* One thread unmasks while the other notifies, at once and over again: whoever comes
  * first, the message must be fired, and fired once. */
+static bool joined(const Fixture *f, int fd)
+{
+    for (unsigned i = 0; i < BENCH_MAX_MSI; i++)
+        if (f->bench.msi[i].used && f->bench.msi[i].eventfd == fd)
+            return true;
+    return false;
+}
+
+static void
+an_eventfd_of_others_is_the_kernels_while_its_vector_is_live(Fixture *f,
+                                                             gconstpointer unused)
+{
+    enum { FD = 1000, OTHER = 1001 };
+
+    msix_direct(f->m, 3, FD, true);
+    g_assert_false(joined(f, FD));
+    control(f, ENABLE);
+    program(f, 3);
+    g_assert_true(joined(f, FD));
+    entry_write(f, 3, 12, 1);
+    g_assert_false(joined(f, FD));
+    msix_direct(f->m, 3, OTHER, true);  /* its owner goes on notifying */
+    msix_direct(f->m, 3, OTHER, false); /* and that is not the other's end */
+    entry_write(f, 3, 12, 0);
+    g_assert_true(joined(f, FD));
+    g_assert_false(joined(f, OTHER));
+    control(f, ENABLE | MASK_ALL);
+    g_assert_false(joined(f, FD));
+    control(f, ENABLE);
+    g_assert_true(joined(f, FD));
+    msix_direct(f->m, 3, FD, false);
+    g_assert_false(joined(f, FD));
+    msix_direct(f->m, 0xffff, FD, true);
+}
+
 static void *unmask(void *opaque)
 {
     Fixture *f = opaque;
@@ -327,6 +362,7 @@ int main(int argc, char **argv)
     TEST(odd_writes_change_nothing);
     TEST(vectors_that_do_not_exist_are_ignored);
     TEST(a_reset_masks_and_forgets);
+    TEST(an_eventfd_of_others_is_the_kernels_while_its_vector_is_live);
     TEST(any_access_is_survived);
     TEST(no_interrupt_is_lost_or_doubled_between_threads);
     return g_test_run();

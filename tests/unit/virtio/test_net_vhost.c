@@ -311,6 +311,41 @@ static void no_lie_of_a_back_end_ends_or_hangs_more_than_the_device(void)
         }
 }
 
+/* Connects as soon as somebody listens; again after it has left. */
+static void *come_in(void *opaque)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+    strcpy(a.sun_path, server.path);
+    for (unsigned i = 0; i < server.n; i++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        while (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+            g_usleep(1000);
+        fake_start(&server.b[i], fd);
+        __atomic_fetch_add(&server.came, 1, __ATOMIC_SEQ_CST);
+    }
+    return NULL;
+}
+
+static void a_back_end_may_be_the_one_that_connects(void)
+{
+    serve(0, DATA, PROTOCOL);
+    pthread_join(server.thread, NULL);
+    unlink(server.path);
+    for (unsigned i = 0; i < 2; i++) {
+        server.b[i].features = DATA;
+        server.b[i].protocol = PROTOCOL;
+    }
+    server.n = 2;
+    g_assert_cmpint(pthread_create(&server.thread, NULL, come_in, NULL), ==, 0);
+    start(",listen");
+    g_assert_cmpuint(fake_count(&server.b[0], SET_VRING_ENABLE), ==, 2);
+    leaves(&server.b[0]);
+    g_assert_true(comes(second_is_started));
+    end();
+}
+
 /* ---- the cable, and being saved --------------------------------------------------- */
 
 static bool rings_are_stopped(void)
@@ -436,6 +471,7 @@ int main(int argc, char **argv)
     TEST(the_next_goes_on_at_the_used_index_and_the_guest_sees_the_link_go_and_come);
     TEST(one_that_comes_back_with_less_breaks_the_device);
     TEST(no_lie_of_a_back_end_ends_or_hangs_more_than_the_device);
+    TEST(a_back_end_may_be_the_one_that_connects);
     TEST(a_card_without_its_cable_has_its_rings_stopped);
     TEST(it_can_be_saved_where_the_back_end_tells_what_it_writes);
     TEST(what_a_back_end_logs_is_told_with_our_own);
