@@ -51,7 +51,7 @@ FIREWALL_TABLE(log_args,
 
 static const ExitStatus test_statuses[] = {
     {"0", "The packet passes."},
-    {"1", "The packet is denied."},
+    {"1", "The packet is denied or rejected."},
     {"125", "It could not be found out; a sentence on standard error says why."},
     {0},
 };

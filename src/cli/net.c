@@ -178,7 +178,7 @@ const Verb net_verbs[] = {
      .help = "print what the network's switch has said",
      .names = NAMES_NETWORKS,
      .act = net_act_log,
-     .params = &net_list_args,
+     .params = &net_log_args,
      .min_names = 1,
      .max_names = 1},
     {0},

@@ -3,7 +3,7 @@
  *     net.c          the table of verbs; whom a command is for; asking a switch
  *     net_rows.c     tables for people
  *     net_config.c   create, set, route, rm
- *     net_list.c     ls, inspect, ports, flows, forwards, routes, names, log
+ *     net_list.c     ls, inspect, ports, flows, forwards, routes, names; net_log.c: log
  *     net_leases.c   leases
  *     net_wire.c     limit, impair, port: what one port's wire is like
  *     net_connect.c  connect, disconnect
@@ -88,7 +88,7 @@ bool net_act_routes(void *, char **, int *, GError **);
 bool net_list_routes(char *network, bool json, GError **error);
 bool net_act_names(void *, char **, int *, GError **);
 bool net_act_log(void *, char **, int *, GError **);
-extern const ParamTable net_ls_args, net_list_args;
+extern const ParamTable net_ls_args, net_list_args, net_log_args;
 
 bool net_act_leases(void *, char **, int *, GError **); /* net_leases.c */
 extern const ParamTable net_lease_args;

@@ -1,4 +1,4 @@
-/* hutch net ls, inspect, ports, flows, forwards, routes, names, log: how networks are. */
+/* hutch net ls, inspect, ports, flows, forwards, routes, names: how networks are. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -335,30 +335,4 @@ static const NetColumn flow_columns[] = {
 bool net_act_flows(void *options, char **names, int *status, GError **error)
 {
     return list(options, names, "query-flows", flow_columns, error);
-}
-
-/* ---- log ------------------------------------------------------------------------------
- */
-
-bool net_act_log(void *options, char **names, int *status, GError **error)
-{
-    g_autofree char *path = NULL;
-    char part[16 * 1024];
-    autofd fd = -1;
-    ssize_t n;
-    NetTarget t;
-
-    if (!net_target(names[0], NULL, &t, error))
-        return false;
-    net_target_clear(&t);
-    path = network_place(names[0], "log", error);
-    fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    if (path && fd < 0 && errno != ENOENT)
-        return fail_errno(error, "open '%s'", path);
-    while (fd >= 0 && (n = read(fd, part, sizeof(part))) != 0) {
-        if (n < 0)
-            return fail_errno(error, "read '%s'", path);
-        fwrite(part, 1, (size_t)n, stdout);
-    }
-    return path != NULL;
 }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import struct
@@ -603,6 +604,35 @@ def test_rules_of_a_network_that_is_up_change_what_passes_and_are_counted_and_lo
             p.refused("firewall", "show", "blue/nobody", words=["nobody"])
             p.refused("firewall", "test", "blue/web", *"in tcp from nobody port 1".split(), words=["nobody"])
         p.hutch("firewall", "show", "blue", words=["allow in tcp port 100"])  # kept, and down
+
+
+def test_logs_are_followed_until_one_is_interrupted():
+    with place() as p:
+        p.hutch("net", "create", "blue", "--subnet", "10.9.0.0/24")
+        p.refused("net", "log", "--follow", "blue", words=["'blue'", "when a VM joins"])
+        with p.switch("blue"), p.port("blue", "web", 1, ip=["10.9.0.7"], firewall="deny out udp log") as web, \
+             p.port("blue", "db", 2, ip=["10.9.0.8"]) as db:
+            for words, send, said in (
+                    (["net", "log", "-f", "blue"], web, "net0 of web: sends as"),
+                    (["net", "log", "-f", "--json", "blue"], db, "net0 of db: sends as"),
+                    (["firewall", "log", "-f", "--json", "blue"], web, "denied by rule 1")):
+                following = subprocess.Popen([hutch.HUTCH, *words], stdout=subprocess.PIPE, text=True,
+                                             env={**os.environ, **p.env})
+                try:
+                    source = mac(1) if "firewall" in words else mac(9)
+                    line = ""
+                    send.send(frames.udp(source, mac(2), "10.9.0.7", "10.9.0.8", 1, 2, b"x"))
+                    while said not in line:
+                        line = following.stdout.readline()
+                        check(line, f"{words}: it has ended")
+                    check("--json" not in words or json.loads(line), line)
+                    following.send_signal(signal.SIGINT)
+                    equal(following.stdout.read(), "", "more")
+                    equal(following.wait(60 * PATIENCE), 0, f"{words}: status")
+                finally:
+                    following.kill()
+                    following.wait()
+                    following.stdout.close()
 
 
 if __name__ == "__main__":
