@@ -44,7 +44,7 @@ enum {
     RING_ALIGN = 8,
     RING_MAX_RECORD = 128 * 1024, /* bytes that a record may carry */
     RING_KEPT = 4096,             /* bytes that ring_shrink() leaves */
-    RING_REST_MS = 1000,          /* between calls of it */
+    RING_REST_MS = 100,           /* between calls of it */
 };
 
 /* One end's view. */
@@ -77,8 +77,9 @@ bool ring_has_room(Ring *r, uint32_t bytes);
 void ring_flush(Ring *r); /* publishes what was put, and wakes who sleeps */
 /* Whether it has memory that ring_shrink() could give back, which is then to be called
  * after RING_REST_MS, and again while that returns true.  It gives back what has lain
- * empty since the call before.  False: it did, or the consumer takes nothing; in either
- * case there is nothing to do before the next ring_flush(). */
+ * empty since the call before.  False: it did, or the consumer takes nothing (starved is
+ * noted, and we are woken when it does); in either case there is nothing to do before the
+ * next ring_flush() or wake-up. */
 static inline bool ring_is_stretched(const Ring *r)
 {
     return r->reach > RING_KEPT;

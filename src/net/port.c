@@ -7,7 +7,7 @@
  * virtio/serve.c does with a guest's rings, so that a busy network costs no wake-ups, and
  * an idle one costs nothing.  A ring that is full holds the guest's queue back, until the
  * switch signals that there is room.  What a burst has filled is given back to the host
- * when the ring has been empty for a second or two.
+ * when the ring has been empty for a moment.
  *
  * When the switch dies the socket hangs up.  Frames are lost from then on, as on a cable
  * that is out for a moment, and a thread joins again (port_rejoin.c), which starts
@@ -338,7 +338,7 @@ static void on_rest(void *opaque)
 
 static void rest_later(PortDev *d)
 {
-    if (!d->rest.loop)
+    if (!d->rest.loop && ring_is_stretched(&d->to_switch))
         ioloop_timer(d->nd.loop, &d->rest, clock_ns() + RING_REST_MS * (int64_t)MS_NS,
                      on_rest, d);
 }
@@ -350,8 +350,7 @@ static void port_flush(NetDev *nd)
     if (!d->attached)
         return;
     ring_flush(&d->to_switch);
-    if (ring_is_stretched(&d->to_switch))
-        rest_later(d);
+    rest_later(d);
 }
 
 static void release(PortDev *d)
@@ -409,6 +408,7 @@ static void on_wake(void *opaque, uint32_t events)
         adapt_window(d);
     ring_awake(&d->from_switch);
     d->asleep = false;
+    rest_later(d);
     if (d->want_write) {
         d->want_write = false;
         if (d->nd.writable)

@@ -175,8 +175,12 @@ bool ring_shrink(Ring *r)
         return true;
     }
     restart_if_empty(r);
-    if (r->tail != r->head)
-        return false;
+    if (r->tail != r->head) {
+        store(&r->shared->starved, 1);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        look_at_tail(r);
+        return r->tail == r->head;
+    }
     madvise(r->data + RING_KEPT, align_up(r->reach, PAGE) - RING_KEPT, MADV_REMOVE);
     r->reach = RING_KEPT;
     r->rest = r->head;

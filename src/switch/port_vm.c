@@ -10,8 +10,8 @@
  * switch sleeps in epoll, and a switch of a thousand idle ports looks at none of them.
  * The window adapts as that of a device does: it closes for who kicks seldom.
  *
- * Memory.  A second after a burst all ports are looked at, and once more a second later,
- * and the rings that it filled are given back to the host; when none is left, and in an
+ * Memory.  RING_REST_MS after a burst all ports are looked at, and again after as long,
+ * until the rings that it filled are given back to the host; when none is left, and in an
  * idle switch, there is no such timer. */
 #include "src/switch/port_vm.h"
 
@@ -198,6 +198,8 @@ static void adapt_window(PortVm *v)
     v->last_ns = v->port.sw->now_ns;
 }
 
+static void rest_later(PortVm *v);
+
 /* Frames, or room in its other ring.  A monitor that closes its end does not kick any
  * more; that it leaves, its socket says. */
 static void on_kick(void *opaque, uint32_t events)
@@ -210,6 +212,7 @@ static void on_kick(void *opaque, uint32_t events)
     switch_turn(v->port.sw);
     if (v->port.full)
         look_for_room(v);
+    rest_later(v);
     if (!v->active && !v->port.waits_for) {
         adapt_window(v);
         activate(v);
@@ -244,8 +247,6 @@ static Queue *queue_of(PortVm *v, const Packet *p)
         h = (h ^ ((uint32_t)p->from_port << 16 | p->to_port)) * 0xc2b2ae35u;
     return &v->queue[(h >> 16) % v->n_queues];
 }
-
-static void rest_later(Switch *sw);
 
 static bool put(PortVm *v, const VnetHdr *hdr, const uint8_t *frame, size_t len)
 {
@@ -292,13 +293,21 @@ static void vm_flush(Port *port)
     for (unsigned i = 0; i < v->n_queues; i++) {
         if (v->queue[i].used)
             ring_flush(&v->queue[i].to_vm);
-        if (v->queue[i].used && ring_is_stretched(&v->queue[i].to_vm))
-            rest_later(port->sw);
         v->queue[i].used = false;
     }
+    rest_later(v);
 }
 
 /* ---- memory ------------------------------------------------------------------------ */
+
+static bool is_stretched(const PortVm *v)
+{
+    bool some = false;
+
+    for (unsigned i = 0; i < v->n_queues; i++)
+        some |= ring_is_stretched(&v->queue[i].to_vm);
+    return some;
+}
 
 /* True: not all of it is given back yet. */
 static bool rest(PortVm *v)
@@ -313,19 +322,18 @@ static bool rest(PortVm *v)
 static void on_rest(void *opaque)
 {
     Switch *sw = opaque;
-    bool more = false;
 
     switch_turn(sw);
     for (unsigned i = 0; i < sw->n_ports; i++)
-        if (sw->port[i] && port_is_vm(sw->port[i]))
-            more |= rest(of(sw->port[i]));
-    if (more)
-        rest_later(sw);
+        if (sw->port[i] && port_is_vm(sw->port[i]) && rest(of(sw->port[i])))
+            rest_later(of(sw->port[i]));
 }
 
-static void rest_later(Switch *sw)
+static void rest_later(PortVm *v)
 {
-    if (!sw->rest_timer.loop)
+    Switch *sw = v->port.sw;
+
+    if (!sw->rest_timer.loop && is_stretched(v))
         ioloop_timer(sw->loop, &sw->rest_timer, sw->now_ns + RING_REST_MS * 1000000ll,
                      on_rest, sw);
 }
