@@ -13,7 +13,7 @@ typedef struct ConnectArgs {
     char *stream, *mac, *firewall;
     char **ip, **groups;
     bool json, force;
-    unsigned timeout_s;
+    uint64_t timeout_s;
 } ConnectArgs;
 
 #define CONNECT_ROW(key_, type_, member_, ...)                                           \
@@ -215,10 +215,10 @@ static bool is_deleted(const json_t *event, const char *id)
 }
 
 /* A VM that ends meanwhile has left, too. */
-static bool wait_until_ejected(ControlClient *c, const NetTarget *t, unsigned timeout_s,
+static bool wait_until_ejected(ControlClient *c, const NetTarget *t, uint64_t timeout_s,
                                GError **error)
 {
-    const int64_t deadline_ns = clock_ns() + timeout_s * 1000000000ll;
+    const int64_t deadline_ns = clock_ns() + (int64_t)timeout_s * 1000000000;
     g_autoptr(GError) why = NULL;
     json_t *event;
 
@@ -230,12 +230,12 @@ static bool wait_until_ejected(ControlClient *c, const NetTarget *t, unsigned ti
             return true;
     }
     return why || fail(error, VM_ERROR_BUSY,
-                       "VM '%s' was asked to give up %s and has not within %u s: it "
+                       "VM '%s' was asked to give up %s and has not within %d s: it "
                        "leaves when its guest lets go, or at once with --force",
-                       t->vm, t->nic, timeout_s);
+                       t->vm, t->nic, (int)timeout_s);
 }
 
-static bool remove_card(const NetTarget *t, unsigned timeout_s, GError **error)
+static bool remove_card(const NetTarget *t, uint64_t timeout_s, GError **error)
 {
     g_autoptr(ControlClient) c = control_client_connect(t->vm, error);
     json_t *reply = c ? control_client_call(c, "device_del",
