@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from hutch import HUTCH, PATIENCE, Vm, check, equal, image, main, refused
-from qmp import Qmp
+from qmp import Qmp, QmpError
 from test_hostnet import (child_of, ends, host_with_passt, is_gone, killed, payload,
                           reaches_the_host, station)
 
@@ -29,12 +29,14 @@ def new_passt():
 
 
 @contextlib.contextmanager
-def station_with_control(it, net, words="dhcp=1", more=()):
+def station_with_control(it, net, words="dhcp=1", more=(), memory="64M"):
     with tempfile.TemporaryDirectory(prefix="hutch-vhost-", dir="/var/tmp") as folder:
         path = os.path.join(folder, "control")
-        with Vm(*payload("test=station " + words, "--net", net, "--control", path, *more),
-                wrap=it.enter) as vm:
-            vm.expect("station mac=")
+        net = ["--net", net] if net else []
+        arguments = payload("test=station " + words, *net, "--control", path, *more)
+        arguments[arguments.index("64M")] = memory
+        with Vm(*arguments, wrap=it.enter) as vm:
+            vm.expect("station (mac=|waits)")
             qmp = Qmp(path, vm.process)
             yield vm, qmp, folder
             qmp.close()
@@ -43,6 +45,18 @@ def station_with_control(it, net, words="dhcp=1", more=()):
 def serves_queues(pid):
     with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
         return "--vhost-user" in file.read().split("\0")
+
+
+def serving(vm):
+    """Its passt that is not merely asked what it can."""
+    end = time.monotonic() + 20 * PATIENCE
+    while time.monotonic() < end:
+        child = child_of(vm)
+        with contextlib.suppress(OSError), open(f"/proc/{child}/cmdline", encoding="utf-8") as file:
+            if "--fd" in file.read().split("\0"):
+                return child
+        time.sleep(0.01)
+    raise AssertionError("no passt serves")
 
 
 def works_in_guest_memory(pid):
@@ -79,9 +93,7 @@ def test_no_frame_and_no_interrupt_passes_by_the_monitor():
         it.sh("echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")
         words = "test=net-speed role=ping host=10.8.0.1 ip=10.8.0.5 count=40000 wait=irq"
         with Vm(*payload(words, "--net", "passt"), wrap=it.enter) as vm:
-            child = child_of(vm)
-            while not serves_queues(child):  # one that was only asked what it can
-                child = child_of(vm, but=child)
+            child = serving(vm)
             for round_trips in (50, 400):  # the first ones: it has begun
                 before, mine = switches(child), switches(vm.process.pid, "io-net0")
                 end = time.monotonic() + 30 * PATIENCE
@@ -123,6 +135,31 @@ def test_a_passt_that_dies_is_started_again_and_the_rings_go_on():
                 reaches_the_host(vm)
             killed(vm)
         check(is_gone(child), "passt ends with its VM, however that ends")
+
+
+def test_a_card_is_plugged_in_and_out_and_has_the_memory_only_where_it_is_shared():
+    with new_passt() as it:
+        for shared in (True, False):
+            memory = "64M,shared" if shared else "64M"
+            with station_with_control(it, None, "wait=1 dhcp=1", memory=memory) as (vm, qmp, _):
+                if not shared:
+                    try:
+                        qmp("x-hutch-device-add", option="net",
+                            value={"type": "passt", "mode": "vhost-user", "id": "must"})
+                        raise AssertionError("a card got memory that is not shared")
+                    except QmpError as why:
+                        check("--memory SIZE,shared" in str(why), str(why))
+                qmp("x-hutch-device-add", option="net", value={"type": "passt", "id": "hot"})
+                child = serving(vm)
+                equal(serves_queues(child), shared)
+                vm.send("look\n")
+                vm.expect("address 10.8.0.5")
+                reaches_the_host(vm)
+                vm.send("eject\n")
+                qmp("device_del", id="hot")
+                vm.expect("eject done")
+                check(is_gone(child), "passt ends with its card")
+                killed(vm)
 
 
 @contextlib.contextmanager
