@@ -15,26 +15,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 
-#include "firewall/firewall.h"
-#include "network/config.h"
 #include "network/port.h"
-#include "packet/addr.h"
 #include "src/net/port_private.h"
 #include "util/fd.h"
 #include "util/iov.h"
 #include "util/json.h"
-#include "util/lock.h"
 #include "util/log.h"
 
 enum {
     PORT_OFFLOADS = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 |
                     NET_OFFLOAD_ECN | NET_OFFLOAD_USO4 | NET_OFFLOAD_USO6,
-    MAX_RULES = 900 * 1024, /* so that they fit into a line, quoted */
-    MAX_LABEL = 63,
-    MAX_VLAN = 4094,
     RELEASE_EVERY = 16, /* frames */
     POLL_MIN_NS = 4000,
     POLL_MAX_NS = 50000,
@@ -79,143 +71,8 @@ static PortDev *port_of(NetDev *nd)
     return (PortDev *)nd;
 }
 
-/* ---- options --------------------------------------------------------------------------
- */
-
-static bool check_addresses(char **list, GError **error)
-{
-    for (char **text = list; text && *text; text++) {
-        Ip ip;
-
-        if (!ip_parse(*text, &ip, error)) {
-            g_prefix_error(error, "ip: ");
-            return false;
-        }
-        if (ip_is_unspecified(&ip) || ip_is_multicast(&ip))
-            return fail(error, VM_ERROR_INVALID, "ip: '%s' cannot be a guest's", *text);
-    }
-    return true;
-}
-
-static bool check_labels(char **list, GError **error)
-{
-    for (char **text = list; text && *text; text++) {
-        size_t len = strlen(*text);
-
-        if (!len || len > MAX_LABEL ||
-            strspn(*text, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "_-.") != len)
-            return fail(error, VM_ERROR_INVALID,
-                        "group: '%s' is no label: give 1 to %d letters, digits, '-', '_' "
-                        "and '.'",
-                        *text, MAX_LABEL);
-    }
-    return true;
-}
-
-static unsigned vlan_of(const char *text)
-{
-    uint64_t v;
-
-    return g_ascii_string_to_unsigned(text, 10, 1, MAX_VLAN, &v, NULL) ? (unsigned)v : 0;
-}
-
-static bool port_check(const NetDevOptions *o, GError **error)
-{
-    if (!o->network)
-        return fail(error, VM_ERROR_INVALID,
-                    "network= is missing: the name of a network, as of 'hutch net ls'");
-    for (char **text = o->trunk; text && *text; text++)
-        if (!vlan_of(*text))
-            return fail(error, VM_ERROR_INVALID,
-                        "trunk: '%s' is no VLAN: give a number from 1 to %d", *text,
-                        MAX_VLAN);
-    return network_check_name(o->network, error) && check_addresses(o->ip, error) &&
-           check_labels(o->group, error);
-}
-
 /* ---- who we are -----------------------------------------------------------------------
  */
-
-/* The same for all cards of this start of the VM, so that a card which was taken out and
- * comes again takes its own old place; a fork is another VM. */
-static json_t *instance(void)
-{
-    static Lock lock = LOCK_INIT;
-    static uint64_t number[2];
-    static pid_t pid;
-
-    LOCK_GUARD(&lock);
-    if (pid != getpid()) {
-        if (getrandom(number, sizeof(number), 0) != sizeof(number))
-            number[0] = (uint64_t)clock_ns(); /* only before the host's first seed */
-        pid = getpid();
-    }
-    return json_sprintf("%016" G_GINT64_MODIFIER "x%016" G_GINT64_MODIFIER "x", number[0],
-                        number[1]);
-}
-
-static json_t *mac_json(const uint8_t m[6])
-{
-    return json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4],
-                        m[5]);
-}
-
-static json_t *text_list(char **list)
-{
-    json_t *array = json_array();
-
-    for (; list && *list; list++)
-        json_array_append_new(array, json_string(*list));
-    return array;
-}
-
-static json_t *vlan_list(char **list)
-{
-    json_t *array = json_array();
-
-    for (; list && *list; list++)
-        json_array_append_new(array, json_integer(vlan_of(*list)));
-    return array;
-}
-
-/* They are compiled here only to be refused by the file's name: the switch does it again,
- * as it does not take our word for it. */
-static bool add_rules(json_t *hello, const char *path, GError **error)
-{
-    g_autoptr(Firewall) compiled = NULL;
-    g_autofree char *text = NULL;
-    g_autoptr(GError) why = NULL;
-    json_t *rules;
-    gsize len;
-
-    if (!path)
-        return true;
-    if (!g_file_get_contents(path, &text, &len, &why))
-        return fail(error, VM_ERROR_IO, "firewall: %s", why->message);
-    if (len > MAX_RULES)
-        return fail(error, VM_ERROR_INVALID, "firewall: '%s' has more than %d KiB", path,
-                    MAX_RULES / 1024);
-    rules = json_stringn(text, len);
-    if (!rules)
-        return fail(error, VM_ERROR_INVALID, "firewall: '%s' is not UTF-8", path);
-    json_object_set_new(hello, "firewall", rules);
-    compiled = firewall_parse(text, path, error);
-    return compiled != NULL;
-}
-
-/* All but the offloads, which change. */
-static bool make_hello(PortDev *d, const NetDevOptions *o, const NetDevCard *card,
-                       GError **error)
-{
-    d->hello = json_pack("{s:i, s:s, s:o, s:o, s:o, s:o, s:i, s:i, s:o, s:b}",
-                         "hutch-port", PORT_VERSION, "nic", card->id, "instance",
-                         instance(), "mac", mac_json(card->mac), "ip", text_list(o->ip),
-                         "groups", text_list(o->group), "queues", 1, "vlan", (int)o->vlan,
-                         "trunk", vlan_list(o->trunk), "trust", (int)o->trust);
-    if (card->vm)
-        json_object_set_new(d->hello, "vm", json_string(card->vm));
-    return add_rules(d->hello, o->firewall, error);
-}
 
 static char *hello_line(PortDev *d)
 {
@@ -566,7 +423,7 @@ static bool port_readdress(NetDev *nd, const uint8_t m[6], GError **error)
 {
     PortDev *d = port_of(nd);
 
-    json_object_set_new(d->hello, "mac", mac_json(m));
+    json_object_set_new(d->hello, "mac", port_mac(m));
     if (!d->attached) /* it will be said */
         return true;
     unmap(d);
@@ -603,7 +460,8 @@ static NetDev *port_open(const NetDevOptions *o, const NetDevCard *card, IoLoop 
     d->nd.offloads = PORT_OFFLOADS;
     d->network = g_strdup(o->network);
     d->id = g_strdup(card->id);
-    if (!make_hello(d, o, card, error) || !join(d, error)) {
+    d->hello = port_hello(o, card, error);
+    if (!d->hello || !join(d, error)) {
         port_close(&d->nd);
         return NULL;
     }

@@ -1,9 +1,18 @@
-/* The parts of a card on a named network: port.c (frames), port_join.c (the hello),
- * port_rejoin.c (a switch that was killed). */
+/* The parts of a card on a named network: port.c (frames), port_hello.c (what it says of
+ * itself), port_join.c (saying it), port_rejoin.c (a switch that was killed). */
 #pragma once
+
+#include <jansson.h>
 
 #include "network/ring.h"
 #include "src/net/netdev_private.h"
+
+/* Refuses options that make no sense alone. */
+bool port_check(const NetDevOptions *o, GError **error);
+
+/* The hello, all of it but the offloads, which change: a new reference. */
+json_t *port_hello(const NetDevOptions *o, const NetDevCard *card, GError **error);
+json_t *port_mac(const uint8_t m[6]); /* as it stands there: a new reference */
 
 /* What a hello was answered with.  Zero-initialised with fds of -1 by port_join(). */
 typedef struct PortJoined {
