@@ -149,6 +149,40 @@ static void a_new_switch_finds_what_was_set(void)
     g_assert_null(port.shape[TO_VM]);
 }
 
+static void connections_are_kept_though_nothing_is_set_and_others_go_first(void)
+{
+    enum { MORE = 5 };
+    g_autofree char *path = network_file("lan", "limits.json");
+    Port program = {.sw = &sw, .id = 1, .kept_as = (char *)"connect /a b"};
+    g_auto(GStrv) before = NULL, after = NULL, none = NULL;
+    GString *text = g_string_new("{");
+    json_t *all;
+
+    g_assert_cmpint(unlink(path), ==, 0);
+    kept_port_changed(&program);
+    before = kept_connections(&sw);
+    g_assert_true(
+        g_strv_equal((const char *const *)before, (const char *const[]){"/a b", NULL}));
+
+    g_string_append(text, "\"connect /a b\": {}");
+    for (unsigned i = 0; i < SWITCH_MAX_PORTS + MORE; i++)
+        g_string_append_printf(text, ",\"vm%u/net0\": {\"port\": {\"vlan\": 1}}", i);
+    g_string_append(text, "}");
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    g_string_free(text, TRUE);
+    kept_port_changed(&program);
+    after = kept_connections(&sw);
+    g_assert_cmpuint(g_strv_length(after), ==, 1);
+    all = json_load_file(path, 0, NULL);
+    g_assert_cmpuint(json_object_size(all), ==, SWITCH_MAX_PORTS);
+    g_assert_null(json_object_get(all, "vm0/net0"));
+    json_decref(all);
+
+    kept_port_removed(&program);
+    none = kept_connections(&sw);
+    g_assert_cmpuint(g_strv_length(none), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *folder = g_dir_make_tmp("hutch-limit-XXXXXX", NULL);
@@ -172,6 +206,9 @@ int main(int argc, char **argv)
                     nonsense_is_refused_and_changes_nothing);
     g_test_add_func("/limit/a_new_switch_finds_what_was_set",
                     a_new_switch_finds_what_was_set);
+    g_test_add_func(
+        "/limit/connections_are_kept_though_nothing_is_set_and_others_go_first",
+        connections_are_kept_though_nothing_is_set_and_others_go_first);
     status = g_test_run();
     g_assert_true(network_remove("lan", NULL));
     unlink(lock);
