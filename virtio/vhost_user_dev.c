@@ -34,7 +34,7 @@
 
 enum {
     START_MS = 10000, /* the first time: a helper has to start, and a person waits */
-    ANSWER_MS = 1000,
+    ANSWER_MS = VHOST_ANSWER_MS,
     HURRY_MS = 100,
 };
 static const int64_t KNOCK_NS = 10 * 1000000000ll, RETRY_MIN_NS = 10000000,
@@ -72,7 +72,7 @@ static void disconnect(VhostDev *d)
     d->link = LINK_DOWN;
 }
 
-static void try_later(VhostDev *d)
+void vhost_link_try_later(VhostDev *d)
 {
     int64_t at = clock_ns() + d->retry_ns;
 
@@ -99,7 +99,7 @@ void vhost_dev_lost(VhostDev *d, GError *why)
         if (was_up && d->told)
             log_warn("%s: %s; %s until the back end is back", d->v.id, why->message,
                      d->lossy ? "the guest has no network" : "requests wait");
-        try_later(d);
+        vhost_link_try_later(d);
     }
     if (was_up && d->link_changed)
         d->link_changed(d, false);
@@ -108,8 +108,7 @@ void vhost_dev_lost(VhostDev *d, GError *why)
 
 /* ---- the connection --------------------------------------------------------------- */
 
-/* If the driver and the back end are both there. */
-static void start_if_ready(VhostDev *d)
+void vhost_link_start(VhostDev *d)
 {
     GError *why = NULL;
 
@@ -227,7 +226,7 @@ static void on_socket(void *opaque, uint32_t events)
     if (d->link_changed)
         d->link_changed(d, true);
     ioloop_timer(d->v.loop, &d->timer, clock_ns() + STABLE_NS, on_stable, d);
-    start_if_ready(d);
+    vhost_link_start(d);
 }
 
 static void on_silence(void *opaque)
@@ -418,110 +417,4 @@ void vhost_dev_release(VirtioDevice *v)
     relay_free(d->relay);
     g_free(d->queues);
     g_free(d->socket);
-}
-
-/* ---- what the driver does --------------------------------------------------------- */
-
-bool vhost_dev_activate(VirtioDevice *v, GError **error)
-{
-    VhostDev *d = of(v);
-
-    d->running = true;
-    if (d->link == LINK_LIED) { /* the driver's reset gives it another chance */
-        d->link = LINK_DOWN;
-        try_later(d);
-    }
-    vhost_rings_direct(d, true);
-    start_if_ready(d);
-    return true;
-}
-
-void vhost_dev_quiesce(VirtioDevice *v)
-{
-    VhostDev *d = of(v);
-    GError *why = NULL;
-
-    d->running = false;
-    if (d->started && !vhost_rings_stop(d, &why))
-        vhost_dev_lost(d, why);
-    vhost_rings_direct(d, false);
-    for (unsigned i = 0; i < d->n_rings; i++)
-        vhost_rings_pass_on(&d->queues[i]);
-    vhost_rings_note(d);
-}
-
-void vhost_dev_resume(VirtioDevice *v)
-{
-    VhostDev *d = of(v);
-
-    d->running = true;
-    vhost_rings_direct(d, true);
-    start_if_ready(d);
-}
-
-void vhost_dev_reset(VirtioDevice *v)
-{
-    VhostDev *d = of(v);
-    GError *why = NULL;
-
-    vhost_inflight_clear(&d->inflight);
-    if (d->relay)
-        relay_forget(d->relay);
-    for (unsigned i = 0; i < v->n_queues; i++) {
-        d->queues[i].base_known = false;
-        fd_event_take(d->queues[i].call_fd);
-    }
-    vhost_dev_limit(d, ANSWER_MS);
-    if (d->link == LINK_UP && !vhost_user_reset_device(&d->u, &why))
-        vhost_dev_lost(d, why);
-}
-
-bool vhost_dev_poll(VirtioDevice *v)
-{
-    VhostDev *d = of(v);
-    bool any = false;
-
-    for (unsigned i = 0; d->relay && i < v->n_queues; i++)
-        any |= vhost_rings_answers(&d->queues[i]);
-    return any;
-}
-
-void vhost_dev_use(VhostDev *d, unsigned n_enabled)
-{
-    unsigned before = d->n_enabled, least = MIN(before, n_enabled);
-    GError *why = NULL;
-
-    d->n_enabled = n_enabled;
-    if (!d->started)
-        return;
-    vhost_dev_limit(d, ANSWER_MS);
-    if (!vhost_rings_enable(d, least, before, false, &why) ||
-        !vhost_rings_enable(d, least, n_enabled, true, &why))
-        vhost_dev_lost(d, why);
-}
-
-void vhost_dev_cut(VhostDev *d, bool cut)
-{
-    GError *why = NULL;
-
-    d->cut = cut;
-    if (cut && d->started && !vhost_rings_stop(d, &why))
-        vhost_dev_lost(d, why);
-    start_if_ready(d);
-}
-
-void vhost_dev_hurry(VirtioDevice *v)
-{
-    __atomic_store_n(&of(v)->hurry, true, __ATOMIC_RELAXED);
-}
-
-void vhost_dev_send_config(VhostDev *d, uint32_t offset, const void *buf, uint32_t len)
-{
-    GError *why = NULL;
-
-    if (d->link != LINK_UP)
-        return;
-    vhost_dev_limit(d, ANSWER_MS);
-    if (!vhost_user_set_config(&d->u, offset, buf, len, &why))
-        vhost_dev_lost(d, why);
 }

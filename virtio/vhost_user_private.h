@@ -112,6 +112,15 @@ void vhost_dev_lost(VhostDev *d, GError *why);
 void vhost_dev_limit(VhostDev *d,
                      unsigned ms); /* of what is asked next; less at the end */
 
+/* ---- vhost_user_dev.c: the loop ------------------------------------------------------
+ */
+
+enum { VHOST_ANSWER_MS = 1000 }; /* for a back end that is there */
+
+/* If the driver and the back end are both there, and nothing is against it. */
+void vhost_link_start(VhostDev *d);
+void vhost_link_try_later(VhostDev *d);
+
 /* ---- vhost_user_rings.c: the loop ---------------------------------------------------
  */
 

@@ -7,7 +7,7 @@
 #include "vhost_user_private.h"
 #include "virtio/virtq_internal.h"
 
-enum { ANSWER_MS = 1000, DRAIN_MS = 500, TICK_US = 200 };
+enum { ANSWER_MS = VHOST_ANSWER_MS, DRAIN_MS = 500, TICK_US = 200 };
 
 static uint16_t ring_index(const void *area)
 {
