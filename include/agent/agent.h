@@ -105,11 +105,9 @@ json_t *agent_addresses(Agent *a, GError **error);
 bool agent_set_clock(Agent *a, GError **error);
 
 /* Stops writes to the guest's file systems, consistent on disk; *ret_count (or NULL) says
- * how many.  Until agent_thaw() nobody else gets a turn, and only these two and
- * agent_frozen() work. */
+ * how many.  Until agent_thaw() nobody else gets a turn, and only these two work. */
 bool agent_freeze(Agent *a, unsigned *ret_count, GError **error);
 bool agent_thaw(Agent *a, unsigned *ret_count, GError **error);
-bool agent_frozen(Agent *a, bool *ret, GError **error);
 
 /* A copy of the guest's text that can be shown: printable, one line, not long. */
 char *agent_text(const char *text);

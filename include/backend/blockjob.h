@@ -41,10 +41,8 @@ BlockLayer *block_layer_prepare(BlockDev *dev, const BlockLayerOptions *o,
                                 GError **error);
 
 /* Waits for what is in flight, and for no I/O of its own: also on the main thread, while
- * the machine is paused.  Back: only in that same pause, while the guest has written
- * nothing. */
+ * the machine is paused. */
 void block_layer_switch(BlockLayer *l);
-void block_layer_switch_back(BlockLayer *l);
 
 /* Sleeps, the guest may run.  After this the layer is complete on the disk, does not
  * change any more, and is open read-only, with the locks of a reader. */

@@ -70,11 +70,10 @@ bool gm_read(const GuestMem *gm, uint64_t gpa, void *buf, uint64_t len);
 bool gm_write(GuestMem *gm, uint64_t gpa, const void *buf, uint64_t len);
 
 /* Any thread, after the data has been written through gm_at(): tells the dirty log, which
- * KVM's own log does not see.  The second takes a host address inside guest RAM.  I/O
+ * KVM's own log does not see.  `host` is an address inside guest RAM.  I/O
  * must be quiesced before gm_log_stop(), and before gm_log_start() that of other
  * processes which work in shared RAM: they go on with gm->remote_log, whose bits are
  * fetched with ours. */
-void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len);
 void gm_mark_dirty_host(GuestMem *gm, const void *host, uint64_t len);
 
 /* Main thread.  Starts, fetches-and-clears, adding to `bitmap` (gm->size / GM_PAGE_SIZE

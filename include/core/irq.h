@@ -37,10 +37,9 @@ typedef struct IrqLine {
     bool level; /* what this line contributes; under ic->lock */
 } IrqLine;
 
-/* Any thread.  irq_pulse is an edge: up, then down. */
+/* Any thread. */
 void irq_connect(IrqLine *line, IrqController *ic, unsigned gsi);
 void irq_set(IrqLine *line, bool level);
-void irq_pulse(IrqLine *line);
 
 typedef struct Msi {
     IrqController *ic; /* NULL: unused */

@@ -41,9 +41,6 @@ bool snapshot_disks_prepare(SnapshotDisks *d, GError **error);
 
 /* All or none.  Refused: a disk has come since snapshot_disks_new(). */
 bool snapshot_disks_switch(SnapshotDisks *d, GError **error);
-/* Main thread, still in that pause, where a later step failed; undo is due all the same.
- */
-void snapshot_disks_switch_back(SnapshotDisks *d);
 
 /* Flushes the layers and describes them in the manifest.  `partial` is what the folder is
  * called until it is complete; files in it are taken into the manifest, too. */

@@ -32,6 +32,3 @@ bool hash_from_text(const char *text, uint8_t ret[HASH_BYTES]);
 /* A new string: the hash of a whole file, as text.  *ret_size (or NULL): how many bytes
  * that was.  NULL on failure, with a sentence that begins with the path. */
 char *hash_file(const char *path, uint64_t *ret_size, GError **error);
-
-/* "nettle" or "glib": what does the work here. */
-const char *hash_library(void);

@@ -70,9 +70,6 @@ SnapMemoryWriter *snap_memory_create(const char *folder, uint64_t ram_size, bool
 bool snap_memory_write(SnapMemoryWriter *w, uint64_t page, unsigned n, const void *data,
                        GError **error);
 
-/* Bytes in the file so far, before compression. */
-uint64_t snap_memory_written(const SnapMemoryWriter *w);
-
 /* Compresses if it was asked for, puts all on the disk, and fills in m->ram_size,
  * memory_pages, memory_encoding, memory_chunks and memory_sha256.  Frees the writer, in
  * either case; after a failure files are left over in the folder. */

@@ -172,9 +172,6 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(StateWriter, state_writer_free)
  * remembered, and state_writer_end() fails with the first such error. */
 void state_put(StateWriter *w, const char *section, const StateTable *t, const void *s);
 
-/* For savers whose own work failed: likewise remembered.  Takes over `error`. */
-void state_writer_fail(StateWriter *w, GError *error);
-
 /* The whole file's bytes, or NULL.  Frees w in either case. */
 GBytes *state_writer_end(StateWriter *w, GError **error);
 

@@ -146,16 +146,3 @@ bool agent_thaw(Agent *a, unsigned *ret_count, GError **error)
     a->held = false;
     return count_frozen(a, "guest-fsfreeze-thaw", ret_count, error);
 }
-
-bool agent_frozen(Agent *a, bool *ret, GError **error)
-{
-    json_t *state = agent_call(a, "guest-fsfreeze-status", NULL, error);
-    const char *text = json_string_value(state);
-    bool ok = text && (g_str_equal(text, "frozen") || g_str_equal(text, "thawed"));
-
-    if (state && !ok)
-        agent_fail(a, error, "gives no sensible state of its file systems");
-    *ret = ok && g_str_equal(text, "frozen");
-    json_decref(state);
-    return ok;
-}

@@ -81,7 +81,7 @@ void image_set_committed(BlockImage *img)
     image_mark_overlay(img->file, NULL);
 }
 
-bool image_is_marked(const BlockFile *f, const char *name)
+static bool is_marked(const BlockFile *f, const char *name)
 {
     char mark[MAX_NAME + 1];
     ssize_t n = f->fd < 0 ? -1 : fgetxattr(f->fd, MARK, mark, sizeof(mark));
@@ -98,7 +98,7 @@ bool image_may_follow(const BlockImage *img, const BlockOptions *options,
         return fail(error, VM_ERROR_INVALID,
                     "'%s' needs its %s '%s', which backing=off forbids", img->path, what,
                     name);
-    return image_is_marked(img->file, name) ||
+    return is_marked(img->file, name) ||
            fail(
                error, VM_ERROR_INVALID,
                "'%s' names '%s' as its %s, which hutch did not put there: add backing=on "

@@ -96,7 +96,6 @@ enum { IMAGE_DEPTH_UNIT = 256 };
  * img ("backing image", "data file"). */
 bool image_may_follow(const BlockImage *img, const BlockOptions *options,
                       const char *name, const char *what, GError **error);
-bool image_is_marked(const BlockFile *f, const char *name);
 /* A new string: a name in img's header, as seen from here. */
 char *image_relative_path(const BlockImage *img, const char *name);
 

@@ -92,30 +92,20 @@ BlockLayer *block_layer_prepare(BlockDev *dev, const BlockLayerOptions *o, GErro
     return NULL;
 }
 
-static void exchange(BlockLayer *l, bool on)
+void block_layer_switch(BlockLayer *l)
 {
     BlockDev *dev = l->dev;
 
+    if (!l->overlay || l->switched)
+        return;
     block_gate_close(dev);
     lock_acquire(&dev->chain_lock);
-    __atomic_store_n(&l->below->unsettled, on, __ATOMIC_RELAXED);
-    l->overlay->backing = on ? l->below : NULL;
-    dev->top = on ? l->overlay : l->below;
+    __atomic_store_n(&l->below->unsettled, true, __ATOMIC_RELAXED);
+    l->overlay->backing = l->below;
+    dev->top = l->overlay;
     lock_release(&dev->chain_lock);
     block_gate_open(dev);
-    l->switched = on;
-}
-
-void block_layer_switch(BlockLayer *l)
-{
-    if (l->overlay && !l->switched)
-        exchange(l, true);
-}
-
-void block_layer_switch_back(BlockLayer *l)
-{
-    if (l->switched)
-        exchange(l, false);
+    l->switched = true;
 }
 
 static bool reopen(BlockLayer *l, bool readonly, GError **error)

@@ -18,7 +18,7 @@
 enum { CHUNK = 1 * MIB };
 
 /* "Feature name table": by bitmap (incompatible, compatible, autoclear) and bit. */
-const char *const qcow2_names[3][8] = {
+static const char *const feature_names[3][8] = {
     {"dirty bit", "corrupt bit", "external data file", "compression type",
      "extended L2 entries"},
     {"lazy refcounts"},
@@ -174,10 +174,11 @@ static void add_feature_names(Maker *m)
 
     for (unsigned map = 0; map < 3; map++)
         for (unsigned bit = 0; bit < 8; bit++)
-            if (qcow2_names[map][bit]) {
+            if (feature_names[map][bit]) {
                 entry[0] = (uint8_t)map;
                 entry[1] = (uint8_t)bit;
-                memcpy(entry + 2, qcow2_names[map][bit], strlen(qcow2_names[map][bit]));
+                memcpy(entry + 2, feature_names[map][bit],
+                       strlen(feature_names[map][bit]));
                 entry += QCOW2_FEATURE_ENTRY;
             }
     if (m->s.h.version >= 3 && m->s.cluster_size >= 4096)

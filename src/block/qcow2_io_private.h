@@ -21,9 +21,6 @@ typedef struct Qcow2Cluster {
     uint32_t packed_len; /* whole sectors: the rest of the last may be another's */
 } Qcow2Cluster;
 
-/* `cluster` is the offset on the disk.  NULL, or what is wrong with the entry. */
-const char *qcow2_entry_parse(const Qcow2 *s, uint64_t cluster, const Qcow2Entry *e,
-                              Qcow2Cluster *ret);
 Qcow2Entry qcow2_entry_make(const Qcow2 *s, const Qcow2Cluster *c);
 
 /* Lock held; may sleep.  Reads and judges the entry of a cluster: EIO if it makes no

@@ -24,8 +24,9 @@ static void parse_compressed(const Qcow2 *s, uint64_t entry, Qcow2Cluster *ret)
     ret->packed_len = (uint32_t)(sectors * BLOCK_SECTOR - ret->packed % BLOCK_SECTOR);
 }
 
-const char *qcow2_entry_parse(const Qcow2 *s, uint64_t cluster, const Qcow2Entry *e,
-                              Qcow2Cluster *ret)
+/* `cluster` is the offset on the disk.  NULL, or what is wrong with the entry. */
+static const char *parse_entry(const Qcow2 *s, uint64_t cluster, const Qcow2Entry *e,
+                               Qcow2Cluster *ret)
 {
     uint64_t host = e->entry & QCOW2_OFFSET_MASK;
     bool external = qcow2_data_is_external(s);
@@ -159,7 +160,7 @@ int qcow2_cluster_get(Qcow2 *s, uint64_t cluster, Qcow2Cluster *ret, Qcow2Entry 
         return err;
     if (e)
         *e = entry;
-    problem = qcow2_entry_parse(s, cluster, &entry, ret);
+    problem = parse_entry(s, cluster, &entry, ret);
     return problem ? corrupt_entry(s, cluster, entry.entry, problem) : 0;
 }
 
@@ -243,7 +244,7 @@ static const char *stretch(Qcow2 *s, uint64_t offset, uint64_t len, const uint8_
         const char *problem;
 
         load_entry(s, raw + i * s->l2_entry_size, &e);
-        problem = qcow2_entry_parse(s, cluster, &e, &c);
+        problem = parse_entry(s, cluster, &e, &c);
         if (problem && i > 0)
             break; /* the next look-up will say so */
         if (problem) {
@@ -428,7 +429,7 @@ int qcow2_entry_free(Qcow2 *s, const Qcow2Entry *e)
 
     if (qcow2_data_is_external(s))
         return 0; /* nothing counts its clusters */
-    problem = qcow2_entry_parse(s, 0, e, &c);
+    problem = parse_entry(s, 0, e, &c);
     if (problem)
         return qcow2_corrupt(s, "a cluster (L2 entry %#llx) %s",
                              (unsigned long long)e->entry, problem);

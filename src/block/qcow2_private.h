@@ -293,7 +293,6 @@ int qcow2_write_compressed(BlockImage *img, uint64_t offset, const void *buf, si
  * --------
  */
 
-extern const char *const qcow2_names[3][8]; /* features by their bitmap and bit */
 bool qcow2_create(BlockFile *file, const ImageCreate *how, GError **error);
 bool qcow2_check(BlockImage *img, ImageRepair repair, ImageCheck *ret,
                  void (*say)(void *opaque, const char *text), void *opaque,

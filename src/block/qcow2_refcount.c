@@ -68,7 +68,7 @@ void qcow2_refcount_store(uint8_t *block, unsigned order, uint64_t index, uint64
     }
 }
 
-uint64_t qcow2_max_count(const Qcow2Refs *r)
+static uint64_t max_count(const Qcow2Refs *r)
 {
     return r->order == 6 ? UINT64_MAX : BIT64(BIT(r->order)) - 1;
 }
@@ -383,12 +383,12 @@ static int check_room(Qcow2 *s, uint64_t cluster)
     uint64_t value;
     int err = stored_count(s, cluster, &value);
 
-    if (!err && value == qcow2_max_count(s->refs) && given_back(s, cluster)) {
+    if (!err && value == max_count(s->refs) && given_back(s, cluster)) {
         err = qcow2_flush_metadata(s);
         if (!err)
             err = stored_count(s, cluster, &value);
     }
-    return !err && value == qcow2_max_count(s->refs) ? ERANGE : err;
+    return !err && value == max_count(s->refs) ? ERANGE : err;
 }
 
 int qcow2_ref_add(Qcow2 *s, uint64_t offset, uint64_t n, int delta)
@@ -413,7 +413,7 @@ int qcow2_ref_set(Qcow2 *s, uint64_t offset, uint64_t value)
     Qcow2Span span;
     int err;
 
-    if (value > qcow2_max_count(s->refs))
+    if (value > max_count(s->refs))
         return ERANGE;
     set_given_back(s, cluster, 0);
     err = qcow2_span_get(s, cluster, 1, &span);

@@ -59,7 +59,6 @@ void qcow2_span_put(Qcow2 *s, Qcow2Span *span);
 uint64_t qcow2_span_load(const Qcow2 *s, const Qcow2Span *span, uint64_t i);
 void qcow2_span_store(Qcow2 *s, Qcow2Span *span, uint64_t i, uint64_t value);
 
-uint64_t qcow2_max_count(const Qcow2Refs *r);
 /* Enters a refcount block into the table. */
 void qcow2_reftable_set(Qcow2 *s, uint64_t index, uint64_t offset);
 

@@ -88,7 +88,7 @@ static char *try_filter(void)
     return filter ? NULL : g_strdup(error->message);
 }
 
-void host_look(Host *ret)
+static void host_look(Host *ret)
 {
     struct io_uring_params params = {0};
 
@@ -109,7 +109,7 @@ void host_look(Host *ret)
     };
 }
 
-void host_clear(Host *h)
+static void host_clear(Host *h)
 {
     g_clear_pointer(&h->vm_error, g_free);
     g_clear_pointer(&h->switch_error, g_free);

@@ -20,9 +20,6 @@ typedef struct Host {
     uint64_t nofile, memlock, nproc; /* limits, the hard ones; UINT64_MAX: none */
 } Host;
 
-void host_look(Host *ret); /* at this one */
-void host_clear(Host *h);
-
 typedef enum {
     FOUND_OK,
     FOUND_WARN, /* VMs run, but something of them does not */

@@ -3,7 +3,7 @@
 
 #include <limits.h>
 
-SNAPSHOT_TABLE(snapshot_json_args, SNAPSHOT_ARG_JSON);
+static SNAPSHOT_TABLE(json_args, SNAPSHOT_ARG_JSON);
 
 const Verb snapshot_verbs[] = {
     {.name = "list",
@@ -34,7 +34,7 @@ const Verb snapshot_verbs[] = {
      .help = "tell all that is in a snapshot, each register in words",
      .names = NAMES_SNAPSHOTS,
      .act = snapshot_act_inspect,
-     .params = &snapshot_json_args,
+     .params = &json_args,
      .min_names = 1,
      .max_names = 1},
     {.name = "verify",

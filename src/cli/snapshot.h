@@ -28,9 +28,9 @@ bool snapshot_act_rm(void *, char **, int *, GError **);
 /* The same of any store: `args` is a SnapshotArgs. */
 bool snapshot_list_store(StoreKind kind, const void *args, GError **error);
 bool snapshot_rm_store(StoreKind kind, const void *args, char **names, GError **error);
-extern const ParamTable snapshot_list_args, snapshot_json_args, snapshot_verify_args,
-    snapshot_rm_args, snapshot_check_args, snapshot_diff_args, snapshot_merge_args,
-    snapshot_export_args, snapshot_import_args;
+extern const ParamTable snapshot_list_args, snapshot_verify_args, snapshot_rm_args,
+    snapshot_check_args, snapshot_diff_args, snapshot_merge_args, snapshot_export_args,
+    snapshot_import_args;
 extern const ExitStatus snapshot_verify_statuses[], snapshot_check_statuses[],
     snapshot_diff_statuses[];
 extern const char snapshot_check_about[];

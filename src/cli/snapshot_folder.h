@@ -8,6 +8,3 @@
  * be known by; NULL: as `folder` is. */
 bool snapshot_merge_into(const char *folder, const char *partial, const char *id,
                          const ImageArgs *args, GError **error);
-
-/* From where `in` stands to its end. */
-bool snapshot_copy_bytes(int in, int out, const char *what, GError **error);

@@ -96,6 +96,20 @@ static bool merge_memory(const char *folder, const char *to, const ImageArgs *ar
 /* ---- its other files -----------------------------------------------------------------
  */
 
+/* From where `in` stands to its end. */
+static bool copy_bytes(int in, int out, const char *what, GError **error)
+{
+    g_autofree char *buf = g_malloc(1 << 20);
+    ssize_t n;
+
+    while ((n = read(in, buf, 1 << 20)) > 0)
+        if (!fd_write_all(out, buf, (size_t)n, error)) {
+            g_prefix_error(error, "'%s': ", what);
+            return false;
+        }
+    return n == 0 || fail_errno(error, "'%s': copy it", what);
+}
+
 /* Files in a snapshot are never written to again, so two may share one; where that cannot
  * be, it is copied. */
 static bool link_or_copy(const char *from, const char *to, GError **error)
@@ -115,21 +129,8 @@ static bool link_or_copy(const char *from, const char *to, GError **error)
         n = copy_file_range(in, NULL, out, NULL, 1 << 30, 0);
     while (n > 0 || (n < 0 && errno == EINTR));
     if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == EOPNOTSUPP))
-        return snapshot_copy_bytes(in, out, to, error);
+        return copy_bytes(in, out, to, error);
     return n == 0 || fail_errno(error, "'%s': copy it", to);
-}
-
-bool snapshot_copy_bytes(int in, int out, const char *what, GError **error)
-{
-    g_autofree char *buf = g_malloc(1 << 20);
-    ssize_t n;
-
-    while ((n = read(in, buf, 1 << 20)) > 0)
-        if (!fd_write_all(out, buf, (size_t)n, error)) {
-            g_prefix_error(error, "'%s': ", what);
-            return false;
-        }
-    return n == 0 || fail_errno(error, "'%s': copy it", what);
 }
 
 static bool take_file(const char *from, const char *to, const char *name, GError **error)

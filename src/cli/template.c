@@ -10,7 +10,7 @@
 #include "snapshot/template.h"
 #include "src/cli/snapshot.h"
 
-SNAPSHOT_TABLE(create_args, SNAPSHOT_ARG_JSON);
+static SNAPSHOT_TABLE(create_args, SNAPSHOT_ARG_JSON);
 
 bool template_save_vm(const char *vm, const char *folder, GError **error)
 {

@@ -61,7 +61,6 @@ typedef enum {
     TEST_STOPPED, /* 128 + a signal's number */
     TEST_VERDICTS,
 } TestVerdict;
-extern const char *const test_verdict_names[]; /* "passed" ... */
 
 typedef struct TestResult {
     TestVerdict verdict;

@@ -9,8 +9,8 @@
 
 #include "src/cli/test.h"
 
-const char *const test_verdict_names[] = {"passed", "failed", "timeout", "error",
-                                          "crash",  "panic",  "stopped", NULL};
+static const char *const verdict_names[] = {"passed", "failed", "timeout", "error",
+                                            "crash",  "panic",  "stopped", NULL};
 
 /* ---- results ---------------------------------------------------------------------- */
 
@@ -28,7 +28,7 @@ void test_result_fail(TestResult *r, TestVerdict verdict, int status, char *deta
     g_free(r->detail);
     r->verdict = verdict;
     r->status = status;
-    r->detail = g_utf8_make_valid(detail ? detail : test_verdict_names[verdict], -1);
+    r->detail = g_utf8_make_valid(detail ? detail : verdict_names[verdict], -1);
     g_free(detail);
 }
 
@@ -52,7 +52,7 @@ static void add_text(json_t *object, const char *key, const char *text)
 static json_t *summary(const TestResult *r)
 {
     json_t *json = json_pack("{s:i, s:s, s:{s:f, s:f}}", "status", r->status, "reason",
-                             test_verdict_names[r->verdict], "times", "boot_s", r->boot_s,
+                             verdict_names[r->verdict], "times", "boot_s", r->boot_s,
                              "run_s", r->run_s);
 
     add_text(json, "detail", r->detail);
@@ -80,7 +80,7 @@ bool test_result_from_json(TestResult *ret, const json_t *json)
     const json_t *times = json_object_get(json, "times");
 
     for (int v = 0; reason && v < TEST_VERDICTS; v++) {
-        if (!g_str_equal(test_verdict_names[v], reason))
+        if (!g_str_equal(verdict_names[v], reason))
             continue;
         *ret = (TestResult){
             .verdict = v,
@@ -217,7 +217,7 @@ static void add_verdict(GString *out, const TestResult *r)
 
     g_string_append_printf(out, "      <%s", kind);
     attribute(out, "message", message);
-    attribute(out, "type", test_verdict_names[r->verdict]);
+    attribute(out, "type", verdict_names[r->verdict]);
     g_string_append_c(out, '>');
     append_lines(out, r->console ? r->console : "");
     g_string_append_printf(out, "</%s>\n", kind);
@@ -285,7 +285,7 @@ char *test_result_line(const TestCell *c)
     const TestResult *r = &c->result;
     GString *out = g_string_new(c->name);
 
-    g_string_append_printf(out, ": %s", test_verdict_names[r->verdict]);
+    g_string_append_printf(out, ": %s", verdict_names[r->verdict]);
     if (r->verdict == TEST_FAILED)
         g_string_append_printf(out, " with status %d", r->status);
     if (r->boot_s > 0)
@@ -310,7 +310,7 @@ char *test_report_table(TestCell *const *cells, unsigned n)
 
         passed += r->verdict == TEST_PASSED;
         g_string_append_printf(out, "%-*s  %-8s %6d %6.1f s %6.1f s\n", width,
-                               cells[i]->name, test_verdict_names[r->verdict], r->status,
+                               cells[i]->name, verdict_names[r->verdict], r->status,
                                r->boot_s, r->run_s);
     }
     g_string_append_printf(out, "%u of %u passed\n", passed, n);

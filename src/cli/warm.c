@@ -6,8 +6,9 @@
 #include "src/cli/warm.h"
 #include "util/json.h"
 
-SNAPSHOT_TABLE(ls_args, SNAPSHOT_ARG_JSON,
-               {IMAGE_ARG("quiet", 'q', PARAM_BOOL, quiet), .help = "print names only"});
+static SNAPSHOT_TABLE(ls_args, SNAPSHOT_ARG_JSON,
+                      {IMAGE_ARG("quiet", 'q', PARAM_BOOL, quiet),
+                       .help = "print names only"});
 
 typedef struct RmArgs {
     bool all;

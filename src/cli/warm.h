@@ -21,9 +21,6 @@ typedef struct WarmWhen {
     unsigned seconds;
 } WarmWhen;
 
-/* NULL or "auto": by the agent if there is one, else boot. */
-bool warm_parse(const char *text, bool agent, WarmWhen *ret, GError **error);
-
 /* Main thread, before there are others.  The Config is finished, its run folder claimed.
  * *ret_restore is what the VM goes on from; NULL: it boots, and another process waits for
  * that and keeps it.  In both cases *cfg is another Config afterwards, whose disks are

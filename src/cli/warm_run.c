@@ -29,7 +29,8 @@ enum {
     MAX_SECONDS = 3600,
 };
 
-bool warm_parse(const char *text, bool agent, WarmWhen *ret, GError **error)
+/* NULL or "auto": by the agent if there is one, else boot. */
+static bool parse_when(const char *text, bool agent, WarmWhen *ret, GError **error)
 {
     guint64 seconds;
 
@@ -221,7 +222,7 @@ bool warm_begin(const char *text, Config **cfg, const Place *place,
         return fail(error, VM_ERROR_INVALID,
                     "--warm: the VM needs a run folder, for what it writes to its disks; "
                     "give --name");
-    if (!warm_parse(text, (*cfg)->agent, &when, error))
+    if (!parse_when(text, (*cfg)->agent, &when, error))
         return false;
     inputs = warm_inputs(*cfg, text ? text : "auto");
     key = warm_key(inputs);

@@ -11,7 +11,8 @@ static const struct {
     [PART_CHARDEV] = {"console", "chardev", "chardev"},
 };
 
-const char *parts_property(const VirtioOps *ops, PartKind *ret_kind)
+/* What device_add takes of a part: "drive" of a disk.  NULL: that device takes none. */
+static const char *property_of(const VirtioOps *ops, PartKind *ret_kind)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++)
         if (g_str_equal(kinds[i].device, ops->name)) {
@@ -166,7 +167,7 @@ bool parts_take(Parts *p, Machine *m, const VirtioOps *ops, json_t *properties,
                 Part **ret, GError **error)
 {
     PartKind kind;
-    const char *property = parts_property(ops, &kind);
+    const char *property = property_of(ops, &kind);
     json_t *given = property ? json_object_get(properties, property) : NULL;
     const char *name = json_string_value(given);
     Part *part;

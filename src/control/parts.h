@@ -25,9 +25,6 @@ typedef struct Parts {
     unsigned n;
 } Parts;
 
-/* What device_add takes of a part: "drive" of a disk.  NULL: that device takes none. */
-const char *parts_property(const VirtioOps *ops, PartKind *ret_kind);
-
 /* NULL: there is none of that name. */
 Part *parts_find(const Parts *p, PartKind kind, const char *name);
 

@@ -218,17 +218,6 @@ void gm_mark_dirty_host(GuestMem *gm, const void *host, uint64_t len)
         __atomic_fetch_or(&log[page / 64], BIT64(page % 64), __ATOMIC_RELEASE);
 }
 
-void gm_mark_dirty(GuestMem *gm, uint64_t gpa, uint64_t len)
-{
-    const void *host;
-
-    if (!__atomic_load_n(&gm->dirty_log, __ATOMIC_RELAXED))
-        return;
-    host = gm_at(gm, gpa, len);
-    if (host)
-        gm_mark_dirty_host(gm, host, len);
-}
-
 /* ---- the log of other processes' writes ---------------------------------------------
  */
 

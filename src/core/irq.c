@@ -32,12 +32,6 @@ void irq_set(IrqLine *line, bool level)
         ic->ops->set_gsi(ic->opaque, line->gsi, level);
 }
 
-void irq_pulse(IrqLine *line)
-{
-    irq_set(line, true);
-    irq_set(line, false);
-}
-
 static bool msi_alloc(Msi *msi, IrqController *ic)
 {
     autofd fd = fd_event(NULL);

@@ -127,8 +127,6 @@ typedef struct SavedMachine {
     SavedDevice device[SAVED_DEVICES];
 } SavedMachine;
 
-extern const StateTable machine_state_table;
-
 /* Gets the section and compares it with the Config, which must say the same machine. */
 bool machine_load_identity(Machine *m, SavedMachine *ret, GError **error);
 /* The rest, when everything is made.  Refuses sections that nobody took. */

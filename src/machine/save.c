@@ -61,21 +61,21 @@ static const StateField machine_fields[] = {
     {0},
 };
 
-const StateTable machine_state_table = {
+static const StateTable machine_table = {
     .name = "machine",
     .version = 1,
     .size = sizeof(SavedMachine),
     .fields = machine_fields,
 };
 
-const StateTable *const machine_state_tables[] = {&machine_state_table, NULL};
+const StateTable *const machine_state_tables[] = {&machine_table, NULL};
 
 bool machine_load_identity(Machine *m, SavedMachine *ret, GError **error)
 {
     const Config *cfg = m->config;
     uint64_t ram = 0;
 
-    if (!state_get(m->restore->state, "machine", &machine_state_table, ret, error))
+    if (!state_get(m->restore->state, "machine", &machine_table, ret, error))
         return false;
     for (unsigned i = 0; i < ret->n_regions; i++)
         ram += ret->region[i].size;
@@ -118,7 +118,7 @@ static bool check_regions(const Machine *m, GError **error)
     g_autofree SavedMachine *s = g_new0(SavedMachine, 1);
     bool same;
 
-    if (!state_get(m->restore->state, "machine", &machine_state_table, s, error))
+    if (!state_get(m->restore->state, "machine", &machine_table, s, error))
         return false;
     same = s->n_regions == m->gm.n_regions;
     for (unsigned i = 0; same && i < s->n_regions; i++)
@@ -156,7 +156,7 @@ bool machine_save(Machine *m, StateWriter *w, GError **error)
         return fail(error, VM_ERROR_BUSY,
                     "the guest is just ending or being reset; try again in a moment");
     saved = describe(m);
-    state_put(w, "machine", &machine_state_table, saved);
+    state_put(w, "machine", &machine_table, saved);
     for (unsigned i = 0; i < m->n_vcpus; i++)
         if (!arch_vcpu_save(m->vcpus[i], w, error))
             return false;

@@ -233,13 +233,6 @@ bool snapshot_disks_switch(SnapshotDisks *d, GError **error)
     return true;
 }
 
-void snapshot_disks_switch_back(SnapshotDisks *d)
-{
-    for (unsigned i = 0; i < d->all->len; i++)
-        if (disk_at(d, i)->layer)
-            block_layer_switch_back(disk_at(d, i)->layer);
-}
-
 /* ---- after it -------------------------------------------------------------------------
  */
 

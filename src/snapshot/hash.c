@@ -122,11 +122,6 @@ void hasher_free(Hasher *h)
     g_free(h);
 }
 
-const char *hash_library(void)
-{
-    return load() ? "nettle" : "glib";
-}
-
 /* ---- as text -------------------------------------------------------------------------
  */
 

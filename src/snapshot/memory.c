@@ -156,7 +156,8 @@ bool snap_memory_mappable(const SnapMemory *s)
     return true;
 }
 
-unsigned memory_extent_at(const SnapMemory *s, uint64_t page)
+/* The index of the first extent that ends after `page`. */
+static unsigned extent_at(const SnapMemory *s, uint64_t page)
 {
     unsigned low = 0, high = s->extents->len;
 
@@ -180,7 +181,7 @@ bool snap_memory_read(SnapMemory *s, uint64_t page, unsigned n, void *buf, GErro
         return fail(error, VM_ERROR_INVALID,
                     "memory: %u pages at page %" G_GUINT64_FORMAT " are beyond RAM", n,
                     page);
-    for (unsigned i = memory_extent_at(s, page); n;) {
+    for (unsigned i = extent_at(s, page); n;) {
         const MemoryExtent *e = i < s->extents->len ? memory_extent(s, i) : NULL;
         bool here = e && e->first <= page;
         uint64_t border = here ? e->first + e->count : e ? e->first : s->pages;
@@ -202,7 +203,7 @@ bool snap_memory_next(SnapMemory *s, uint64_t *page, uint64_t *n)
 {
     uint64_t at = *page;
 
-    for (unsigned i = memory_extent_at(s, at); i < s->extents->len; i++) {
+    for (unsigned i = extent_at(s, at); i < s->extents->len; i++) {
         const MemoryExtent *e = memory_extent(s, i);
 
         at = MAX(at, e->first);

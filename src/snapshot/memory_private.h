@@ -90,5 +90,3 @@ static inline const MemoryExtent *memory_extent(const SnapMemory *s, unsigned i)
 {
     return &g_array_index(s->extents, MemoryExtent, i);
 }
-/* The index of the first extent that ends after `page`. */
-unsigned memory_extent_at(const SnapMemory *s, uint64_t page);

@@ -81,11 +81,6 @@ void snap_memory_abandon(SnapMemoryWriter *w)
     free_writer(w);
 }
 
-uint64_t snap_memory_written(const SnapMemoryWriter *w)
-{
-    return count_bits(w->data, w->pages) * GM_PAGE_SIZE;
-}
-
 static bool is_zero(const uint8_t *page)
 {
     uint64_t word;

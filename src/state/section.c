@@ -54,7 +54,7 @@ bool fail_at(const Where *at, GError **error, VmErrorCode code, const char *fmt,
     return fail(error, code, "%s: %s", place, text);
 }
 
-bool prefix_at(const Where *at, GError **error)
+static bool prefix_at(const Where *at, GError **error)
 {
     g_autofree char *place = describe_place(at);
 

@@ -75,14 +75,6 @@ void state_writer_free(StateWriter *w)
     g_free(w);
 }
 
-void state_writer_fail(StateWriter *w, GError *error)
-{
-    if (w->error)
-        g_error_free(error);
-    else
-        w->error = error;
-}
-
 static bool name_section(StateWriter *w, const char *section, const StateTable *t,
                          GError **error)
 {

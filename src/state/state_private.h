@@ -13,7 +13,6 @@ typedef struct Where {
 /* Both always return false; "state, section 'vcpu0', field 'msrs[3].value': ..." */
 bool fail_at(const Where *at, GError **error, VmErrorCode code, const char *fmt, ...)
     G_GNUC_PRINTF(4, 5);
-bool prefix_at(const Where *at, GError **error); /* to what a check() said */
 
 /* Elements of an array field that are in use. */
 uint32_t state_used(const StateField *f, const void *s);

@@ -113,11 +113,11 @@ static void our_own_writes_are_logged_once_each_page(void)
     GuestMem gm;
 
     two_regions(&gm, false);
-    gm_mark_dirty(&gm, 0, 1);
+    gm_mark_dirty_host(&gm, gm_at(&gm, 0, 1), 1);
     g_assert_true(gm_log_start(&gm, NULL));
     g_assert_false(gm_log_start(&gm, NULL));
-    gm_mark_dirty(&gm, 0x1fff, 2); /* the pages on either side of a border */
-    gm_mark_dirty(&gm, 2 * MIB, 1);
+    gm_mark_dirty_host(&gm, gm_at(&gm, 0x1fff, 2),
+                       2); /* the pages on either side of a border */
     g_assert_true(gm_write(&gm, 4 * GIB, "x", 1));
     gm_log_fetch(&gm, bits);
     g_assert_cmphex(bits[0], ==, 0x6);

@@ -73,7 +73,7 @@ static void a_line_connected_to_nothing_may_be_set(void)
     irq_set(&line, true);
     irq_controller_init(&ic, &ops, NULL);
     irq_connect(&line, &ic, IRQ_MAX_GSI);
-    irq_pulse(&line);
+    irq_set(&line, true);
 }
 
 static void a_message_is_an_eventfd_bound_once_and_rerouted_only_on_change(void)

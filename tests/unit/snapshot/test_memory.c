@@ -149,11 +149,9 @@ static void pages_of_zeroes_take_no_room(void)
 
     memset(ram, 1, FOLDER_RAM);
     g_assert_true(snap_memory_write(w, 0, PAGES, ram, NULL));
-    g_assert_cmpuint(snap_memory_written(w), ==, FOLDER_RAM);
     memset(ram, 0, FOLDER_RAM);
     ram[7 * PAGE] = 1;
     g_assert_true(snap_memory_write(w, 0, PAGES, ram, NULL));
-    g_assert_cmpuint(snap_memory_written(w), ==, PAGE);
     end(w, 0, false);
     g_assert_cmpuint(blocks_of(0, SNAP_MEMORY), <=, 64 * 1024);
     m = manifest_read(folder, NULL);

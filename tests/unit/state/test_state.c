@@ -265,13 +265,6 @@ static void what_could_not_be_loaded_is_not_written(void)
     state_put(w, "no\nname", &sample_table, &s);
     g_assert_null(state_writer_end(w, &error));
     assert_error(error, VM_ERROR_INVALID, "printable");
-    g_clear_error(&error);
-
-    w = state_writer_new();
-    state_writer_fail(w, g_error_new(VM_ERROR, VM_ERROR_IO, "no luck"));
-    state_put(w, "a", &sample_table, &s);
-    g_assert_null(state_writer_end(w, &error));
-    assert_error(error, VM_ERROR_IO, "no luck");
 }
 
 /* ---- values and versions --------------------------------------------------------------
