@@ -31,20 +31,6 @@ typedef struct Nbd {
     bool no_zero; /* atomic: the server says that it can, and cannot */
 } Nbd;
 
-/* What is moved: bytes of a list from `skip` on, or zeroes if iov is NULL. */
-typedef struct Transfer {
-    const struct iovec *iov;
-    unsigned n_iov;
-    uint64_t skip, offset, len;
-} Transfer;
-
-static void advance(Transfer *t, uint64_t n)
-{
-    t->skip += n;
-    t->offset += n;
-    t->len -= n;
-}
-
 /* ---- buffers -------------------------------------------------------------------------
  */
 
@@ -74,7 +60,7 @@ static int run_one(Nbd *n, NbdOp op, void *buf, uint64_t offset, uint64_t len)
  */
 
 /* t does not reach beyond the block in which it begins. */
-static int part_of_block(BlockFile *f, bool write, const Transfer *t)
+static int part_of_block(BlockFile *f, bool write, const BlockTransfer *t)
 {
     Nbd *n = f->priv;
     unsigned size = n->export.min_block;
@@ -111,7 +97,7 @@ typedef struct Cursor {
     size_t at;
 } Cursor;
 
-static Cursor cursor_at(const Transfer *t)
+static Cursor cursor_at(const BlockTransfer *t)
 {
     Cursor c = {t->iov, t->iov + t->n_iov, t->skip};
 
@@ -160,7 +146,7 @@ static size_t gather(Cursor *c, bool write, uint8_t *to, size_t room, uint64_t l
 
 /* Fills a call with commands for the first part of t; *ret_bounced has a bit for each of
  * them that goes by the bounce buffer.  The number of bytes, 0: the list is too short. */
-static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const Transfer *t,
+static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const BlockTransfer *t,
                           uint8_t *bounce, unsigned *ret_bounced)
 {
     unsigned block = n->export.min_block;
@@ -195,7 +181,7 @@ static uint64_t fill_call(Nbd *n, NbdCall *call, bool write, const Transfer *t,
     return done;
 }
 
-static int move_blocks(BlockFile *f, bool write, Transfer t)
+static int move_blocks(BlockFile *f, bool write, BlockTransfer t)
 {
     uint8_t *bounce = block_bounce_buffer();
     int err = bounce ? 0 : ENOMEM;
@@ -212,12 +198,12 @@ static int move_blocks(BlockFile *f, bool write, Transfer t)
             if (bounced & BIT(i))
                 iov_from_buf(t.iov, t.n_iov, t.skip + call.command[i].offset - t.offset,
                              call.command[i].buf, call.command[i].len);
-        advance(&t, done);
+        block_transfer_advance(&t, done);
     }
     return err;
 }
 
-static int write_zeroes(BlockFile *f, Transfer t)
+static int write_zeroes(BlockFile *f, BlockTransfer t)
 {
     Nbd *n = f->priv;
     int err = 0;
@@ -229,7 +215,7 @@ static int write_zeroes(BlockFile *f, Transfer t)
             uint64_t len = MIN(t.len, MIN(ZEROES_SIZE, n->export.max_data));
 
             add_command(&call, NBD_WRITE, zeroes, t.offset, len);
-            advance(&t, len);
+            block_transfer_advance(&t, len);
         }
         err = nbd_link_run(n->link, &call);
     }
@@ -261,7 +247,7 @@ static int run_effect(Nbd *n, NbdOp op, bool no_hole, uint64_t offset, uint64_t 
     return err;
 }
 
-static int zero_blocks(BlockFile *f, const Transfer *t, bool may_unmap)
+static int zero_blocks(BlockFile *f, const BlockTransfer *t, bool may_unmap)
 {
     Nbd *n = f->priv;
     int err = ENOTSUP;
@@ -279,7 +265,7 @@ static int zero_blocks(BlockFile *f, const Transfer *t, bool may_unmap)
 
 typedef enum { MOVE_READ, MOVE_WRITE, MOVE_ZERO, MOVE_ZERO_UNMAP } Move;
 
-static int move_whole(BlockFile *f, Move move, const Transfer *t)
+static int move_whole(BlockFile *f, Move move, const BlockTransfer *t)
 {
     return move == MOVE_READ || move == MOVE_WRITE
                ? move_blocks(f, move == MOVE_WRITE, *t)
@@ -288,14 +274,14 @@ static int move_whole(BlockFile *f, Move move, const Transfer *t)
 
 /* The block in which it begins, if it begins within; whole ones; the one in which it
  * ends. */
-static int move_range(BlockFile *f, Move move, Transfer t)
+static int move_range(BlockFile *f, Move move, BlockTransfer t)
 {
     unsigned block = ((Nbd *)f->priv)->export.min_block;
     int err = 0;
 
     while (t.len && !err) {
         uint64_t within = t.offset & (block - 1);
-        Transfer now = t;
+        BlockTransfer now = t;
 
         if (within || t.len < block) {
             now.len = MIN(t.len, block - within);
@@ -304,7 +290,7 @@ static int move_range(BlockFile *f, Move move, Transfer t)
             now.len = align_down(t.len, block);
             err = move_whole(f, move, &now);
         }
-        advance(&t, now.len);
+        block_transfer_advance(&t, now.len);
     }
     return err;
 }
@@ -320,7 +306,7 @@ static int nbd_file_rw(BlockFile *f, bool write, uint64_t offset, const struct i
                        unsigned n_iov, uint64_t skip, uint64_t len)
 {
     uint64_t size = block_file_size(f);
-    Transfer t = {iov, n_iov, skip, offset, len};
+    BlockTransfer t = {iov, n_iov, skip, offset, len};
     int err;
 
     if (!write && f->zero_tail && !range_within(offset, len, size)) {
@@ -347,7 +333,7 @@ static int nbd_file_zero(BlockFile *f, uint64_t offset, uint64_t len, bool may_u
 
     return err ? err
                : move_range(f, may_unmap ? MOVE_ZERO_UNMAP : MOVE_ZERO,
-                            (Transfer){NULL, 0, 0, offset, len});
+                            (BlockTransfer){NULL, 0, 0, offset, len});
 }
 
 static int nbd_file_discard(BlockFile *f, uint64_t offset, uint64_t len)

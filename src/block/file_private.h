@@ -14,6 +14,20 @@
 
 typedef struct BlockFile BlockFile;
 
+/* What is to be moved still: bytes of a list from `skip` on, or zeroes if iov is NULL. */
+typedef struct BlockTransfer {
+    const struct iovec *iov;
+    unsigned n_iov;
+    uint64_t skip, offset, len;
+} BlockTransfer;
+
+static inline void block_transfer_advance(BlockTransfer *t, uint64_t n)
+{
+    t->skip += n;
+    t->offset += n;
+    t->len -= n;
+}
+
 /* Any thread that may sleep, several at a time, but for open, close and reopen.  int: 0
  * or an errno. */
 typedef struct BlockFileOps {

@@ -22,20 +22,6 @@ enum {
     BOUNCE_ALIGN = 64 * 1024, /* the most that O_DIRECT is used with */
 };
 
-/* What is moved: bytes of a list from `skip` on, or zeroes if iov is NULL. */
-typedef struct Transfer {
-    const struct iovec *iov;
-    unsigned n_iov;
-    uint64_t skip, offset, len;
-} Transfer;
-
-static void advance(Transfer *t, uint64_t n)
-{
-    t->skip += n;
-    t->offset += n;
-    t->len -= n;
-}
-
 /* ---- the bounce buffer: one a thread, from its first use to its end ------------------
  */
 
@@ -97,7 +83,8 @@ static int rw_buf(const BlockFile *f, bool write, uint64_t offset, uint8_t *buf,
     return 0;
 }
 
-static int read_window(const BlockFile *f, const Transfer *t, size_t len, uint8_t *bounce)
+static int read_window(const BlockFile *f, const BlockTransfer *t, size_t len,
+                       uint8_t *bounce)
 {
     uint64_t start = align_down(t->offset, f->io_align);
     uint64_t end = align_up(t->offset + len, f->io_align);
@@ -108,7 +95,7 @@ static int read_window(const BlockFile *f, const Transfer *t, size_t len, uint8_
     return err;
 }
 
-static int write_window(BlockFile *f, const Transfer *t, size_t len, uint8_t *bounce)
+static int write_window(BlockFile *f, const BlockTransfer *t, size_t len, uint8_t *bounce)
 {
     uint64_t start = align_down(t->offset, f->io_align);
     uint64_t end = align_up(t->offset + len, f->io_align);
@@ -134,7 +121,7 @@ static int write_window(BlockFile *f, const Transfer *t, size_t len, uint8_t *bo
     return err;
 }
 
-static int bounce_rw(BlockFile *f, bool write, Transfer t)
+static int bounce_rw(BlockFile *f, bool write, BlockTransfer t)
 {
     uint8_t *bounce = block_bounce_buffer();
     int err = bounce ? 0 : ENOMEM;
@@ -145,7 +132,7 @@ static int bounce_rw(BlockFile *f, bool write, Transfer t)
         size_t n = MIN(t.len, limit - t.offset);
 
         err = write ? write_window(f, &t, n, bounce) : read_window(f, &t, n, bounce);
-        advance(&t, n);
+        block_transfer_advance(&t, n);
     }
     return err;
 }
@@ -154,7 +141,8 @@ static int bounce_rw(BlockFile *f, bool write, Transfer t)
  */
 
 /* The next stretch that fits `out`: returns its length. */
-static size_t next_stretch(const Transfer *t, struct iovec out[PIECES], unsigned *ret_n)
+static size_t next_stretch(const BlockTransfer *t, struct iovec out[PIECES],
+                           unsigned *ret_n)
 {
     uint64_t skip = t->skip;
     size_t total = 0;
@@ -188,7 +176,7 @@ static bool stretch_is_aligned(const BlockFile *f, const struct iovec *iov, unsi
 int block_posix_rw(BlockFile *f, bool write, uint64_t offset, const struct iovec *iov,
                    unsigned n_iov, uint64_t skip, uint64_t len)
 {
-    Transfer t = {iov, n_iov, skip, offset, len};
+    BlockTransfer t = {iov, n_iov, skip, offset, len};
     struct iovec part[PIECES];
 
     while (t.len) {
@@ -214,7 +202,7 @@ int block_posix_rw(BlockFile *f, bool write, uint64_t offset, const struct iovec
         }
         if (done == 0)
             return EIO;
-        advance(&t, (uint64_t)done);
+        block_transfer_advance(&t, (uint64_t)done);
     }
     return 0;
 }
@@ -250,7 +238,7 @@ int block_posix_zero(BlockFile *f, uint64_t offset, uint64_t len, bool may_unmap
             __atomic_store_n(&f->no_zero_range, true, __ATOMIC_RELAXED);
     }
     return is_unsupported(err)
-               ? bounce_rw(f, true, (Transfer){.offset = offset, .len = len})
+               ? bounce_rw(f, true, (BlockTransfer){.offset = offset, .len = len})
                : err;
 }
 
