@@ -142,6 +142,8 @@ static bool fake_answer(FakeBackend *b, uint32_t request, uint8_t *p, uint32_t l
         return poll(&(struct pollfd){.fd = b->fd, .events = POLLRDHUP}, 1, -1) < 0;
     if (fault == FAKE_HALF)
         total = 7;
+    if (fault == FAKE_EMPTY)
+        total = 12;
     m.request += fault == FAKE_OTHER;
     m.flags = fault == FAKE_VERSION ? 6 : fault == FAKE_QUESTION ? 1 : 5;
     m.size = fault == FAKE_SHORT   ? len - 1
