@@ -1,65 +1,18 @@
 /* virtio-console by its driver's side, with a unix socket or a file at the other end. */
-#include "virtio/console.h"
-
 #include <glib/gstdio.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
+#include "console_guest.h"
 #include "util/bits.h"
 #include "util/fd.h"
 #include "util/log.h"
-#include "virtio/devices.h"
-#include "vq_guest.h"
 
-enum { RX, TX, CONTROL_RX, CONTROL_TX };
-enum { READY = 0, ADD = 1, PORT_READY = 3, OPEN = 6, NAME = 7 };
-enum { RING = 64 * 1024, PAGE = 4096 };
-
-typedef struct Message {
-    uint32_t id;
-    uint16_t event, value;
-    char text[64];
-} Message;
-
-static VqGuest g;
-static char *folder;
-static ConsoleOptions *options;
+enum { PAGE = 4096 };
 
 static unsigned n_events;
-
-/* A console at a socket; `name` makes it a port. */
-static void start(unsigned mode, const char *name)
-{
-    g_autofree char *text = g_strdup_printf("socket=%s/s%s%s", folder,
-                                            name ? ",name=" : "", name ? name : "");
-    GError *error = NULL;
-
-    options = param_new(virtio_console_ops.params);
-    param_parse(virtio_console_ops.params, options, text, &error);
-    g_assert_no_error(error);
-    vqg_open(&g, &virtio_console_ops, &(VqgSetup){.mode = mode, .options = options});
-    vqg_settle(&g);
-}
-
-static void end(void)
-{
-    vqg_finish(&g);
-    param_free(virtio_console_ops.params, options);
-}
-
-static int dial(void)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/s", folder);
-    g_assert_cmpint(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    vqg_settle(&g);
-    return fd;
-}
 
 static void put(int fd, const char *text)
 {
@@ -106,7 +59,7 @@ static void bytes_pass_both_ways_in_every_ring_layout(void)
         uint64_t first, second;
         autofd client = -1;
 
-        start(vqg_modes[i], NULL);
+        start(vqg_modes[i], "");
         client = dial();
         g_assert_cmpuint(vqg_do(&g, TX, "hello", 5, NULL, 0), ==, 0);
         vqg_settle(&g);
@@ -134,7 +87,7 @@ static void a_guest_that_resets_it_without_end_does_not_flood_with_events(void)
 {
     int64_t begin = clock_ns();
 
-    start(0, NULL);
+    start(0, "");
     n_events = 0;
     g.env.event = count_event;
     for (unsigned i = 0; i < 200; i++) {
@@ -153,7 +106,7 @@ static void input_waits_for_buffers_and_none_is_lost(void)
     autofd client = -1;
     uint64_t gpa;
 
-    start(0, NULL);
+    start(0, "");
     client = dial();
     put(client, "typed ahead");
     g_assert_cmpuint(vqg_used_queue(&g, RX), ==, 0);
@@ -191,7 +144,7 @@ static void slow_reader_leaves_output_on_the_ring_and_loses_none(void)
         unsigned sent;
         uint64_t gpa;
 
-        start(vqg_modes[i], NULL);
+        start(vqg_modes[i], "");
         client = dial();
         gpa = vqg_alloc(&g, LEN);
         for (unsigned at = 0; at < LEN; at++)
@@ -220,7 +173,7 @@ static void pause_in_the_middle_of_output_repeats_and_loses_nothing(void)
     unsigned sent;
     uint64_t gpa;
 
-    start(0, NULL);
+    start(0, "");
     client = dial();
     gpa = vqg_alloc(&g, LEN);
     sent = stuff(gpa, LEN);
@@ -246,7 +199,7 @@ static void reset_forgets_output_half_done(void)
     char buf[64] = "";
     autofd client = -1;
 
-    start(0, NULL);
+    start(0, "");
     client = dial();
     stuff(vqg_alloc(&g, 10007), 10007);
     vqg_reset(&g);
@@ -270,7 +223,7 @@ static void emergency_write_needs_no_driver(void)
     uint32_t word = '!';
     autofd client = -1;
 
-    start(0, NULL);
+    start(0, "");
     client = dial();
     vqg_reset(&g);
     virtio_config_write(g.vdev, 8, &word, 4);
@@ -285,7 +238,7 @@ static void buffer_without_room_breaks_the_device_not_the_monitor(void)
 {
     autofd client = -1;
 
-    start(0, NULL);
+    start(0, "");
     client = dial();
     vqg_chain(&g, RX, &(VqgBuf){vqg_alloc(&g, 8), 8, OUT}, 1);
     vqg_kick_queue(&g, RX);
@@ -338,7 +291,7 @@ static void named_port_introduces_itself_and_follows_its_client(void)
     autofd client = -1;
     uint64_t gpa;
 
-    start(0, "org.example.agent");
+    start(0, ",name=org.example.agent");
     g_assert_cmpuint(g.vdev->n_queues, ==, 4);
     g_assert_cmpuint(vqg_config(&g, 4, 4), ==, 1);
     offer_control(8);
@@ -364,7 +317,7 @@ static void named_port_introduces_itself_and_follows_its_client(void)
 
 static void messages_wait_for_buffers_without_growing(void)
 {
-    start(0, "p");
+    start(0, ",name=p");
     for (unsigned i = 0; i < 1000; i++) {
         say(0, READY, 1);
         say(0, PORT_READY, 1);
@@ -382,7 +335,7 @@ static void senseless_messages_are_ignored(void)
     char junk[3] = "abc";
     GRand *rand = g_rand_new_with_seed(1);
 
-    start(0, "p");
+    start(0, ",name=p");
     vqg_do(&g, CONTROL_TX, junk, 3, NULL, 0);
     vqg_do(&g, CONTROL_TX, NULL, 0, junk, 3);
     for (unsigned i = 0; i < 5000; i++)
@@ -403,7 +356,7 @@ static void small_control_buffers_get_what_fits(void)
 {
     VqgUsed used;
 
-    start(0, "a-rather-long-name");
+    start(0, ",name=a-rather-long-name");
     vqg_chain(&g, CONTROL_RX, &(VqgBuf){vqg_alloc(&g, 8), 8, IN}, 1);
     vqg_chain(&g, CONTROL_RX, &(VqgBuf){vqg_alloc(&g, 8), 8, IN}, 1);
     say(0, READY, 1);
@@ -421,7 +374,7 @@ static void driver_without_multiport_has_a_plain_console(void)
     char buf[8] = "";
     uint64_t gpa;
 
-    start(0, "p");
+    start(0, ",name=p");
     vqg_reset(&g);
     g.setup.refuse = BIT64(1);
     vqg_start(&g);
@@ -443,7 +396,7 @@ static void works_on_an_io_thread(void)
     autofd client = -1;
     uint64_t gpa;
 
-    start(VQG_THREAD, NULL);
+    start(VQG_THREAD, "");
     client = p.fd = dial();
     vqg_do(&g, TX, "out", 3, NULL, 0);
     g_assert_cmpint(poll(&p, 1, 5000), ==, 1);
