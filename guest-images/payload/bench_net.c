@@ -3,7 +3,8 @@
  *     sink                       answers ARP and pings, and counts what else comes until
  *                                there were `bytes` of it
  *     flood host= size=          UDP datagrams to a sink, until the guest is ended; with
- *                                tso=1 segments of TCP as large as the device takes
+ *                                tso=1 segments of TCP as large as the device takes, and
+ *                                with flows=1 each datagram from another port
  *     ping host= count=          round trips, one after the other
  *     tcp-tx, tcp-rx host= port= bytes=      a connection to the host
  *
@@ -304,7 +305,8 @@ static void flood(void)
 {
     unsigned size = (unsigned)arg_number("size", 1500);
     bool segments = arg_number("tso", 0), big = segments && tso;
-    uint32_t seq = 0;
+    bool flows = arg_number("flows", 0);
+    uint32_t seq = 0, n = 0;
 
     find_host();
     print("net-speed flood size=%u%s\n", size, big ? " tso" : "");
@@ -336,7 +338,7 @@ static void flood(void)
             send(s, TCP_END, payload);
         } else {
             ip_fill(f, size - IP_END, 17);
-            put16(f + IP_END, 1000);
+            put16(f + IP_END, flows ? 1024 + n++ % 64000 : 1000);
             put16(f + IP_END + 2, 2000);
             put16(f + IP_END + 4, size - IP_END);
             put16(f + IP_END + 6, 0);

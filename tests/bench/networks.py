@@ -19,6 +19,8 @@ RULES = 1000
 PORTS = 100
 USER_BYTES = 512 << 20
 VM_BYTES = 512 << 20
+VM_FLOWS = 300000
+FLOW_BYTES = 100
 
 
 class Network(Bench):
@@ -235,12 +237,15 @@ class VmFrames(VmToVm):
     rows = (Row("vm-frames", "rate", "MB/s", ratio=(">=", 1.5)),)
     words = (f"role=sink bytes={VM_BYTES} skip={VM_BYTES // 8}", f"role=flood size={FRAME_BYTES}")
 
-    def measure(self, monitor, asked, begins):
+    def seconds(self, monitor, asked, begins):
         begins.said("net-speed flood")
         self.pin(monitor, (asked, begins))
         begin, _ = asked.said("net-speed start\n")
         end, _ = asked.said("net-speed done")
-        return {"rate": VM_BYTES / 1e6 / (end - begin) * 1e9}
+        return (end - begin) / 1e9
+
+    def measure(self, monitor, asked, begins):
+        return {"rate": VM_BYTES / 1e6 / self.seconds(monitor, asked, begins)}
 
 
 class VmSegments(VmFrames):
@@ -285,6 +290,17 @@ class VmRules(VmFrames):
         return super().sample("hutch")
 
 
+class VmFlows(VmRules):
+    name = "vm-flows"
+    help = f"datagrams from VM to VM, each a new flow, with {RULES} rules on both cards, beside none"
+    rows = (Row("vm-flows", "flows", "k/s", "hutch rules", "hutch"),)
+    words = (f"role=sink bytes={VM_FLOWS * FLOW_BYTES} skip={VM_FLOWS * FLOW_BYTES // 8}",
+             f"role=flood flows=1 size={FLOW_BYTES}")
+
+    def measure(self, monitor, asked, begins):
+        return {"flows": VM_FLOWS / 1e3 / self.seconds(monitor, asked, begins)}
+
+
 def ring_kib(pid):
     """This process's share of the rings that it has mapped."""
     with open(f"/proc/{pid}/smaps") as smaps:
@@ -319,4 +335,4 @@ class SwitchMemory(VmToVm):
 
 
 NETWORKS = (NetworkTx, NetworkRx, NetworkPing, UserTx, UserRx, UserPing, VmFrames, VmSegments,
-            VmPing, VmRules, SwitchMemory)
+            VmPing, VmRules, VmFlows, SwitchMemory)
