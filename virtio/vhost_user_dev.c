@@ -161,8 +161,7 @@ static bool knock(VhostDev *d, GError **error)
 
 static bool can_log(const VhostDev *d)
 {
-    return !d->relay && (d->u.features & BIT64(VHOST_F_LOG_ALL)) &&
-           vhost_user_has(&d->u, VHOST_USER_P_LOG_SHMFD);
+    return !d->relay && vhost_user_logs(&d->u);
 }
 
 static bool offers_all(const VhostDev *d, GError **error)

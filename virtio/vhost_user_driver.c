@@ -31,6 +31,8 @@ void vhost_dev_quiesce(VirtioDevice *v)
     GError *why = NULL;
 
     d->running = false;
+    if (!d->logs) /* it may be unplugged, and the next snapshot be a diff */
+        gm_mark_dirty_host(v->gm, v->gm->base, v->gm->size);
     if (d->started && !vhost_rings_stop(d, &why))
         vhost_dev_lost(d, why);
     vhost_rings_direct(d, false);

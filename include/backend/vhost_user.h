@@ -81,6 +81,13 @@ static inline bool vhost_user_has(const VhostUser *u, unsigned protocol_feature)
     return u->protocol >> protocol_feature & 1;
 }
 
+/* It can tell what it writes. */
+static inline bool vhost_user_logs(const VhostUser *u)
+{
+    return u->features >> VHOST_F_LOG_ALL & 1 &&
+           vhost_user_has(u, VHOST_USER_P_LOG_SHMFD);
+}
+
 /* The device's config space, its first `len` bytes; writing is for writable fields. */
 bool vhost_user_get_config(VhostUser *u, void *buf, uint32_t len, GError **error);
 bool vhost_user_set_config(VhostUser *u, uint32_t offset, const void *buf, uint32_t len,

@@ -200,9 +200,6 @@ static bool set_log(VhostUser *u, const GmRemoteLog *log, GError **error)
 {
     LogBase base = {log->size, 0};
 
-    if (!vhost_user_has(u, VHOST_USER_P_LOG_SHMFD))
-        return fail(error, VM_ERROR_CORRUPT,
-                    "the back end cannot tell which of the guest's memory it writes");
     return message_tell_fds(u, SET_LOG_BASE, 0, &base, sizeof(base), &log->fd, 1,
                             error) &&
            hear_log_base(u, error);
@@ -237,7 +234,7 @@ bool vhost_user_start(VhostUser *u, uint64_t features, const GuestMem *gm,
                       const VhostRegion *extra, const VhostRing *rings, unsigned n,
                       const VhostInflight *inflight, GError **error)
 {
-    const GmRemoteLog *log = gm->remote_log;
+    const GmRemoteLog *log = vhost_user_logs(u) ? gm->remote_log : NULL;
     uint64_t agreed = features | (u->features & BIT64(F_PROTOCOL_FEATURES)) |
                       (log ? BIT64(VHOST_F_LOG_ALL) : 0);
 

@@ -383,6 +383,9 @@ static void a_card_without_its_cable_has_its_rings_stopped(void)
 
 static void it_can_be_saved_where_the_back_end_tells_what_it_writes(void)
 {
+    g_autofree uint64_t *dirty = g_new0(uint64_t, (VQG_LOW_SIZE + VQG_HIGH_SIZE) /
+                                                      GM_PAGE_SIZE / 64);
+
     serve(1, DATA, PROTOCOL);
     start("");
     g_assert_null(virtio_pinned(g.vdev));
@@ -390,6 +393,15 @@ static void it_can_be_saved_where_the_back_end_tells_what_it_writes(void)
     serve(1, DATA, PROTOCOL & ~LOGS);
     start("");
     g_assert_nonnull(strstr(virtio_pinned(g.vdev), "cannot tell what it writes"));
+    virtio_quiesce(g.vdev); /* the log may be on when one comes that cannot */
+    g_assert_true(gm_log_start(g.vdev->gm, NULL));
+    virtio_resume(g.vdev);
+    g_assert_cmpuint(fake_count(&server.b[0], SET_VRING_ENABLE), ==, 4);
+    g_assert_cmpuint(fake_count(&server.b[0], SET_LOG_BASE), ==, 0);
+    g_assert_false(last_u64(0, SET_FEATURES) & BIT64(VHOST_F_LOG_ALL));
+    virtio_quiesce(g.vdev); /* all may have been written, then */
+    gm_log_fetch(g.vdev->gm, dirty);
+    g_assert_cmphex(dirty[0], ==, UINT64_MAX);
     end();
 }
 
