@@ -16,7 +16,7 @@ def reason(case):
 
 def ended_badly(path):
     """The programs that did, each with how."""
-    record = os.path.splitext(path)[0] + ".json"
+    record = path.removesuffix(".junit.xml") + ".json"
     with open(record, encoding="utf-8") as lines:
         tests = [json.loads(line) for line in lines]
     return [f"{test['name']} ({test['result']}, status {test['returncode']})"
@@ -32,6 +32,10 @@ def main(paths):
             print(f"FAILED {path.removeprefix('failed:')}")
             continue
         bad, path = path.startswith("bad:"), path.removeprefix("bad:")
+        if not os.path.exists(path):
+            counts["failed"] += 1
+            print(f"FAILED {path}: the run ended before it was written")
+            continue
         failed_before = counts["failed"]
         for suite in ET.parse(path).getroot().iter("testsuite"):
             for case in suite.iter("testcase"):

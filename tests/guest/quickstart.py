@@ -4,6 +4,7 @@
 usage: quickstart.py           unattended: asks the guest who it is, prints its answers
        quickstart.py --shell   leaves the user in the guest's shell
 """
+import json
 import os
 import random
 import subprocess
@@ -18,11 +19,27 @@ QUESTIONS = ("uname -a", "head -1 /etc/os-release", "nproc; grep MemTotal /proc/
              "lsblk", "ip -brief address", "systemctl --failed --no-legend")
 
 
-def copy_of_debian(folder):
-    """An image folder with the one image in it; holes stay holes."""
+def copy_of_debian(folder, whole=False):
+    """An image folder with the one image in it.  Its disk is an overlay of the one that was
+    built, or a copy of it when `whole`: to read it all takes a while in host B."""
     source = os.path.dirname(image("debian", "config.json"))
-    subprocess.run(["cp", "-rL", "--sparse=always", "--reflink=auto", source,
-                    os.path.join(folder, "debian")], check=True)
+    target = os.path.join(folder, "debian")
+    if whole:
+        subprocess.run(["cp", "-rL", "--sparse=always", "--reflink=auto", source, target],
+                       check=True)
+        return
+    os.mkdir(target)
+    with open(os.path.join(source, "config.json"), encoding="ascii") as file:
+        config = json.load(file)
+    for part in ("kernel", "initrd"):
+        config[part] = os.path.join(source, config[part])
+    disk = os.path.join(target, "root.qcow2")
+    subprocess.run([hutch.HUTCH, "image", "create", "-b",
+                    os.path.join(source, config["disk"][0]["path"]), "-F", "raw", disk], check=True,
+                   stdout=subprocess.DEVNULL)
+    config["disk"] = [{"path": "root.qcow2", "format": "qcow2", "backing": "on"}]
+    with open(os.path.join(target, "config.json"), "w", encoding="ascii") as file:
+        json.dump(config, file)
 
 
 def ask(vm, question):

@@ -22,7 +22,7 @@ class Guest:
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(dir="/var/tmp")
-        copy_of_debian(self.folder.name)
+        copy_of_debian(self.folder.name, whole=True)  # debugfs reads it
         self.env = {"HUTCH_IMAGES": self.folder.name, "XDG_RUNTIME_DIR": self.folder.name,
                     "HUTCH_SNAPSHOTS": os.path.join(self.folder.name, "snapshots")}
         self.vm = None

@@ -90,7 +90,8 @@ def test_a_stock_kernel_is_told_that_it_was_cloned():
     the VM generation ID; the busybox guest's initramfs gives it a shell."""
     with clones() as fleet:
         fleet("run", "-d", "--name", "one", "--kernel", image("host-b", "vmlinuz"), "--initrd",
-              image("busybox", "initrd.img"), "--memory", "384M", "--cmdline", "console=ttyS0")
+              image("busybox", "initrd.img"), "--memory", "384M", "--cmdline",
+              "console=ttyS0 quiet")
         with Console(fleet, "one") as console:
             console.expect("built-in shell", 240 * PATIENCE)
             console.ask("dmesg -n 1\n", "# $")

@@ -39,9 +39,10 @@ def seen(cpus):
                 "iomem": vm.sh("cat /proc/iomem"),
                 "clock": vm.sh("cat /sys/devices/system/clocksource/clocksource0/current_*"),
                 "pci": vm.sh("pcidump"),
-                "disk": vm.sh("head -c 30000000 /dev/urandom >/tmp/f; dd if=/tmp/f of=/dev/vda "
+                "disk": vm.sh("head -c 3000000 /dev/urandom >/tmp/g; for i in 0 1 2 3 4 5 6 7 8 9; "
+                              "do echo $i; cat /tmp/g; done >/tmp/f; dd if=/tmp/f of=/dev/vda "
                               "bs=1M conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; "
-                              "head -c 30000000 /dev/vda | cmp - /tmp/f && echo same", 120),
+                              "head -c 30000020 /dev/vda | cmp - /tmp/f && echo same", 120),
                 "random": vm.sh("cat /sys/class/misc/hw_random/rng_current; "
                                 "head -c 32 /dev/hwrng | wc -c"),
             }
