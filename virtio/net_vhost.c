@@ -1,8 +1,8 @@
 /* A network card whose queues another process serves: passt, or whoever is at the socket
- * of
- * --net vhost-user (DPDK, VPP).  Frames go from the guest's memory to that process, and
- * interrupts and kicks through the kernel; nothing of it passes by us.  What is ours is
- * the config space and the control queue, which comes after the last pair (net_ctrl.c).
+ * of --net vhost-user (DPDK, VPP).  Frames go from the guest's memory to that process,
+ * and interrupts and kicks through the kernel; nothing of it passes by us.  What is ours
+ * is the config space and the control queue, which comes after the last pair
+ * (net_ctrl.c).
  *
  * Offered are the offloads that the back end has.  Not offered: RSS, hash reports, and
  * offloads that change while the card runs, which the protocol has no words for.

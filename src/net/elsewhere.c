@@ -9,7 +9,9 @@ bool netdev_is_elsewhere(const NetDevOptions *o, bool shared)
         return true;
     if (o->type != NETDEV_PASST || g_strcmp0(o->mode, "stream") == 0)
         return false;
-    return g_strcmp0(o->mode, "vhost-user") == 0 || (shared && passt_has_vhost_user());
+    if (g_strcmp0(o->mode, "vhost-user") == 0)
+        return true;
+    return shared && o->queues <= 1 && passt_has_vhost_user(); /* it serves one pair */
 }
 
 static bool elsewhere_check(const NetDevOptions *o, GError **error)
@@ -19,13 +21,17 @@ static bool elsewhere_check(const NetDevOptions *o, GError **error)
                            "'--net vhost-user,path=SOCKET'");
 }
 
-/* Only cards have queues, and only when they are made. */
+/* Only cards have queues, and only when they are made.  Without a card it is an uplink.
+ */
 static NetDev *elsewhere_open(const NetDevOptions *o, const NetDevCard *card,
                               IoLoop *loop, GError **error)
 {
     fail(error, VM_ERROR_UNSUPPORTED,
-         "a card that is there already cannot be given to another process; plug in a new "
-         "one");
+         card
+             ? "a card that is there already cannot be given to another process; plug in "
+               "a new one"
+             : "an uplink has no queues that another process could serve; say "
+               "mode=stream");
     return NULL;
 }
 

@@ -35,8 +35,7 @@ void *passt_helper_new(const NetDevOptions *o, const char *id, IoLoop *loop,
     passt_child_free(c);
     fail(error, VM_ERROR_UNSUPPORTED,
          "the passt of this host does not know vhost-user: install a newer one (of 2024 "
-         "or "
-         "later), or say mode=stream");
+         "or later), or say mode=stream");
     return NULL;
 }
 

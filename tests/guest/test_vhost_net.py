@@ -67,7 +67,8 @@ def works_in_guest_memory(pid):
 def test_passt_serves_a_cards_queues_by_itself_where_it_can():
     with new_passt() as it:
         for net, elsewhere in (("passt", True), ("passt,mode=auto", True),
-                               ("passt,mode=vhost-user", True), ("passt,mode=stream", False)):
+                               ("passt,mode=vhost-user", True), ("passt,mode=stream", False),
+                               ("passt,queues=2", False)):
             with station(it, net, "dhcp=1") as vm:
                 vm.expect("address 10.8.0.5")
                 reaches_the_host(vm)
