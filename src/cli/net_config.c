@@ -270,6 +270,9 @@ static bool change_route(const char *name, NetworkConfig *config, bool add,
     if (known && add && has_route(config, other))
         return fail(error, VM_ERROR_BUSY, "network '%s' has a route to '%s' already",
                     name, other);
+    if (!add && !has_route(config, other))
+        return fail(error, VM_ERROR_NOT_FOUND, "network '%s' has no route to '%s'", name,
+                    other);
     return known && set_pair(config, pair, error);
 }
 

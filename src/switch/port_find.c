@@ -44,15 +44,15 @@ bool command_names_port(const json_t *arguments)
     return json_object_get(arguments, "vm") || json_object_get(arguments, "port");
 }
 
-static void fail_unknown(const Switch *sw, const char *vm, const char *nic,
-                         json_int_t number, GError **error)
+static void fail_unknown(const char *vm, const char *nic, json_int_t number,
+                         GError **error)
 {
     if (vm)
-        fail(error, VM_ERROR_NOT_FOUND, "VM '%s' has no card%s%s on the network %s", vm,
-             nic ? " " : "", nic ? nic : "", sw->name);
+        fail(error, VM_ERROR_NOT_FOUND, "VM '%s' has no card%s%s on this network", vm,
+             nic ? " " : "", nic ? nic : "");
     else
-        fail(error, VM_ERROR_NOT_FOUND,
-             "the network %s has no port %" JSON_INTEGER_FORMAT, sw->name, number);
+        fail(error, VM_ERROR_NOT_FOUND, "this network has no port %" JSON_INTEGER_FORMAT,
+             number);
 }
 
 Port *command_port(Switch *sw, const json_t *arguments, GError **error)
@@ -70,6 +70,6 @@ Port *command_port(Switch *sw, const json_t *arguments, GError **error)
               : port_by_id(sw, (unsigned)CLAMP(json_integer_value(number), 0, UINT_MAX));
     if (port && !port->gone)
         return port;
-    fail_unknown(sw, vm, nic, json_integer_value(number), error);
+    fail_unknown(vm, nic, json_integer_value(number), error);
     return NULL;
 }

@@ -417,8 +417,7 @@ Port *port_stream_find(Switch *sw, const char *path, GError **error)
 
     if (s)
         return &s->port;
-    fail(error, VM_ERROR_NOT_FOUND, "the network %s is not connected to '%s'", sw->name,
-         path);
+    fail(error, VM_ERROR_NOT_FOUND, "this network is not connected to '%s'", path);
     return NULL;
 }
 
@@ -439,8 +438,8 @@ Port *port_stream_connect(Switch *sw, const char *path, GError **error)
     int fd;
 
     if (s) {
-        fail(error, VM_ERROR_BUSY, "the network %s is connected to '%s' already, by %s",
-             sw->name, path, port_text(&s->port));
+        fail(error, VM_ERROR_BUSY, "this network is connected to '%s' already, by %s",
+             path, port_text(&s->port));
         return NULL;
     }
     fd = unix_connect_now(path, error);

@@ -204,7 +204,7 @@ def test_what_cannot_be_is_told_in_one_sentence_and_changes_nothing():
                 (["route", "red", "add", "blue"], ["'blue'", "already"]),
                 (["route", "red", "add", "bleu"], ["'bleu'", "blue, red"]),
                 (["route", "red", "add", "red"], ["itself"]),
-                (["route", "red", "rm", "blue", "green"], ["'green'"]),
+                (["route", "red", "rm", "blue", "green"], ["'red' has no route to 'green'"]),
                 (["inspect", "../blue"], ["'../blue'"]),
                 (["capture", "blue"], ["'blue'", "no VM"]),
                 (["limit", "blue", "web", "--rate", "x"], ["--rate"]),

@@ -234,8 +234,8 @@ static void refuse(const char *arguments, const char *expect)
 
 static void nonsense_is_refused(void)
 {
-    refuse("{\"vm\": \"wep\"}", "VM 'wep' has no card on the network lan");
-    refuse("{\"port\": 2}", "the network lan has no port 2");
+    refuse("{\"vm\": \"wep\"}", "VM 'wep' has no card on this network");
+    refuse("{\"port\": 2}", "this network has no port 2");
     refuse("{\"filter\": \"port what\"}", "pcap filter 'port what': ");
     refuse("{\"filter\": 7}", "filter is a text");
     refuse("{\"snaplen\": 1000000}", "snaplen is a whole number from 0 to 262144");

@@ -98,10 +98,10 @@ static void nonsense_is_refused_and_changes_nothing(void)
         "a burst needs a rate: give bytes-per-s (--rate) too");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":9000,\"burst-frames\":10}",
         "a burst needs a rate: give frames-per-s (--packets) too");
-    RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no card on the network lan");
+    RUN("set-limit", "{\"vm\":\"wep\"}", "VM 'wep' has no card on this network");
     RUN("set-limit", "{\"vm\":\"web\",\"nic\":\"net9\"}",
-        "VM 'web' has no card net9 on the network lan");
-    RUN("set-limit", "{\"port\":5}", "the network lan has no port 5");
+        "VM 'web' has no card net9 on this network");
+    RUN("set-limit", "{\"port\":5}", "this network has no port 5");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes-per-s\":-1}",
         "bytes-per-s is a whole number from 0 to 1099511627776");
     RUN("set-limit", "{\"vm\":\"web\",\"bytes\":1}", "there is no argument 'bytes'");
