@@ -295,11 +295,40 @@ static const NetColumn route_columns[] = {
     {"DROPPED", "dropped", true}, {0},
 };
 
+/* As a switch would say it that has just begun. */
+static json_t *route_that_is_down(const char *network)
+{
+    json_t *row = json_pack("{s:s, s:b, s:i, s:i, s:i}", "network", network, "up", false,
+                            "sent", 0, "received", 0, "dropped", 0);
+    NetworkConfig *config = network_load(network, NULL);
+
+    if (config && config->subnet)
+        json_object_set_new(row, "subnet", json_string(config->subnet));
+    if (config && config->subnet6)
+        json_object_set_new(row, "subnet6", json_string(config->subnet6));
+    param_free(&network_params, config);
+    return row;
+}
+
+/* A network without a switch has its routes, too, though none is up. */
+static json_t *routes_of_config(const char *network, GError **error)
+{
+    NetworkConfig *config = network_load(network, error);
+    json_t *rows = config ? json_array() : NULL;
+
+    for (char **other = config ? config->routes : NULL; other && *other; other++)
+        json_array_append_new(rows, route_that_is_down(*other));
+    param_free(&network_params, config);
+    return rows;
+}
+
 bool net_list_routes(char *network, bool json, GError **error)
 {
     ListArgs args = {.json = json};
     char *names[] = {network, NULL};
 
+    if (!network_is_up(network))
+        return net_print(routes_of_config(network, error), route_columns, json);
     return list(&args, names, "query-routes", route_columns, error);
 }
 
