@@ -61,9 +61,11 @@ static bool net_check(void *options, GError **error)
     return netdev_check(&o->net, error);
 }
 
+/* Memory is shared for a card that says so, not for one that may: it would be in the
+ * hands of another process, and not be restored lazily. */
 static bool net_wants_shared(const void *options)
 {
-    return netdev_is_elsewhere(&((const NetOptions *)options)->net, true);
+    return netdev_is_elsewhere(&((const NetOptions *)options)->net, false);
 }
 
 /* Since passt can be one of two, it is said which. */

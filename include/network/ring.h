@@ -13,9 +13,8 @@
  *
  * Sleeping: the consumer says so (`asleep`), looks once more, and waits for its wake-up;
  * the producer signals only then.  A producer that finds no room says so (`starved`), and
- * the consumer wakes it when half of the ring is free.  Both wake by a pipe: the kernel
- * takes its writer for one who is about to sleep, and lets the reader run on the writer's
- * CPU, where an eventfd's would be moved to another that has to be woken first.
+ * the consumer wakes it when half of the ring is free.  Both wake by a pipe, whose
+ * two ends are two descriptors: who may only ring cannot take away what was rung.
  *
  * One thread on each side; nothing allocates. */
 #pragma once

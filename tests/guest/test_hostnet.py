@@ -102,8 +102,10 @@ def payload(test, *arguments):
             "--memory", "64M", *arguments]
 
 
-def station(it, net, words):
-    vm = Vm(*payload("test=station " + words, "--net", net), wrap=it.enter)
+def station(it, net, words, memory="64M"):
+    arguments = payload("test=station " + words, "--net", net)
+    arguments[arguments.index("64M")] = memory
+    vm = Vm(*arguments, wrap=it.enter)
     vm.expect("station mac=")
     return vm
 

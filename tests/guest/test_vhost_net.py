@@ -66,15 +66,17 @@ def works_in_guest_memory(pid):
 
 def test_passt_serves_a_cards_queues_by_itself_where_it_can():
     with new_passt() as it:
-        for net, elsewhere in (("passt", True), ("passt,mode=auto", True),
-                               ("passt,mode=vhost-user", True), ("passt,mode=stream", False),
-                               ("passt,queues=2", False)):
-            with station(it, net, "dhcp=1") as vm:
+        for net, shared, elsewhere in (("passt", False, False), ("passt", True, True),
+                                       ("passt,mode=auto", True, True),
+                                       ("passt,mode=vhost-user", False, True),
+                                       ("passt,mode=stream", True, False),
+                                       ("passt,queues=2", True, False)):
+            with station(it, net, "dhcp=1", "64M,shared" if shared else "64M") as vm:
                 vm.expect("address 10.8.0.5")
                 reaches_the_host(vm)
                 child = child_of(vm)
                 equal((serves_queues(child), works_in_guest_memory(child)), (elsewhere, elsewhere),
-                      net)
+                      (net, shared))
                 ends(vm)
             check(is_gone(child), "passt ends with its VM")
 
@@ -93,7 +95,7 @@ def test_no_frame_and_no_interrupt_passes_by_the_monitor():
     with new_passt() as it:
         it.sh("echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")
         words = "test=net-speed role=ping host=10.8.0.1 ip=10.8.0.5 count=40000 wait=irq"
-        with Vm(*payload(words, "--net", "passt"), wrap=it.enter) as vm:
+        with Vm(*payload(words, "--net", "passt,mode=vhost-user"), wrap=it.enter) as vm:
             child = serving(vm)
             for round_trips in (50, 400):  # the first ones: it has begun
                 before, mine = switches(child), switches(vm.process.pid, "io-net0")
@@ -253,8 +255,8 @@ def hutch(it, *arguments, status=0):
 
 def test_what_passt_writes_while_a_guest_is_saved_is_in_the_snapshot():
     with new_passt() as it:
-        with station_with_control(it, "passt,id=n", more=["--name", "vhost-saved"]) as \
-                (vm, qmp, folder):
+        with station_with_control(it, "passt,mode=vhost-user,id=n",
+                                  more=["--name", "vhost-saved"]) as (vm, qmp, folder):
             live, diff, full = (os.path.join(folder, name) for name in ("live", "diff", "full"))
             vm.expect("address 10.8.0.5")
             vm.send("echo 10.8.0.1 0 1400\n")  # without end
