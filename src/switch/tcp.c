@@ -410,7 +410,7 @@ static bool take_ack(TcpConn *c, const Packet *p, uint32_t wnd)
     uint32_t acked = p->tcp_ack - c->una;
     size_t data;
 
-    if ((int32_t)acked < 0)
+    if (c->open && (int32_t)acked < 0)
         return true; /* an old one: its data may be new */
     if (acked > c->max - c->una) {
         if (c->open)

@@ -385,6 +385,20 @@ static void what_is_beside_the_point_is_not_taken(void)
     end();
 }
 
+static void who_did_not_hear_our_syn_is_not_served(void)
+{
+    begin();
+    seq = ISS;
+    say(PACKET_TCP_SYN, "");
+    ack = sent[0].tcp_seq - 5; /* older than anything we said: RFC 9293, 3.10.7.4 */
+    n_sent = 0;
+    say(PACKET_TCP_ACK, "guessed");
+    g_assert_cmpstr(taken->str, ==, "");
+    g_assert_cmpuint(tcp_count(tcp), ==, 0);
+    g_assert_cmphex(sent[0].tcp_flags & PACKET_TCP_RST, ==, PACKET_TCP_RST);
+    end();
+}
+
 static void fill(unsigned at, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -424,16 +438,21 @@ static void who_talks_nonsense_hurts_nobody(void)
     window = 65535;
     want = 700;
     for (unsigned round = 0; round < 20000; round++) {
+        uint16_t from = (uint16_t)g_random_int_range(1, 12);
         char data[100] = "";
 
         memset(data, 'x', (size_t)g_random_int_range(0, 99));
         seq = ISS + (uint32_t)g_random_int_range(-50, 300);
         ack = n_sent ? sent[n_sent - 1].tcp_seq + (uint32_t)g_random_int_range(-9, 999)
                      : g_random_int();
+        if (n_sent && g_random_boolean()) { /* sense, of the one that was just heard */
+            from = sent[n_sent - 1].to_port;
+            ack = sent[n_sent - 1].tcp_seq + 1;
+        }
         window = (uint16_t)g_random_int_range(0, 3000);
         n_sent = 0;
-        say_as(1, (uint16_t)g_random_int_range(1, 12),
-               (uint8_t)g_random_int_range(0, 32) & (round % 7 ? 0x1b : 0x1f), data);
+        say_as(1, from, (uint8_t)g_random_int_range(0, 32) & (round % 7 ? 0x1b : 0x1f),
+               data);
         g_assert_cmpuint(tcp_count(tcp), <=, TCP_MAX_OF_PORT);
         g_assert_cmpuint(n_sent, <=, 20);
         sw.now_ns += 10000000;
@@ -457,6 +476,7 @@ int main(int argc, char **argv)
     TEST(who_says_nothing_is_left);
     TEST(resets_and_syns_have_to_be_exact);
     TEST(what_is_beside_the_point_is_not_taken);
+    TEST(who_did_not_hear_our_syn_is_not_served);
     TEST(connections_are_bounded_and_shared);
     TEST(who_talks_nonsense_hurts_nobody);
     return g_test_run();
