@@ -233,13 +233,14 @@ static void free_remote_log(GmRemoteLog *log)
 
 static bool make_remote_log(GuestMem *gm, GError **error)
 {
+    enum { COVERED = 8 * GM_PAGE_SIZE * GM_PAGE_SIZE }; /* bytes, by a page of the log */
     GmRemoteLog *log = g_new0(GmRemoteLog, 1);
     uint64_t end = 0;
     void *bits;
 
     for (unsigned i = 0; i < gm->n_regions; i++)
         end = MAX(end, gm->region[i].gpa + gm->region[i].size);
-    log->size = align_up(end / GM_PAGE_SIZE / 8, GM_PAGE_SIZE);
+    log->size = GM_PAGE_SIZE * ((end + COVERED - 1) / COVERED);
     log->fd = fd_memory("dirty-log", log->size, 0);
     bits = log->fd < 0
                ? MAP_FAILED

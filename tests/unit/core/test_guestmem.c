@@ -63,6 +63,25 @@ static void host_addresses_are_the_guests_but_for_whole_huge_pages(void)
     }
 }
 
+/* One page more than a page of the log has bits for. */
+static void the_log_of_other_processes_has_a_bit_for_the_last_page_too(void)
+{
+    enum { BITS = 8 * GM_PAGE_SIZE, PAGES = BITS + 1 };
+    GuestMemOptions o = {.size = PAGES * (uint64_t)GM_PAGE_SIZE, .shared = true};
+    g_autofree uint64_t *dirty = g_new0(uint64_t, PAGES / 64 + 1);
+    GuestMem gm;
+
+    g_assert_true(gm_init(&gm, &o, NULL));
+    g_assert_true(gm_add(&gm, 0, o.size, NULL));
+    g_assert_true(gm_log_start(&gm, NULL));
+    g_assert_cmpuint(gm.remote_log->size * 8, >=, PAGES);
+    gm.remote_log->bits[BITS / 64] = 1;
+    gm_log_fetch(&gm, dirty);
+    g_assert_cmphex(dirty[BITS / 64], ==, 1);
+    gm_log_stop(&gm);
+    gm_finish(&gm);
+}
+
 /* What is reserved to find an aligned place in it is given back: `size` more is mapped.
  */
 static uint64_t mapped_bytes(void)
@@ -164,6 +183,7 @@ int main(int argc, char **argv)
 #define TEST(name) g_test_add_func("/guestmem/" #name, name)
     TEST(only_ranges_wholly_in_one_region_have_an_address);
     TEST(host_addresses_are_the_guests_but_for_whole_huge_pages);
+    TEST(the_log_of_other_processes_has_a_bit_for_the_last_page_too);
     TEST(no_address_space_is_kept_that_is_not_ram);
     TEST(what_is_written_is_read_back_and_cleared);
     TEST(our_own_writes_are_logged_once_each_page);
