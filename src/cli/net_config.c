@@ -364,7 +364,7 @@ static bool check_routes(const char *name, GError **error)
         param_free(&network_params, other);
         if (has)
             return fail(error, VM_ERROR_BUSY,
-                        "network '%s' has a route to '%s': 'hutch net set %s route-=%s' "
+                        "network '%s' has a route to '%s': 'hutch net route %s rm %s' "
                         "first, or use --force",
                         *n, name, *n, name);
     }

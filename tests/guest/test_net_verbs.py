@@ -195,7 +195,7 @@ def test_what_cannot_be_is_told_in_one_sentence_and_changes_nothing():
                 (["set", "blue", "x=1"], ["'x'", "mode, subnet"]),
                 (["set", "blue", "mtu"], ["KEY=VALUE"]),
                 (["set", "nobody", "mtu=1"], ["'nobody'", "blue, red"]),
-                (["rm", "blue"], ["'red'", "route-=blue"]),
+                (["rm", "blue"], ["'red'", "hutch net route red rm blue"]),
                 (["rm", "reds"], ["'reds'"]),
                 (["route", "red"], ["hutch net route NETWORK"]),
                 (["route", "red", "ad", "blue"], ["'ad'", "add"]),
