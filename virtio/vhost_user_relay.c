@@ -173,7 +173,7 @@ static void publish(RelayQueue *q)
     __atomic_store_n(&q->m->avail.idx, q->avail_idx, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!(__atomic_load_n(&q->m->used.flags, __ATOMIC_RELAXED) & USED_NO_NOTIFY))
-        fd_event_signal(q->kick_fd);
+        fd_event_signal_shared(q->kick_fd);
 }
 
 /* A request without any piece cannot be passed on, as its table would be empty. */
@@ -315,7 +315,7 @@ bool relay_start(Relay *r, VhostRing *rings, unsigned *ret_n, VhostRegion *ret_r
 void relay_nudge(Relay *r)
 {
     for (unsigned i = 0; i < r->d->v.n_queues; i++)
-        fd_event_signal(r->queue[i].kick_fd);
+        fd_event_signal_shared(r->queue[i].kick_fd);
 }
 
 void relay_stop(Relay *r)

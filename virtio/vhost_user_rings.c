@@ -51,6 +51,12 @@ static unsigned describe_rings(const VhostDev *d, VhostRing *rings)
     return n;
 }
 
+static void interrupt(VhostQueue *q)
+{
+    counter_add(&q->d->v.queues[q->index].vq.count.interrupts, 1);
+    virtio_interrupt(&q->d->v, (int)q->index);
+}
+
 /* Both sides look once without having been told: what was signalled to or by the back end
  * before this one is lost with it. */
 static void nudge(VhostDev *d)
@@ -61,8 +67,8 @@ static void nudge(VhostDev *d)
     }
     for (unsigned i = 0; i < d->n_rings; i++)
         if (d->v.queues[i].vq.desc) {
-            fd_event_signal(d->v.queues[i].vq.kick_fd);
-            fd_event_signal(d->queues[i].call_fd);
+            fd_event_signal_shared(d->v.queues[i].vq.kick_fd);
+            interrupt(&d->queues[i]);
         }
 }
 
@@ -127,8 +133,7 @@ void vhost_rings_pass_on(VhostQueue *q)
         vhost_rings_answers(q);
         return;
     }
-    counter_add(&vq->count.interrupts, 1);
-    virtio_interrupt(&q->d->v, (int)q->index);
+    interrupt(q);
 }
 
 static bool rings_are_empty(const VhostDev *d)

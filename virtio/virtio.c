@@ -268,7 +268,9 @@ VqConfig *virtio_queue_config(VirtioDevice *v, unsigned queue)
 
 void virtio_queue_kick(VirtioDevice *v, unsigned queue)
 {
-    if (queue < v->n_queues)
+    if (queue < v->rings_elsewhere)
+        fd_event_signal_shared(v->queues[queue].vq.kick_fd);
+    else if (queue < v->n_queues)
         fd_event_signal(v->queues[queue].vq.kick_fd);
 }
 

@@ -41,6 +41,10 @@ int fd_memory(const char *name, uint64_t size, unsigned flags);
 void fd_event_signal(int fd);
 bool fd_event_take(int fd);
 
+/* The same of an eventfd that another process has, too, which may have made it a blocking
+ * one, and full: then nobody is told, as who listens has been. */
+void fd_event_signal_shared(int fd);
+
 /* A pipe to be used by these two as an eventfd is, close-on-exec and non-blocking: who
  * listens gets `*ret_hear`, who signals `*ret_ring`.  What one process does to its end,
  * as to make it a blocking one, the other does not notice; a ring after nobody hears it

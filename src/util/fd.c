@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -54,6 +55,16 @@ void fd_event_signal(int fd)
     /* EAGAIN means that the counter, or the pipe, is full: it is signalled already. */
     while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
+}
+
+/* No write to an eventfd can be asked not to wait, as a read can.  So both is looked at
+ * just before: who wants to see us wait has to undo both in the moment between. */
+void fd_event_signal_shared(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+    if (fd_set_nonblock(fd, true, NULL) && poll(&p, 1, 0) == 1)
+        fd_event_signal(fd);
 }
 
 bool fd_event_take(int fd)

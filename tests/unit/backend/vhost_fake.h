@@ -48,7 +48,7 @@ typedef struct FakeBackend {
     unsigned count[FAKE_REQUESTS];             /* atomic */
     uint8_t last[FAKE_REQUESTS][FAKE_PAYLOAD]; /* payload by request */
     unsigned n_fds[FAKE_REQUESTS];             /* that came with it, last */
-    int call_fd, mem_fd[8];                    /* kept; -1 */
+    int kick_fd, call_fd, mem_fd[8];           /* kept; -1 */
     void (*on_enable)(struct FakeBackend *b);  /* the rings run */
 } FakeBackend;
 
@@ -166,7 +166,10 @@ static void fake_keep(FakeBackend *b, uint32_t request, int *fds, unsigned n)
 {
     b->n_fds[request] = n;
     for (unsigned i = 0; i < n; i++) {
-        int *place = request == 5 ? &b->mem_fd[i] : request == 13 ? &b->call_fd : NULL;
+        int *place = request == 5    ? &b->mem_fd[i]
+                     : request == 12 ? &b->kick_fd
+                     : request == 13 ? &b->call_fd
+                                     : NULL;
 
         if (!place) {
             close(fds[i]);
@@ -213,7 +216,7 @@ static void *fake_run(void *opaque)
 static inline void fake_start(FakeBackend *b, int fd)
 {
     b->fd = fd;
-    b->call_fd = -1;
+    b->kick_fd = b->call_fd = -1;
     for (int i = 0; i < 8; i++)
         b->mem_fd[i] = -1;
     g_assert_cmpint(pthread_create(&b->thread, NULL, fake_run, b), ==, 0);
@@ -234,6 +237,8 @@ static inline void fake_wait(FakeBackend *b)
 static inline void fake_close(FakeBackend *b)
 {
     close(b->fd);
+    if (b->kick_fd >= 0)
+        close(b->kick_fd);
     if (b->call_fd >= 0)
         close(b->call_fd);
     for (int i = 0; i < 8; i++)

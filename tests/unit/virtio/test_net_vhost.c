@@ -1,4 +1,5 @@
 /* virtio/net_vhost.c by its driver's side, with back ends that lie, hang and leave. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/un.h>
 
@@ -53,7 +54,7 @@ static void *let_in(void *opaque)
     return NULL;
 }
 
-static void serve(unsigned n, uint64_t features, uint64_t protocol)
+static void prepare(unsigned n, uint64_t features, uint64_t protocol)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
 
@@ -70,6 +71,20 @@ static void serve(unsigned n, uint64_t features, uint64_t protocol)
     server.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     g_assert_cmpint(bind(server.fd, (struct sockaddr *)&a, sizeof(a)), ==, 0);
     g_assert_cmpint(listen(server.fd, 8), ==, 0);
+}
+
+static void serve(unsigned n, uint64_t features, uint64_t protocol)
+{
+    prepare(n, features, protocol);
+    g_assert_cmpint(pthread_create(&server.thread, NULL, let_in, NULL), ==, 0);
+}
+
+/* A good one, and after it one with a fault. */
+static void serve_then(uint32_t bad_request, FakeFault fault)
+{
+    prepare(2, DATA, PROTOCOL);
+    server.b[1].bad_request = bad_request;
+    server.b[1].fault = fault;
     g_assert_cmpint(pthread_create(&server.thread, NULL, let_in, NULL), ==, 0);
 }
 
@@ -277,6 +292,25 @@ the_next_goes_on_at_the_used_index_and_the_guest_sees_the_link_go_and_come(void)
     end();
 }
 
+/* Flags of an eventfd are those of all who have it. */
+static void one_that_makes_kicks_wait_holds_nobody_up(void)
+{
+    uint64_t full = UINT64_MAX - 1;
+
+    serve(2, DATA, PROTOCOL);
+    start("");
+    fd_event_take(server.b[0].kick_fd);
+    g_assert_cmpint(write(server.b[0].kick_fd, &full, sizeof(full)), ==, sizeof(full));
+    g_assert_cmpint(fcntl(server.b[0].kick_fd, F_SETFL, 0), ==, 0);
+    alarm(20);
+    virtio_queue_kick(g.vdev, 1); /* the last that it was given */
+    leaves(&server.b[0]);
+    g_assert_true(comes(second_is_started));
+    vqg_reset(&g);
+    alarm(0);
+    end();
+}
+
 static bool is_broken(void)
 {
     return vqg_broken(&g);
@@ -306,10 +340,8 @@ static void no_lie_of_a_back_end_ends_or_hangs_more_than_the_device(void)
 
             if (waits && requests[i] != GET_VRING_BASE)
                 continue; /* a second each */
-            serve(2, DATA, PROTOCOL);
+            serve_then(requests[i], f);
             start(""); /* the first is good, so that there is a device */
-            server.b[1].bad_request = requests[i];
-            server.b[1].fault = f;
             leaves(&server.b[0]);
             g_usleep(15000);
             vqg_reset(&g);
@@ -498,6 +530,7 @@ int main(int argc, char **argv)
     TEST(a_back_end_is_asked_for_no_more_pairs_than_it_has);
     TEST(the_mtu_is_told_to_both_sides);
     TEST(the_next_goes_on_at_the_used_index_and_the_guest_sees_the_link_go_and_come);
+    TEST(one_that_makes_kicks_wait_holds_nobody_up);
     TEST(one_that_comes_back_with_less_breaks_the_device);
     TEST(no_lie_of_a_back_end_ends_or_hangs_more_than_the_device);
     TEST(a_back_end_may_be_the_one_that_connects);
