@@ -343,7 +343,9 @@ class Ring:
         return struct.unpack_from("<I", self.memory, self.shared + field)[0]
 
     def set(self, field, value):
-        struct.pack_into("<I", self.memory, self.shared + field, value & 0xFFFFFFFF)
+        """In one store: struct.pack_into() writes zeroes first, which the other side could see."""
+        with memoryview(self.memory) as memory, memory.cast("I") as words:
+            words[(self.shared + field) // 4] = value & 0xFFFFFFFF
 
     def put(self, record):
         """False: no room."""

@@ -382,7 +382,7 @@ def test_commands_are_answered_and_nonsense_is_refused():
         equal(net.call("query-status")["ports"], 1)
         equal(net.call("query-status")["mode"], "isolated")
         refused(lambda: net.call("no-such"), "no-such")
-        refused(lambda: net.call("set-port", vm="b", link=False), "b", "n1")
+        refused(lambda: net.call("set-port", vm="b", link=False), "VM 'b' has no card")
         refused(lambda: net.call("set-port", vm="a", link=1), "link")
         refused(lambda: net.call("set-port", vm="a", vlan=5000), "4094")
         refused(lambda: net.call("set-port", vm="a", trunk=[0]), "trunk")
