@@ -56,7 +56,8 @@ struct VhostDev {
     unsigned n_enabled; /* of these, that are used: all of them unless it is said */
     bool cut;           /* the back end is not to serve them, though it is there */
 
-    uint8_t config[VHOST_USER_MAX_CONFIG]; /* written once, by vhost_dev_realize() */
+    /* Written once, by vhost_dev_realize(); a kind looks at it as its structure. */
+    _Alignas(uint64_t) uint8_t config[VHOST_USER_MAX_CONFIG];
 
     VhostUser u;
     VhostLink link;

@@ -60,11 +60,13 @@ void fleet_add_networks(const json_t *vms)
 
     json_array_foreach(vms, i, vm)
     {
-        json_t *list = json_array();
+        json_t *list;
 
-        if (!json_object_get(vm, "pid") || json_object_set_new(vm, "networks", list) < 0)
+        if (!json_object_get(vm, "pid"))
             continue;
-        g_hash_table_insert(lists, (char *)json_get_text(vm, "name"), list);
+        list = json_array();
+        if (json_object_set_new(vm, "networks", list) == 0)
+            g_hash_table_insert(lists, (char *)json_get_text(vm, "name"), list);
     }
     if (networks && g_hash_table_size(lists))
         ask(lists, networks);
