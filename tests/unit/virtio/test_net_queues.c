@@ -3,17 +3,14 @@
 #include <string.h>
 
 #include "fake_netdev.h"
+#include "net_guest.h"
 #include "util/bits.h"
 #include "util/log.h"
 #include "virtio/devices.h"
 #include "virtio/net.h"
 #include "virtio/net_private.h"
-#include "vq_guest.h"
 
-enum { CTRL_OK = 0, PAIRS = 4, BUF = 2000, LEN = 500 };
-
-static VqGuest g;
-static void *options;
+enum { CTRL_OK = 0, LEN = 500 };
 
 static Net *card(void)
 {
@@ -40,30 +37,6 @@ static void start_on(unsigned mode, uint64_t refuse, unsigned wires)
 static void start(unsigned mode)
 {
     start_on(mode, BIT64(NET_F_HASH_REPORT), PAIRS);
-}
-
-static void end(void)
-{
-    vqg_finish(&g);
-    param_free(virtio_net_ops.params, options);
-}
-
-static uint64_t buf_gpa[PAIRS][VQ_MAX_SIZE]; /* by token */
-
-static void offer(unsigned pair, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        uint64_t gpa = vqg_alloc(&g, BUF);
-
-        buf_gpa[pair][vqg_chain(&g, 2 * pair, &(VqgBuf){gpa, BUF, IN}, 1)] = gpa;
-    }
-    vqg_kick_queue(&g, 2 * pair);
-}
-
-static void offer_all(unsigned n)
-{
-    for (unsigned i = 0; i < PAIRS; i++)
-        offer(i, n);
 }
 
 static uint8_t control(uint8_t command, const void *data, uint32_t len)

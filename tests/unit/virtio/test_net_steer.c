@@ -4,20 +4,17 @@
 #include <string.h>
 
 #include "fake_netdev.h"
+#include "net_guest.h"
 #include "state_edit.h"
 #include "util/bits.h"
 #include "util/log.h"
 #include "virtio/devices.h"
 #include "virtio/net.h"
 #include "virtio/net_private.h"
-#include "vq_guest.h"
 
-enum { CTRL_OK = 0, CTRL_ERR = 1, PAIRS = 4, BUF = 2000, CTRL_MQ = 4 };
+enum { CTRL_OK = 0, CTRL_ERR = 1, CTRL_MQ = 4 };
 enum { SET_PAIRS = 0, SET_RSS = 1, SET_HASH = 2 };
 enum { C_PAIRS = 8, C_KEY = 17, C_TABLE = 18, C_HASHES = 20 };
-
-static VqGuest g;
-static void *options;
 
 /* ---- frames -------------------------------------------------------------------------
  */
@@ -173,30 +170,6 @@ static void start(unsigned mode, uint64_t refuse)
     vqg_open(&g, &virtio_net_ops,
              &(VqgSetup){.mode = mode, .options = options, .refuse = refuse});
     vqg_settle(&g);
-}
-
-static void end(void)
-{
-    vqg_finish(&g);
-    param_free(virtio_net_ops.params, options);
-}
-
-static uint64_t buf_gpa[2 * PAIRS][VQ_MAX_SIZE]; /* by token */
-
-static void offer(unsigned pair, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        uint64_t gpa = vqg_alloc(&g, BUF);
-
-        buf_gpa[pair][vqg_chain(&g, 2 * pair, &(VqgBuf){gpa, BUF, IN}, 1)] = gpa;
-    }
-    vqg_kick_queue(&g, 2 * pair);
-}
-
-static void offer_all(unsigned n)
-{
-    for (unsigned i = 0; i < PAIRS; i++)
-        offer(i, n);
 }
 
 /* The one queue that a frame came to, and its bytes with the header in *ret. */
